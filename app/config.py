@@ -1,0 +1,148 @@
+"""Every setting of the service; nothing else reads the environment."""
+
+import re
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app import dsn
+from app.dsn import Dsn
+
+_EMBEDDED_DATABASE_URL = "sqlite+aiosqlite:///chat.db"
+
+
+class SettingsError(Exception):
+    """The environment does not make a configuration; the message names every variable that is missing or wrong."""
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it, or raise ValueError."""
+    if text == "*":
+        return text
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https"} or not url.netloc or url.path.rstrip("/") or url.query or url.fragment:
+        raise ValueError(f"{text!r} is not an origin such as https://book.example.org")
+    return f"{url.scheme}://{url.netloc.lower()}"
+
+
+def _http_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https"} or not url.netloc:
+        raise ValueError("is not an http:// or https:// address")
+    return text
+
+
+class DatabaseSettings(BaseSettings):
+    """What a migration needs to know."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    fastapi_env: str = "production"
+    """`development`, which `fastapi dev` sets, allows the embedded defaults; anything else is production."""
+
+    database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
+    """PostgreSQL's connection string, as the provider shows it. Mandatory in production."""
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and `.env`; raises SettingsError."""
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = [f"  {str(e['loc'][0]).upper()} {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+            # The validation error is not chained: a traceback would print what the variables hold.
+            raise SettingsError("\n".join(["The service cannot start with these settings:", *wrong])) from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_is_usable(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            dsn.parse(value.get_secret_value())
+        return _mandatory_in_production(value, info)
+
+    @property
+    def development(self) -> bool:
+        """Whether the embedded defaults are allowed."""
+        return self.fastapi_env == "development"
+
+    @property
+    def database(self) -> Dsn:
+        """The database to connect to: the embedded one where none is named."""
+        return dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
+
+
+class Settings(DatabaseSettings):
+    """What the service needs to know."""
+
+    openai_api_key: Annotated[SecretStr | None, Field(validate_default=True)] = None
+    """The key of the OpenAI API. Mandatory in production; without it, development uses the offline stand-in."""
+    openai_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """Another server that speaks the OpenAI API."""
+    openai_model: str = "gpt-5.4-mini"
+    """The model that answers."""
+    openai_reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """How long a reasoning model may think; unset leaves it to the model."""
+    openai_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """The deadline of one answer, retries included."""
+    openai_max_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a call that failed in passing is repeated within the deadline."""
+
+    book_title: str = "Physical AI & Humanoid Robotics"
+    """The book that the assistant speaks for."""
+    history_limit: Annotated[int, Field(ge=0, le=100)] = 10
+    """How many earlier messages of the session the model is sent."""
+    max_message_chars: Annotated[int, Field(gt=0)] = 4_000
+    """The longest message, in characters."""
+    max_selected_text_chars: Annotated[int, Field(gt=0)] = 20_000
+    """The longest selected text, in characters."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ("http://localhost:3000",)
+    """The origins of the pages that may call the service, separated by commas."""
+    cors_origin_regex: str | None = None
+    """A pattern for further origins, such as preview deployments; it has to match the whole origin."""
+
+    database_pool_size: Annotated[int, Field(gt=0, le=100)] = 5
+    """How many database connections one process keeps at most."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """The least severe log records that are written."""
+
+    @field_validator("openai_api_key")
+    @classmethod
+    def _openai_api_key_is_given(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        return _mandatory_in_production(value, info)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        origins = value.split(",") if isinstance(value, str) else value
+        return tuple(_origin(origin.strip()) for origin in origins if origin.strip())
+
+    @field_validator("cors_origin_regex")
+    @classmethod
+    def _pattern_compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body: what the two texts can take when JSON escapes every character, and then some."""
+        return 12 * (self.max_message_chars + self.max_selected_text_chars) + 4_096
+
+
+def _mandatory_in_production(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    if value is None and info.data.get("fastapi_env") != "development":
+        raise ValueError("is missing")
+    return value

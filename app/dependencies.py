@@ -1,0 +1,52 @@
+"""What the lifespan sets up, and how the path operations ask for it."""
+
+from typing import Annotated, TypedDict
+
+from fastapi import Depends, Request
+
+from app.config import Settings
+from app.database import Database
+from app.llm import LanguageModel
+from app.retrieval import Retriever
+
+
+class State(TypedDict):
+    """The lifespan's state; each request sees it."""
+
+    settings: Settings
+    database: Database
+    model: LanguageModel
+    retrieve: Retriever
+
+
+class StateRequest(Request[State]):
+    """A request, told the type of its state; FastAPI does not take `Request[State]` itself as an annotation."""
+
+
+# They are coroutines, though nothing is awaited: FastAPI would send plain functions to a thread.
+
+
+async def get_settings(request: StateRequest) -> Settings:
+    """Return the settings that the service started with."""
+    return request.state["settings"]
+
+
+async def get_database(request: StateRequest) -> Database:
+    """Return the database."""
+    return request.state["database"]
+
+
+async def get_model(request: StateRequest) -> LanguageModel:
+    """Return the model that answers."""
+    return request.state["model"]
+
+
+async def get_retriever(request: StateRequest) -> Retriever:
+    """Return the step that looks up passages."""
+    return request.state["retrieve"]
+
+
+Config = Annotated[Settings, Depends(get_settings)]
+Db = Annotated[Database, Depends(get_database)]
+Model = Annotated[LanguageModel, Depends(get_model)]
+Retrieve = Annotated[Retriever, Depends(get_retriever)]

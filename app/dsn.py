@@ -1,0 +1,138 @@
+"""The database's connection string as people paste it, in the terms of the driver that gets it.
+
+Neon, Render, Supabase and Heroku hand out strings for libpq, and asyncpg is not libpq: it does not know half of their
+parameters, and SQLAlchemy passes each of them on as a keyword argument. What is here keeps libpq's meaning.
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+"""How long a new connection may take when the string does not say: enough for a suspended database to wake."""
+
+_DRIVERS = {
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+}
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_WITHOUT_EFFECT = frozenset({"sslnegotiation", "gssencmode", "target_session_attrs"})
+"""Parameters that choose among ways to connect of which asyncpg has one."""
+
+_TRANSACTION_POOLER_PORT = 6543
+
+
+@dataclass(frozen=True)
+class Dsn:
+    """Where the database is and how to connect to it."""
+
+    url: URL
+    """Driver, host, credentials and database; it has no query, and prints without its password."""
+    connect_args: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the driver's `connect`."""
+    pooled: bool = False
+    """Whether a pooler in transaction mode answers there: Neon's `-pooler` host, port 6543, or `pgbouncer=true`."""
+
+    @property
+    def sqlite(self) -> bool:
+        """Whether this is the embedded database."""
+        return self.url.get_backend_name() == "sqlite"
+
+
+def parse(dsn: str) -> Dsn:
+    """Translate a connection string.
+
+    Raises ValueError with a message that says what is wrong with it, and never quotes its password.
+    """
+    try:
+        url = make_url(dsn.strip())
+    except (ArgumentError, ValueError):
+        raise ValueError("is not a connection string such as postgresql://user:password@host/database") from None
+    if url.drivername not in _DRIVERS:
+        raise ValueError(f"has the scheme {url.drivername!r}; use postgresql:// or sqlite+aiosqlite://")
+    url = url.set(drivername=_DRIVERS[url.drivername])
+    if url.get_backend_name() == "sqlite":
+        return Dsn(url)
+    if not url.host or not url.database:
+        raise ValueError("names no host or no database; it reads postgresql://user:password@host/database")
+    return _postgresql(url)
+
+
+def _postgresql(url: URL) -> Dsn:
+    query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+    for name in _WITHOUT_EFFECT:
+        query.pop(name, None)
+    pooled = (
+        (url.host or "").partition(".")[0].endswith("-pooler")
+        or url.port == _TRANSACTION_POOLER_PORT
+        or query.pop("pgbouncer", "").lower() == "true"
+    )
+    query.pop("pgbouncer", None)
+    connect_args: dict[str, Any] = {"timeout": _connect_timeout(query.pop("connect_timeout", None))}
+    tls = _tls(query.pop("sslmode", None), query.pop("sslrootcert", None), query.pop("channel_binding", None))
+    if tls is not None:
+        connect_args["ssl"] = tls
+    server_settings = _options(query.pop("options", ""))
+    if "application_name" in query:
+        server_settings["application_name"] = query.pop("application_name")
+    if server_settings:
+        connect_args["server_settings"] = server_settings
+    if query:
+        raise ValueError(f"has parameters that are not supported here: {', '.join(sorted(query))}")
+    return Dsn(url.set(query={}), connect_args, pooled)
+
+
+def _connect_timeout(seconds: str | None) -> float | None:
+    """Return seconds, or None for no limit, which libpq writes as zero."""
+    if seconds is None:
+        return CONNECT_TIMEOUT_SECONDS
+    if not re.fullmatch(r"\d{1,6}", seconds):
+        raise ValueError("has a connect_timeout that is not a whole number of seconds")
+    return float(seconds) or None
+
+
+def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | None) -> ssl.SSLContext | str | None:
+    """Return asyncpg's `ssl` argument; None leaves it at `prefer`, which is libpq's default too."""
+    if mode is not None and mode not in _SSL_MODES:
+        raise ValueError(f"has an sslmode that is none of {', '.join(_SSL_MODES)}")
+    if channel_binding not in {None, "disable", "prefer", "require"}:
+        raise ValueError("has a channel_binding that is none of disable, prefer, require")
+    if channel_binding == "require":
+        # asyncpg cannot bind the password exchange to the channel, which would unmask a man in the middle.
+        # Verifying the certificate does, and the hosts that ask for channel binding have public certificates.
+        mode = "verify-full"
+    elif mode == "require" and root_certificate:
+        mode = "verify-ca"
+    if mode not in {"verify-ca", "verify-full"}:
+        return mode
+    try:
+        context = ssl.create_default_context(cafile=None if root_certificate == "system" else root_certificate)
+    except OSError:
+        raise ValueError("names an sslrootcert that cannot be read as certificates") from None
+    context.check_hostname = mode == "verify-full"
+    return context
+
+
+def _options(options: str) -> dict[str, str]:
+    """Return the server settings in libpq's `options`.
+
+    Neon's `endpoint=…` is left out: it tells clients without SNI apart, and asyncpg has SNI.
+    """
+    settings = {}
+    for word in re.sub(r"-c\s+|--", "-c", options).split():
+        name, equals, value = word.removeprefix("-c").partition("=")
+        if not equals:
+            raise ValueError("has options that are not of the form -c name=value")
+        if word.startswith("-c"):
+            settings[name] = value
+        elif name not in {"endpoint", "project"}:
+            raise ValueError(f"has an option that is not supported here: {name}")
+    return settings

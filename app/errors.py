@@ -1,0 +1,201 @@
+"""What can go wrong in a way that a client sees, and the one place that renders it.
+
+ChatError                       the service itself failed          500 internal_error
+├── ModelError                  the model failed                   500 openai_error
+│   ├── ModelTimeoutError       … its deadline passed              500 openai_timeout
+│   └── ModelRateLimitError     … its provider is busy             500 openai_rate_limited
+├── DatabaseError               the database failed or is away     500 database_error
+└── NotReadyError               the readiness check failed         503 not_ready
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.logs import current_request
+from app.models import ErrorDetail, ErrorInfo, ErrorResponse
+
+logger = logging.getLogger(__name__)
+
+
+class ChatError(Exception):
+    """An error with a status, a code for programs and a message for people.
+
+    The message reaches the client and names nothing internal; what happened inside is the exception's cause.
+    `retry_after` is the value of the Retry-After header, in the provider's own spelling.
+    """
+
+    status = 500
+    code = "internal_error"
+    message = "Something went wrong on our side."
+    event = "internal.error"
+
+    def __init__(self, *, retry_after: str | None = None) -> None:
+        super().__init__(self.message)
+        self.retry_after = retry_after
+
+
+class ModelError(ChatError):
+    """The model gave no answer, or none that can be used."""
+
+    code = "openai_error"
+    message = "The assistant could not answer. Please try again."
+    event = "openai.error"
+
+
+class ModelTimeoutError(ModelError):
+    """The model did not answer within the deadline."""
+
+    code = "openai_timeout"
+    message = "The assistant took too long to answer. Please try again."
+
+
+class ModelRateLimitError(ModelError):
+    """The model's provider turned the call away for now."""
+
+    code = "openai_rate_limited"
+    message = "The assistant is busy. Please try again in a moment."
+
+
+class DatabaseError(ChatError):
+    """The database did not do what it was asked, or is away."""
+
+    code = "database_error"
+    message = "The conversation could not be read or saved. Please try again."
+    event = "database.error"
+
+
+class NotReadyError(ChatError):
+    """The service cannot take turns at the moment."""
+
+    status = 503
+    code = "not_ready"
+    message = "The database does not answer."
+    event = "database.error"
+
+
+_HTTP_ERRORS = {
+    400: ("validation_error", "The request is not valid."),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not answer to that method."),
+    413: ("payload_too_large", "The request is too large."),
+}
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "`validation_error`: the request is not valid."},
+    413: {"model": ErrorResponse, "description": "`payload_too_large`: the request is too large."},
+    "4XX": {"model": ErrorResponse, "description": "Another fault of the request."},
+    500: {
+        "model": ErrorResponse,
+        "description": "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed; "
+        "`database_error`: the database did; `internal_error`: the service did.",
+    },
+}
+"""The errors of a turn, for the OpenAPI document; `4XX` keeps FastAPI from adding a 422 that is never sent."""
+
+
+def error_response(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
+    """Write to the log what a client must not see, and return what it may: body, status and headers."""
+    known = error if isinstance(error, ChatError) else ChatError()
+    logger.error(known.event, exc_info=error)
+    headers = {"Retry-After": known.retry_after} if known.retry_after else {}
+    return _body(known.code, known.message), known.status, headers
+
+
+def _body(code: str, message: str, details: Sequence[ErrorDetail] = ()) -> ErrorResponse:
+    request_id = current_request().request_id
+    return ErrorResponse(
+        error=ErrorInfo(code=code, message=message, request_id=request_id, details=list(details) or None)
+    )
+
+
+def _json(body: ErrorResponse, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(body.model_dump_json(exclude_none=True), status, headers, media_type="application/json")
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    return _json(*error_response(error))
+
+
+_REASONS = {
+    "json_invalid": "must be JSON",
+    "missing": "is missing",
+    "model_attributes_type": "must be a JSON object, sent with Content-Type: application/json",
+}
+
+
+async def _on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
+    code, message = _HTTP_ERRORS[400]
+    details = [
+        # The second part of an invalid body's location is a character's position, not a field.
+        ErrorDetail(
+            field=".".join(str(part) for part in e["loc"][1:] if isinstance(part, str)) or str(e["loc"][0]),
+            reason=_REASONS.get(e.get("type", ""), e["msg"].removeprefix("Value error, ")),
+        )
+        for e in error.errors()
+    ]
+    return _json(_body(code, message, details), 400)
+
+
+async def _on_http_error(_request: Request, error: HTTPException) -> Response:
+    code, message = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
+    headers = dict(error.headers) if error.headers else None
+    return _json(_body(code, message), error.status_code, headers)
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    ChatError: _on_error,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_error,
+}
+"""The application's exception handlers."""
+
+
+class ErrorMiddleware:
+    """Answers what no handler answered, and refuses bodies that are larger than any valid request.
+
+    It belongs inside the CORS middleware. Starlette's own answer to an unhandled exception is sent outside of it, and
+    a browser would report that as a CORS error. Starlette's own body limit answers in plain text.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit: int = scope["state"]["settings"].max_body_bytes
+        announced = Headers(scope=scope).get("content-length", "")
+        received = int(announced) if announced.isdecimal() and int(announced) > limit else 0
+        response_started = False
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            if received <= limit:
+                message = await receive()
+                received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(413)
+            return message
+
+        async def send_and_remember(message: Message) -> None:
+            nonlocal response_started
+            response_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive_within_limit, send_and_remember)
+        except Exception as error:
+            if response_started:
+                raise
+            response = await _on_error(Request(scope), error)
+            await response(scope, receive, send)

@@ -1,0 +1,28 @@
+"""Whether the service is alive, and whether it can take turns."""
+
+from fastapi import APIRouter
+
+from app.dependencies import Db
+from app.errors import DatabaseError, NotReadyError
+from app.models import ErrorResponse, HealthResponse, ReadyResponse
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get("")
+async def health() -> HealthResponse:
+    """Say that the process is alive; nothing is touched, so that a sleeping database sleeps on."""
+    return HealthResponse()
+
+
+@router.get(
+    "/ready",
+    responses={503: {"model": ErrorResponse, "description": "`not_ready`: the database does not answer."}},
+)
+async def ready(db: Db) -> ReadyResponse:
+    """Say that the database answers and has its tables."""
+    try:
+        await db.revision()
+    except DatabaseError as error:
+        raise NotReadyError from error
+    return ReadyResponse()

@@ -1,0 +1,153 @@
+"""The model: the client of the OpenAI API, one deadline for each answer, and what its failures mean to us."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypedDict
+
+import httpx2
+from openai import (
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    DefaultAsyncHttpx2Client,
+    OpenAIError,
+    RateLimitError,
+)
+from openai.types import CompletionUsage
+
+from app.config import Settings
+from app.errors import ModelError, ModelRateLimitError, ModelTimeoutError
+from app.offline import OfflineTransport
+
+logger = logging.getLogger(__name__)
+
+LONGEST_RETRY_WAIT_SECONDS = 2.0
+
+
+class PromptMessage(TypedDict):
+    """One message of a prompt, as the Chat Completions API takes it."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+
+class LanguageModel:
+    """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.openai_model
+        self.offline = settings.openai_api_key is None
+        self._deadline = settings.openai_timeout_seconds
+        self._options: dict[str, Any] = {}
+        if settings.openai_reasoning_effort:
+            self._options["reasoning_effort"] = settings.openai_reasoning_effort
+        self._client = AsyncOpenAI(
+            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
+            base_url=settings.openai_base_url,
+            timeout=settings.openai_timeout_seconds,
+            max_retries=settings.openai_max_retries,
+            http_client=DefaultAsyncHttpx2Client(
+                transport=OfflineTransport() if self.offline else None,
+                event_hooks={"response": [_leave_long_waits_to_the_reader]},
+            ),
+        )
+
+    async def answer(self, prompt: Sequence[PromptMessage]) -> str:
+        """Return the model's whole answer, never blank.
+
+        Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider turns the call away, and
+        ModelError for everything else, among it a refusal and an answer that is not a completion.
+        """
+        async with self._call(prompt) as call:
+            completion = await self._client.chat.completions.create(
+                model=self.name,
+                # The SDK's transform of `messages` costs as much as the rest of the call, and these need none.
+                messages=[],
+                extra_body={"messages": prompt},
+                **self._options,
+            )
+            try:
+                choice = completion.choices[0]
+                content, finish_reason = choice.message.content, choice.finish_reason
+            except (AttributeError, IndexError, TypeError) as error:
+                # The SDK builds what it can from any body, and returns the text of one that is not JSON.
+                raise ModelError from error
+            call.note(completion.usage, completion._request_id)  # noqa: SLF001  # Public, says the SDK's README.
+            if finish_reason == "content_filter" or not content or not content.strip():
+                raise ModelError
+            return _storable(content)
+
+    @asynccontextmanager
+    async def _call(self, prompt: Sequence[PromptMessage]) -> AsyncIterator["_Call"]:
+        """Hold one call to its deadline, write its `openai.call` record, and raise its failures as ours."""
+        call = _Call()
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._deadline):
+                yield call
+            call.fields["status"] = "ok"
+        except (TimeoutError, APITimeoutError) as error:
+            call.fields["status"] = "timeout"
+            raise ModelTimeoutError from error
+        except RateLimitError as error:
+            call.fail(error)
+            raise ModelRateLimitError(retry_after=_retry_after(error)) from error
+        except APIStatusError as error:
+            call.fail(error)
+            raise ModelError(retry_after=_retry_after(error)) from error
+        except (OpenAIError, httpx2.HTTPError, ValueError) as error:
+            # Besides its own errors the SDK lets those of the JSON parser through.
+            call.fields["status"] = type(error).__name__
+            raise ModelError from error
+        except ModelError:
+            call.fields["status"] = "unusable"
+            raise
+        finally:
+            fields = {
+                "model": self.name,
+                "messages": len(prompt),
+                "duration_ms": round((time.perf_counter() - started) * 1000, 2),
+            }
+            logger.info("openai.call", extra={"fields": fields | call.fields})
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+
+class _Call:
+    """What the `openai.call` record says of a call beyond its model, size and duration."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {"status": "cancelled"}
+
+    def note(self, usage: CompletionUsage | None, request_id: str | None) -> None:
+        if usage:
+            self.fields |= {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+            }
+        self.fields["upstream_request_id"] = request_id
+
+    def fail(self, error: APIStatusError) -> None:
+        self.fields |= {"status": error.status_code, "upstream_request_id": error.request_id}
+
+
+def _storable(content: str) -> str:
+    """Replace what PostgreSQL or the wire could not carry: NUL and unpaired surrogates."""
+    return re.sub("[\x00\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", content)
+
+
+def _retry_after(error: APIStatusError) -> str | None:
+    return error.response.headers.get("retry-after")
+
+
+async def _leave_long_waits_to_the_reader(response: httpx2.Response) -> None:
+    """Keep the SDK from sleeping through a long Retry-After: the reader is told, and decides."""
+    seconds = response.headers.get("retry-after", "0")
+    if not re.fullmatch(r"\d+(\.\d+)?", seconds) or float(seconds) > LONGEST_RETRY_WAIT_SECONDS:
+        response.headers["x-should-retry"] = "false"

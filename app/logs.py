@@ -1,0 +1,212 @@
+"""Structured logging: one record per thing that happened, never a reader's words and never a secret.
+
+Records are `logger.info("dotted.event", extra={"fields": {…}})`. In production each becomes a line of JSON on stdout.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, override
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.config import Settings
+
+logger = logging.getLogger(__name__)
+
+_WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PRIVATE_HEADER = re.compile(r"auth|cookie|key|password|secret|session|token")
+_LONGEST_EXCEPTION_MESSAGE = 2_000
+_TELLING_RUN = 12
+_SHORTEST_CONFIDENTIAL = 4
+
+
+@dataclass
+class RequestContext:
+    """What is known of the request that is being served; the records written meanwhile carry it."""
+
+    request_id: str
+    session_id: uuid.UUID | None = None
+    database_statements: int = 0
+    database_seconds: float = 0.0
+    confidential: list[str] = field(default_factory=list)
+    """The reader's words, so that no exception's message can carry them into the log."""
+
+
+_current: ContextVar[RequestContext | None] = ContextVar("request", default=None)
+
+
+def current_request() -> RequestContext:
+    """Return the context of the request being served, or a blank one outside of requests."""
+    return _current.get() or RequestContext(request_id="")
+
+
+def configure(settings: Settings) -> None:
+    """Send the service's records, and the server's, to stdout: as JSON, or through rich on a developer's terminal.
+
+    Other libraries speak from WARNING on; below it some of them print the parameters of statements.
+    """
+    secrets = [settings.openai_api_key.get_secret_value()] if settings.openai_api_key else []
+    if settings.database.url.password:
+        secrets.append(str(settings.database.url.password))
+    handler: logging.Handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter(secrets))
+    if settings.development and sys.stdout.isatty():
+        from rich.logging import RichHandler  # noqa: PLC0415  # A development dependency.
+
+        handler = RichHandler(show_path=False)
+        handler.setFormatter(TextFormatter(secrets))
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.WARNING)
+    for name in ("app", "uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(settings.log_level)
+    # The "request" record says more, and leaves the query string out.
+    logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of JSON per record: time (UTC), level, logger, event, the request's and session's ids, its fields."""
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._secrets = _Redaction(secrets)
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+        } | _fields(record)
+        return self._secrets.redact(json.dumps(entry, default=str))
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people: the event, `name=value` for each field, and a traceback below."""
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._secrets = _Redaction(secrets)
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        fields = _fields(record)
+        trace = fields.pop("traceback", None)
+        line = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in fields.items())])
+        return self._secrets.redact(f"{line}\n{trace}" if trace else line)
+
+
+class _Redaction:
+    """Secrets, as text and as JSON spells them; very short ones would garble every line and are left alone."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        long_enough = [secret for secret in secrets if len(secret) >= _SHORTEST_CONFIDENTIAL]
+        self._spellings = {spelling for secret in long_enough for spelling in (secret, json.dumps(secret)[1:-1])}
+
+    def redact(self, line: str) -> str:
+        for spelling in self._spellings:
+            line = line.replace(spelling, "***")
+        return line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    request = current_request()
+    fields: dict[str, Any] = {}
+    if request.request_id:
+        fields["request_id"] = request.request_id
+    if request.session_id:
+        fields["session_id"] = str(request.session_id)
+    fields |= getattr(record, "fields", {})
+    if record.exc_info and record.exc_info[1]:
+        error = record.exc_info[1]
+        fields["error"] = _name(error)
+        fields["error_message"] = _message(error, request.confidential)
+        fields["traceback"] = "".join(_traceback(error, request.confidential))
+    return fields
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+
+
+def _traceback(error: BaseException, confidential: Sequence[str]) -> Iterator[str]:
+    """Yield the traceback as Python prints it, causes first, but for messages that quote the reader."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause:
+        yield from _traceback(cause, confidential)
+        yield "\nwhich led to:\n\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{_name(error)}: {_message(error, confidential)}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _traceback(member, confidential)
+
+
+def _message(error: BaseException, confidential: Sequence[str]) -> str:
+    """Return the exception's message, or a note in its place when it shares a telling run of characters with the reader."""
+    message = str(error)[:_LONGEST_EXCEPTION_MESSAGE]
+    for text in confidential:
+        for spelling in (text, json.dumps(text)[1:-1]):
+            length = min(_TELLING_RUN, len(spelling))
+            runs = (message[start : start + length] for start in range(len(message) - length + 1))
+            if length >= _SHORTEST_CONFIDENTIAL and any(run in spelling for run in runs):
+                return "(withheld: the message quotes the reader)"
+    return message
+
+
+class RequestLogMiddleware:
+    """Gives each request its id, answers with it, and writes the `request` record when the response has ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        given_id = headers.get("x-request-id", "")
+        request = RequestContext(given_id if _WELL_FORMED_REQUEST_ID.fullmatch(given_id) else str(uuid.uuid4()))
+        token = _current.set(request)
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request.request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            fields = {
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "duration_ms": _milliseconds(time.perf_counter() - started),
+                "body_bytes": headers.get("content-length"),
+                "headers": {name: value for name, value in headers.items() if not _PRIVATE_HEADER.search(name)},
+                "database_statements": request.database_statements,
+                "database_ms": _milliseconds(request.database_seconds),
+            }
+            logger.info("request", extra={"fields": fields})
+            _current.reset(token)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)

@@ -1,0 +1,84 @@
+"""The application: lifespan, middleware, routers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import chat, errors, health, logs
+from app.config import Settings
+from app.database import Database
+from app.dependencies import State
+from app.llm import LanguageModel
+from app.retrieval import retrieve_nothing
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    """Read the settings, open what the turns need, and close it again."""
+    settings = Settings.load()
+    logs.configure(settings)
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database, pool_size=settings.database_pool_size)
+        stack.push_async_callback(database.close)
+        model = LanguageModel(settings)
+        stack.push_async_callback(model.close)
+        if database.dsn.sqlite:
+            await database.migrate()
+        else:
+            checking = asyncio.create_task(database.check_revision())
+            stack.callback(checking.cancel)
+        _warn_of_defaults(settings)
+        yield State(settings=settings, database=database, model=model, retrieve=retrieve_nothing)
+
+
+def _warn_of_defaults(settings: Settings) -> None:
+    if settings.openai_api_key is None:
+        logger.warning("openai.offline", extra={"fields": {"reason": "OPENAI_API_KEY is not set; answers only quote"}})
+    if settings.database_url is None:
+        path = settings.database.url.database
+        logger.warning("database.embedded", extra={"fields": {"reason": "DATABASE_URL is not set", "path": path}})
+
+
+class CORSFromSettings:
+    """Starlette's CORSMiddleware, with the origins of the settings: these are read at the start, not at the import."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        settings: Settings = scope["state"]["settings"]
+        cors = CORSMiddleware(
+            self.app,
+            allow_origins=settings.cors_origins,
+            allow_origin_regex=settings.cors_origin_regex,
+            allow_methods=("GET", "POST"),
+            allow_headers=("X-Request-ID",),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )
+        await cors(scope, receive, send)
+
+
+app = FastAPI(
+    title="Book chat",
+    summary="The chat backend of an online textbook.",
+    version="0.1.0",
+    lifespan=lifespan,
+    exception_handlers=errors.HANDLERS,
+)
+app.include_router(chat.router)
+app.include_router(health.router)
+# The last one added is the outermost.
+app.add_middleware(errors.ErrorMiddleware)
+app.add_middleware(CORSFromSettings)
+app.add_middleware(logs.RequestLogMiddleware)

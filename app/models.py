@@ -1,0 +1,178 @@
+"""Every SQLModel: the tables and, beside them, what the API takes and returns."""
+
+import re
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, override
+
+from pydantic import AfterValidator, ConfigDict
+from sqlalchemy import JSON, Column, Enum, Index, Text
+from sqlalchemy.types import UserDefinedType
+from sqlmodel import Field, Relationship, SQLModel
+
+EMBEDDING_DIMENSIONS = 1536
+
+
+def utc_now() -> datetime:
+    """Return the current time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class MessageRole(StrEnum):
+    """Who speaks, in the words of the Chat Completions API."""
+
+    user = "user"
+    assistant = "assistant"
+    system = "system"
+
+
+class Vector(UserDefinedType[list[float]]):
+    """pgvector's column type."""
+
+    cache_ok = True
+
+    def __init__(self, dimensions: int = EMBEDDING_DIMENSIONS) -> None:
+        self.dimensions = int(dimensions)
+
+    @override
+    def get_col_spec(self, **kw: Any) -> str:
+        return f"vector({self.dimensions})"
+
+
+class ChatSession(SQLModel, table=True):
+    """One reader's conversation."""
+
+    __tablename__ = "chat_sessions"
+
+    id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
+    created_at: datetime = Field(default_factory=utc_now)
+    updated_at: datetime = Field(default_factory=utc_now, sa_column_kwargs={"onupdate": utc_now})
+    """When the conversation last moved on."""
+
+    messages: list["Message"] = Relationship(
+        back_populates="session",
+        passive_deletes="all",
+        sa_relationship_kwargs={"order_by": "Message.created_at"},
+    )
+
+
+class Message(SQLModel, table=True):
+    """One thing said in a session."""
+
+    __tablename__ = "messages"
+    # "The last ten of a session" is one walk down this index; the id decides between equal times.
+    __table_args__ = (Index("ix_messages_session_id_created_at_id", "session_id", "created_at", "id"),)
+
+    id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
+    session_id: uuid.UUID = Field(foreign_key="chat_sessions.id", ondelete="CASCADE")
+    role: MessageRole = Field(sa_type=Enum(MessageRole, name="message_role_enum"))
+    content: str = Field(sa_type=Text)
+    selected_text: str | None = Field(default=None, sa_type=Text)
+    """The passage that the reader had marked when asking."""
+    created_at: datetime = Field(default_factory=utc_now)
+
+    session: ChatSession = Relationship(back_populates="messages")
+
+
+class Document(SQLModel, table=True):
+    """A chunk of the book with its embedding, for a retriever to search."""
+
+    __tablename__ = "documents"
+
+    id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
+    source: str = Field(sa_type=Text)
+    """Where the chunk stands: a path or an address."""
+    title: str = Field(sa_type=Text)
+    position: int
+    """The chunk's place in its source, from 0."""
+    content: str = Field(sa_type=Text)
+    embedding: list[float] | None = Field(
+        default=None,
+        sa_type=Vector(EMBEDDING_DIMENSIONS).with_variant(JSON(), "sqlite"),
+    )
+    meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = Field(default_factory=utc_now)
+
+
+_DESCRIBED = ConfigDict(use_attribute_docstrings=True)
+
+
+def _storable(text: str) -> str:
+    """Return the text if PostgreSQL and the wire can carry it: JSON can spell two characters that they cannot."""
+    if "\x00" in text:
+        raise ValueError("must not contain NUL characters")
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("must not contain unpaired surrogates")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+class ChatRequest(SQLModel):
+    """A reader's question."""
+
+    model_config = _DESCRIBED
+
+    message: Annotated[str, AfterValidator(_storable), AfterValidator(_not_blank)] = Field(
+        schema_extra={"examples": ["What is a humanoid robot?"]}
+    )
+    """The question itself."""
+    session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
+    """The session to continue; a new one begins if it is absent or not known."""
+    selected_text: Annotated[str, AfterValidator(_storable)] | None = Field(
+        default=None, schema_extra={"examples": [None]}
+    )
+    """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
+
+
+class ChatResponse(SQLModel):
+    """The recorded answer."""
+
+    model_config = _DESCRIBED
+
+    response: str
+    session_id: uuid.UUID
+    timestamp: datetime
+    """When the answer was recorded, in UTC."""
+
+
+class HealthResponse(SQLModel):
+    """The process is alive."""
+
+    status: Literal["healthy"] = "healthy"
+
+
+class ReadyResponse(SQLModel):
+    """The database answers too."""
+
+    status: Literal["ready"] = "ready"
+
+
+class ErrorDetail(SQLModel):
+    """What is wrong with one field of the request."""
+
+    field: str
+    reason: str
+
+
+class ErrorInfo(SQLModel):
+    """What went wrong, for a program (`code`) and for a person (`message`)."""
+
+    model_config = _DESCRIBED
+
+    code: str
+    message: str
+    request_id: str
+    """Names the request in the service's log."""
+    details: list[ErrorDetail] | None = None
+
+
+class ErrorResponse(SQLModel):
+    """The body of every response that is not a success."""
+
+    error: ErrorInfo

@@ -1,0 +1,136 @@
+"""The stand-in model for development without a key: it quotes, and says so.
+
+It is a transport beneath the real client, so that requests, parsing and streaming are those of the SDK. It knows nothing:
+an answer is made of the sentences of the excerpt or the passages in the prompt that share the most telling words with the
+question.
+"""
+
+import json
+import math
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, override
+
+import httpx2
+
+PREFACE = "[Offline stand-in, not a language model]"
+
+_FENCED = re.compile(r"<(?P<tag>(?:excerpt|passage)-\w+)[^>]*>\n(?P<text>.*?)\n</(?P=tag)>", re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?。؟\u06d4])\s+|\n\s*\n")
+_MOST_SENTENCES = 3
+_SHORTEST_TELLING_WORD = 3
+
+
+class OfflineTransport(httpx2.AsyncBaseTransport):
+    """Serves `POST /chat/completions`, whole or as a stream of server-sent events."""
+
+    @override
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(await request.aread())
+        answer = _answer(body["messages"])
+        if body.get("stream"):
+            events = b"".join(_events(body["model"], answer))
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=events)
+        message = {"role": "assistant", "content": answer}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return httpx2.Response(200, json=_envelope("chat.completion", body["model"], choice))
+
+
+def _envelope(kind: str, model: str, choice: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"offline-{uuid.uuid4()}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "choices": [choice],
+    }
+
+
+def _events(model: str, answer: str) -> Iterator[bytes]:
+    words = re.findall(r"\S+\s*", answer)
+    for delta, reason in [*(({"content": word}, None) for word in words), ({}, "stop")]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        yield f"data: {json.dumps(_envelope('chat.completion.chunk', model, choice))}\n\n".encode()
+    yield b"data: [DONE]\n\n"
+
+
+def _answer(messages: Sequence[dict[str, str]]) -> str:
+    *earlier, last = messages
+    question = last["content"]
+    texts = [match["text"] for message in earlier for match in _FENCED.finditer(message["content"])]
+    if not texts:
+        count = sum(message["role"] != "system" for message in earlier)
+        return (
+            f"{PREFACE} There is no text here to quote from: mark a passage of the book and ask about it, or set "
+            f"OPENAI_API_KEY to get real answers. The question came with {count} earlier "
+            f"message{'' if count == 1 else 's'} of this conversation."
+        )
+    sentences = _best_sentences(question, [s.strip() for text in texts for s in _SENTENCE_END.split(text) if s.strip()])
+    if not sentences:
+        return f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
+    return f"{PREFACE} The closest sentences of the text: {' '.join(sentences)}"
+
+
+def _best_sentences(question: str, sentences: Sequence[str]) -> list[str]:
+    """Return the few sentences that fit the question best, in the order of the text.
+
+    A word shared with the question counts for more the fewer sentences have it (inverse document frequency).
+    """
+    words = [_words(sentence) for sentence in sentences]
+    frequency = Counter(word for sentence in words for word in sentence)
+    asked = _words(question)
+
+    def fit(index: int) -> float:
+        return sum(math.log(1 + len(sentences) / frequency[word]) for word in words[index] & asked)
+
+    best = sorted(range(len(sentences)), key=fit, reverse=True)[:_MOST_SENTENCES]
+    threshold = fit(best[0]) / 2 if best else 0.0
+    return [sentences[index] for index in sorted(best) if fit(index) > threshold]
+
+
+def _words(text: str) -> set[str]:
+    """Return the words that can tell one sentence from another, without case and a plural's s."""
+    words = re.findall(r"\w+", text.casefold())
+    return {word.removesuffix("s") for word in words if len(word) >= _SHORTEST_TELLING_WORD} - _COMMON
+
+
+_COMMON = frozenset(
+    {
+        "and",
+        "are",
+        "but",
+        "can",
+        "did",
+        "doe",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "how",
+        "into",
+        "its",
+        "not",
+        "that",
+    }
+    | {
+        "the",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "thi",
+        "this",
+        "those",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+    }
+    | {"which", "who", "why", "will", "with", "would", "you", "your", "about"}
+)

@@ -1,0 +1,67 @@
+"""Alembic's environment: the service's tables, in the database of the service's settings."""
+
+import asyncio
+import logging
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Column, Connection, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.types import TypeEngine
+from sqlmodel import SQLModel
+
+from app.config import DatabaseSettings, SettingsError
+from app.models import Vector
+
+LOCK = 0x626F6F6B
+"""The advisory lock that makes deploys which migrate at the same time take turns."""
+
+ischema_names["vector"] = Vector
+
+
+def compare_type(
+    _context: object,
+    _inspected_column: object,
+    _column: Column[object],
+    _inspected: TypeEngine[object],
+    metadata_type: TypeEngine[object],
+) -> bool | None:
+    """Accept the embedding as real[] where PostgreSQL has no pgvector; None leaves the others to Alembic."""
+    return False if isinstance(metadata_type, Vector) else None
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations that Alembic asks for."""
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        compare_type=compare_type,
+        render_as_batch=True,
+    )
+    with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        context.run_migrations()
+
+
+async def connect_and_migrate() -> None:
+    """Open the database that the settings name, and migrate it."""
+    try:
+        dsn = DatabaseSettings.load().database
+    except SettingsError as error:
+        raise CommandError(str(error)) from None
+    engine = create_async_engine(dsn.url, connect_args=dict(dsn.connect_args), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+    await engine.dispose()
+
+
+# The service hands over a connection when it migrates its embedded database; a person on the command line has none.
+if connection := context.config.attributes.get("connection"):
+    migrate(connection)
+else:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)-5.5s [%(name)s] %(message)s")
+    asyncio.run(connect_and_migrate())
