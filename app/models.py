@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, override
 
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator
 from sqlalchemy import JSON, Column, Enum, Index, Text
 from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, Relationship, SQLModel
@@ -95,7 +95,10 @@ class Document(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utc_now)
 
 
-_DESCRIBED = ConfigDict(use_attribute_docstrings=True)
+class ApiModel(SQLModel):
+    """What crosses the API; a field's docstring is its description in the OpenAPI document."""
+
+    model_config = {"use_attribute_docstrings": True}
 
 
 def _storable(text: str) -> str:
@@ -113,10 +116,8 @@ def _not_blank(text: str) -> str:
     return text
 
 
-class ChatRequest(SQLModel):
+class ChatRequest(ApiModel):
     """A reader's question."""
-
-    model_config = _DESCRIBED
 
     message: Annotated[str, AfterValidator(_storable), AfterValidator(_not_blank)] = Field(
         schema_extra={"examples": ["What is a humanoid robot?"]}
@@ -130,10 +131,8 @@ class ChatRequest(SQLModel):
     """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
 
 
-class ChatResponse(SQLModel):
+class ChatResponse(ApiModel):
     """The recorded answer."""
-
-    model_config = _DESCRIBED
 
     response: str
     session_id: uuid.UUID
@@ -141,29 +140,27 @@ class ChatResponse(SQLModel):
     """When the answer was recorded, in UTC."""
 
 
-class HealthResponse(SQLModel):
+class HealthResponse(ApiModel):
     """The process is alive."""
 
     status: Literal["healthy"] = "healthy"
 
 
-class ReadyResponse(SQLModel):
+class ReadyResponse(ApiModel):
     """The database answers too."""
 
     status: Literal["ready"] = "ready"
 
 
-class ErrorDetail(SQLModel):
+class ErrorDetail(ApiModel):
     """What is wrong with one field of the request."""
 
     field: str
     reason: str
 
 
-class ErrorInfo(SQLModel):
+class ErrorInfo(ApiModel):
     """What went wrong, for a program (`code`) and for a person (`message`)."""
-
-    model_config = _DESCRIBED
 
     code: str
     message: str
@@ -172,7 +169,7 @@ class ErrorInfo(SQLModel):
     details: list[ErrorDetail] | None = None
 
 
-class ErrorResponse(SQLModel):
+class ErrorResponse(ApiModel):
     """The body of every response that is not a success."""
 
     error: ErrorInfo

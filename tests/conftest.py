@@ -1,0 +1,180 @@
+"""The service under test: the real application on a real socket, a real database behind it, a fake model on the wire."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel import col
+
+from app import dsn
+from app.config import Settings
+from app.main import app
+from app.models import ChatSession, Message
+from tests.fake_openai import FakeOpenAI
+from tests.postgres import PostgresServer, postgres_server
+
+ROOT = Path(__file__).parents[1]
+API_KEY = "sk-test-0123456789-secret"
+
+type Serve = Callable[..., Awaitable["Service"]]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the developer's own settings out: the variables, and the `.env` of the working directory."""
+    for name in (*Settings.model_fields, "openai_org_id", "openai_project_id"):
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo the service's configuration of logging."""
+    handlers, level = logging.root.handlers, logging.root.level
+    yield
+    logging.root.handlers, logging.root.level = handlers, level
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for tests that need one of their own making of databases."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """The address of a migrated PostgreSQL database: TEST_DATABASE_URL's, or our own server's."""
+    url = os.environ.get("TEST_DATABASE_URL") or request.getfixturevalue("postgres").url()
+    migrate(url)
+    return url
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Run `alembic upgrade`, or `downgrade` for the revision `base`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        config = Config(ROOT / "alembic.ini")
+        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind; the embedded one is made by the service itself."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/chat.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+async def model_server() -> AsyncIterator[FakeOpenAI]:
+    """The model, faked on the wire."""
+    async with FakeOpenAI().serve() as server:
+        yield server
+
+
+class Tables:
+    """What the database holds, read past the service."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    async def sessions(self) -> list[ChatSession]:
+        """Every session, oldest first."""
+        return await self._all(select(ChatSession).order_by(col(ChatSession.created_at)))
+
+    async def messages(self) -> list[Message]:
+        """Every message, oldest first."""
+        return await self._all(select(Message).order_by(col(Message.created_at), col(Message.id)))
+
+    async def _all(self, statement: Any) -> list[Any]:
+        async with self.engine.connect() as connection:
+            return list((await connection.execute(statement)).all())
+
+    async def clear(self) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(delete(ChatSession))
+
+
+class Service:
+    """The running service, with a client for it."""
+
+    def __init__(self, client: httpx2.AsyncClient, tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+        self.client = client
+        self.tables = tables
+        self.output = ""
+        self._capsys = capsys
+
+    async def chat(self, message: str = "What is a robot?", **fields: Any) -> httpx2.Response:
+        return await self.client.post("/chat", json={"message": message, **fields})
+
+    def log(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The records written so far, or those of one event."""
+        self.output += self._capsys.readouterr().out
+        records = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+        return [record for record in records if event in {None, record["event"]}]
+
+
+@pytest.fixture
+async def serve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, database_url: str, model_server: FakeOpenAI
+) -> AsyncIterator[Serve]:
+    """Start the service in production mode, with further environment variables; it stops when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**environment: str) -> Service:
+            defaults = {
+                "DATABASE_URL": database_url,
+                "OPENAI_API_KEY": API_KEY,
+                "OPENAI_BASE_URL": model_server.url,
+                "OPENAI_MAX_RETRIES": "0",
+            }
+            for name, value in {**defaults, **environment}.items():
+                monkeypatch.setenv(name, value)
+            base_url = await stack.enter_async_context(running_service())
+            client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base_url, timeout=20))
+            return Service(client, tables, capsys)
+
+        parsed = dsn.parse(database_url)
+        engine = create_async_engine(parsed.url, connect_args=dict(parsed.connect_args), poolclass=NullPool)
+        tables = Tables(engine)
+        if not parsed.sqlite:
+            await tables.clear()
+        yield start
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def running_service() -> AsyncIterator[str]:
+    """Serve the application on a free port; gives its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    while not (server.started or serving.done()):  # noqa: ASYNC110  # uvicorn has no event for it.
+        await asyncio.sleep(0.005)
+    if serving.done():
+        raise RuntimeError("the service did not start")
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def service(serve: Serve) -> Service:
+    """The service with nothing but its mandatory settings."""
+    return await serve()

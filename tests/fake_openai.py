@@ -1,0 +1,252 @@
+"""An OpenAI-compatible server on a real socket, which records what it is sent and fails on demand.
+
+It answers each request with the next enqueued reply, or else with `Answer <n> to: <the last message>`.
+"""
+
+import asyncio
+import json
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+REQUEST_ID = "req_upstream"
+STANDARD_HEADERS = {"x-request-id": REQUEST_ID}
+
+type Reply = Callable[["Exchange"], Awaitable[None]]
+
+
+class Exchange:
+    """One request and the ways to answer it."""
+
+    def __init__(
+        self, number: int, body: dict[str, Any], headers: dict[str, str], writer: asyncio.StreamWriter
+    ) -> None:
+        self.number = number
+        self.body = body
+        self.headers = headers
+        self._writer = writer
+
+    async def respond(self, status: int, content: bytes, *, content_type: str, **headers: str) -> None:
+        lines = {**STANDARD_HEADERS, "content-type": content_type, "content-length": str(len(content)), **headers}
+        await self.write(self._head(status, lines) + content)
+
+    async def start_stream(self) -> None:
+        await self.write(
+            self._head(200, {**STANDARD_HEADERS, "content-type": "text/event-stream", "connection": "close"})
+        )
+
+    async def event(self, data: str) -> None:
+        await self.write(f"data: {data}\n\n".encode())
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    def cut(self) -> None:
+        """Reset the connection."""
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        self._writer.close()
+
+    @staticmethod
+    def _head(status: int, headers: dict[str, str]) -> bytes:
+        lines = [f"HTTP/1.1 {status} Reply", *(f"{name}: {value}" for name, value in headers.items())]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+class FakeOpenAI:
+    """The server; `requests` holds the bodies and `headers` the headers that it was sent, oldest first."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.url = ""
+        self._replies: deque[Reply] = deque()
+        self._arrived = asyncio.Condition()
+        self._conversations: set[asyncio.Task[None]] = set()
+
+    def enqueue(self, *replies: Reply) -> None:
+        self._replies.extend(replies)
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """The messages of the latest request."""
+        messages: list[dict[str, str]] = self.requests[-1]["messages"]
+        return messages
+
+    async def wait_for_requests(self, count: int) -> None:
+        async with asyncio.timeout(10), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator["FakeOpenAI"]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        try:
+            yield self
+        finally:
+            server.close()
+            for conversation in self._conversations:
+                conversation.cancel()
+            await asyncio.gather(*self._conversations, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.get_running_loop().create_task(self._converse(reader, writer))
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                request_line, *lines = head.decode().strip().split("\r\n")
+                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+                content = await reader.readexactly(int(headers.get("content-length", 0)))
+                assert request_line == "POST /v1/chat/completions HTTP/1.1", request_line
+                async with self._arrived:
+                    self.requests.append(json.loads(content))
+                    self.headers.append(headers)
+                    self._arrived.notify_all()
+                reply = self._replies.popleft() if self._replies else answer_in_kind
+                await reply(Exchange(len(self.requests), self.requests[-1], headers, writer))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # The client hung up.
+        finally:
+            writer.close()
+
+
+def _completion(content: str | None, finish_reason: str | None, **message: Any) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_790_000_000,
+        "model": "gpt-5.4-mini",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": content, **message},
+                "finish_reason": finish_reason,
+            }
+        ],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+    }
+
+
+def _chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1_790_000_000,
+            "model": "gpt-5.4-mini",
+            "choices": [choice],
+        }
+    )
+
+
+async def answer_in_kind(exchange: Exchange) -> None:
+    """Answer `Answer <n> to: <the last message>`, streamed where a stream was asked for."""
+    text = f"Answer {exchange.number} to: {exchange.body['messages'][-1]['content']}"
+    if exchange.body.get("stream"):
+        await stream(*re.findall(r"\S+\s*", text))(exchange)
+    else:
+        await completion(text)(exchange)
+
+
+def json_body(body: Any, status: int = 200, **headers: str) -> Reply:
+    """Answer with this JSON."""
+    return raw_body(json.dumps(body).encode(), "application/json", status, **headers)
+
+
+def raw_body(content: bytes, content_type: str, status: int = 200, **headers: str) -> Reply:
+    """Answer with these bytes."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.respond(status, content, content_type=content_type, **headers)
+
+    return reply
+
+
+def completion(content: str | None, finish_reason: str | None = "stop", **message: Any) -> Reply:
+    """Answer with a completion."""
+    return json_body(_completion(content, finish_reason, **message))
+
+
+def failure(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
+    """Answer with an error in OpenAI's form."""
+    return json_body({"error": {"message": message, "type": "error", "code": code, "param": None}}, status, **headers)
+
+
+def refusal() -> Reply:
+    """Answer that the model will not."""
+    return completion(None, refusal="I cannot help with that.")
+
+
+def empty_choices() -> Reply:
+    """Answer with a completion that has none."""
+    return json_body({**_completion("", "stop"), "choices": []})
+
+
+def html_page() -> Reply:
+    """Answer as a web server does that is no API."""
+    return raw_body(b"<!doctype html><title>Welcome</title>", "text/html")
+
+
+async def cut(exchange: Exchange) -> None:
+    """Reset the connection in the middle of the answer."""
+    await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{")
+    exchange.cut()
+
+
+async def stall(_exchange: Exchange) -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+def held(gate: asyncio.Event, then: Reply = answer_in_kind) -> Reply:
+    """Wait for the gate, then answer."""
+
+    async def reply(exchange: Exchange) -> None:
+        await gate.wait()
+        await then(exchange)
+
+    return reply
+
+
+def stream(
+    *deltas: str,
+    finish_reason: str | None = "stop",
+    gate: asyncio.Event | None = None,
+    then: Callable[[Exchange], Awaitable[None]] | None = None,
+) -> Reply:
+    """Stream the deltas, the second and later ones behind the gate; `then` ends the stream in its own way."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for number, delta in enumerate(deltas):
+            if gate and number == 1:
+                await gate.wait()
+            await exchange.event(_chunk({"content": delta}))
+        if then:
+            await then(exchange)
+            return
+        if finish_reason:
+            await exchange.event(_chunk({}, finish_reason))
+        await exchange.event("[DONE]")
+        await exchange.close()
+
+    return reply
+
+
+async def error_event(exchange: Exchange) -> None:
+    """End a stream with an error event."""
+    await exchange.event(json.dumps({"error": {"message": "upstream broke", "type": "server_error", "code": None}}))
+    await exchange.close()
+
+
+async def cut_stream(exchange: Exchange) -> None:
+    """End a stream by resetting the connection."""
+    exchange.cut()
