@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import insert, select, update
+from sqlalchemy import Executable, insert, select, update
 from sqlmodel import col
 
 from app.config import Settings
@@ -137,8 +137,7 @@ async def _find_conversation(db: Database, session_id: str | None, history_limit
         .where(col(ChatSession.id) == known_id)
         .order_by(recent.c.created_at, recent.c.id)
     )
-    async with db.autocommit() as connection:
-        rows = (await connection.execute(session_and_recent)).all()
+    rows = await db.execute(session_and_recent)
     if not rows:
         return Conversation(uuid.uuid4())
     history = [PromptMessage(role=row.role.value, content=row.content) for row in rows if row.role is not None]
@@ -223,14 +222,13 @@ def fenced(kind: str, text: str, **attributes: str) -> str:
 
 async def _record_question(db: Database, asked: Message, *, new_session: bool) -> None:
     """Write the reader's message, and begin its session or move it on."""
-    async with db.transaction() as connection:
-        if new_session:
-            times = {"created_at": asked.created_at, "updated_at": asked.created_at}
-            await connection.execute(insert(ChatSession).values(id=asked.session_id, **times))
-        else:
-            session = col(ChatSession.id) == asked.session_id
-            await connection.execute(update(ChatSession).where(session).values(updated_at=asked.created_at))
-        await connection.execute(insert(Message).values(asked.model_dump()))
+    session: Executable
+    if new_session:
+        times = {"created_at": asked.created_at, "updated_at": asked.created_at}
+        session = insert(ChatSession).values(id=asked.session_id, **times)
+    else:
+        session = update(ChatSession).where(col(ChatSession.id) == asked.session_id).values(updated_at=asked.created_at)
+    await db.execute(session, insert(Message).values(asked.model_dump()))
 
 
 async def _record_reply(db: Database, asked: Message, answer: str) -> datetime:
@@ -243,6 +241,5 @@ async def _record_reply(db: Database, asked: Message, answer: str) -> datetime:
         content=answer,
         created_at=replied_at,
     )
-    async with db.autocommit() as connection:
-        await connection.execute(insert(Message).values(reply.model_dump()))
+    await db.execute(insert(Message).values(reply.model_dump()))
     return replied_at

@@ -1,6 +1,7 @@
 """Every setting of the service; nothing else reads the environment."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -46,6 +47,8 @@ class DatabaseSettings(BaseSettings):
 
     database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
     """PostgreSQL's connection string, as the provider shows it. Mandatory in production."""
+    database_pooled: bool | None = None
+    """Whether a pooler in transaction mode stands before the database; unset leaves it to what the string shows."""
 
     @classmethod
     def load(cls) -> Self:
@@ -72,7 +75,8 @@ class DatabaseSettings(BaseSettings):
     @property
     def database(self) -> Dsn:
         """The database to connect to: the embedded one where none is named."""
-        return dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
+        parsed = dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
+        return parsed if self.database_pooled is None else replace(parsed, pooled=self.database_pooled)
 
 
 class Settings(DatabaseSettings):

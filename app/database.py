@@ -1,15 +1,16 @@
 """The database: from a connection string to an engine, and what its failures mean to us."""
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event, text
-from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+import asyncpg
+from sqlalchemy import URL, Connection, Executable, Row, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.dsn import Dsn
@@ -23,8 +24,12 @@ REVISION = "0001"
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_TIMEOUT_SECONDS = 10.0
+WAKE_SECONDS = 5.0
+"""How long a database that refuses connections is waited for, from its first refusal on."""
+
 # Servers close idle connections, and Neon suspends after five minutes: a connection is retired before that.
-RECYCLE_SECONDS = 240
+_RECYCLE_SECONDS = 240
+_WAKE_INTERVAL_SECONDS = 0.2
 
 
 class Database:
@@ -37,28 +42,46 @@ class Database:
         event.listen(self.engine.sync_engine, "before_cursor_execute", _note_start)
         event.listen(self.engine.sync_engine, "after_cursor_execute", _count_statement)
 
-    @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection on which each statement is its own transaction: one round trip where BEGIN makes three."""
+    async def execute(self, *statements: Executable) -> Sequence[Row[Any]]:
+        """Run the statements, all or none, and return the rows of the last one.
+
+        A single one runs in AUTOCOMMIT, in one round trip where BEGIN and COMMIT make three. What failed because the
+        connection was lost, or because the tables changed under a prepared statement, is tried once more: inserts must
+        bring their own ids, so that a first try which did arrive shows itself by a duplicate key. Raises DatabaseError.
+        """
         try:
-            async with self._autocommit.connect() as connection:
-                yield connection
+            try:
+                return await self._attempt(statements)
+            except DBAPIError as error:
+                if not _passes(error):
+                    raise
+            try:
+                return await self._attempt(statements)
+            except IntegrityError as error:
+                if not _is_duplicate(error):
+                    raise
+                return ()
         except (SQLAlchemyError, OSError) as error:
             raise DatabaseError from error
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which commits when the block ends and rolls back when it fails."""
-        try:
-            async with self.engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError) as error:
-            raise DatabaseError from error
+    async def _attempt(self, statements: Sequence[Executable]) -> Sequence[Row[Any]]:
+        engine = self._autocommit if len(statements) == 1 else self.engine
+        async with engine.connect() as connection:
+            try:
+                for statement in statements:
+                    result = await connection.execute(statement)
+                rows = result.all() if result.returns_rows else ()
+                await connection.commit()
+            except (DBAPIError, TimeoutError) as error:
+                if isinstance(error, TimeoutError) or _passes(error):
+                    await connection.invalidate()
+                raise
+            return rows
 
     async def revision(self) -> str:
         """Return the newest migration that the database has had, or an empty string; raises DatabaseError."""
-        async with self.autocommit() as connection:
-            return (await connection.execute(text("SELECT max(version_num) FROM alembic_version"))).scalar() or ""
+        [row] = await self.execute(text("SELECT max(version_num) FROM alembic_version"))
+        return row[0] or ""
 
     async def check_revision(self) -> None:
         """Say in the log which command to run when the tables are missing or behind; opens the first connection too."""
@@ -73,7 +96,7 @@ class Database:
 
     async def migrate(self) -> None:
         """Bring the embedded database up to date; processes that start together take turns."""
-        async with self.autocommit() as connection:
+        async with self._autocommit.connect() as connection:
             await connection.execute(text("BEGIN IMMEDIATE"))
             await connection.run_sync(_upgrade)
             await connection.execute(text("COMMIT"))
@@ -84,11 +107,12 @@ class Database:
 
 
 def _postgresql_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
-    connect_args = {"command_timeout": COMMAND_TIMEOUT_SECONDS, **dsn.connect_args}
-    if dsn.pooled:
-        # Behind a transaction pooler the next statement may meet another server, which has not prepared it.
-        connect_args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-    engine = _engine(dsn.url, pool_size, connect_args, pool_recycle=RECYCLE_SECONDS)
+    connect_args = {
+        "command_timeout": COMMAND_TIMEOUT_SECONDS,
+        "async_creator_fn": _Waker().connect,
+        **dsn.connect_args,
+    }
+    engine = _engine(dsn.url, pool_size, connect_args, pool_recycle=_RECYCLE_SECONDS)
     event.listen(engine.sync_engine, "checkout", _replace_if_closed)
     return engine
 
@@ -113,6 +137,41 @@ def _engine(url: URL, pool_size: int, connect_args: dict[str, Any], **kwargs: An
         pool_use_lifo=True,  # Connections that are not needed age out.
         **kwargs,
     )
+
+
+class _Waker:
+    """Opens connections, and waits for a database that is starting or waking.
+
+    The wait is counted from the first refusal: once it is over, refusals are passed on at once until a connection
+    succeeds, so that requests do not queue up behind a database that is gone.
+    """
+
+    def __init__(self) -> None:
+        self._away_since: float | None = None
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        while True:
+            try:
+                connection = await asyncpg.connect(*args, **kwargs)
+            except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
+                self._away_since = self._away_since or time.monotonic()
+                if time.monotonic() - self._away_since >= WAKE_SECONDS:
+                    raise
+                await asyncio.sleep(_WAKE_INTERVAL_SECONDS)
+            else:
+                self._away_since = None
+                return connection
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether the statement had no effect and a second try may: a lost connection, or a plan that is out of date."""
+    code = getattr(error.orig, "sqlstate", None) or ""
+    stale = isinstance(error.orig.__cause__, asyncpg.InvalidCachedStatementError) if error.orig else False
+    return error.connection_invalidated or stale or code.startswith(("08", "57P"))
+
+
+def _is_duplicate(error: IntegrityError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == asyncpg.UniqueViolationError.sqlstate
 
 
 def _replace_if_closed(dbapi_connection: Any, _record: object, _proxy: object) -> None:

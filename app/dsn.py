@@ -7,8 +7,8 @@ parameters, and SQLAlchemy passes each of them on as a keyword argument. What is
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -36,10 +36,27 @@ class Dsn:
 
     url: URL
     """Driver, host, credentials and database; it has no query, and prints without its password."""
-    connect_args: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the driver's `connect`."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """What the string says besides, as keyword arguments of the driver's `connect`."""
     pooled: bool = False
     """Whether a pooler in transaction mode answers there: Neon's `-pooler` host, port 6543, or `pgbouncer=true`."""
+
+    @property
+    def connect_args(self) -> dict[str, Any]:
+        """Every keyword argument of the driver's `connect`.
+
+        Behind a pooler the next statement may meet another server, which has not prepared it: nothing is cached there.
+        """
+        caches = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if self.pooled else {}
+        return {**self.parameters, **caches}
+
+    @property
+    def direct(self) -> Self:
+        """The same database without Neon's pooler, which migrations have no use for."""
+        host, dot, domain = (self.url.host or "").partition(".")
+        if not host.endswith("-pooler"):
+            return self
+        return replace(self, url=self.url.set(host=host.removesuffix("-pooler") + dot + domain), pooled=False)
 
     @property
     def sqlite(self) -> bool:
@@ -76,18 +93,18 @@ def _postgresql(url: URL) -> Dsn:
         or query.pop("pgbouncer", "").lower() == "true"
     )
     query.pop("pgbouncer", None)
-    connect_args: dict[str, Any] = {"timeout": _connect_timeout(query.pop("connect_timeout", None))}
+    parameters: dict[str, Any] = {"timeout": _connect_timeout(query.pop("connect_timeout", None))}
     tls = _tls(query.pop("sslmode", None), query.pop("sslrootcert", None), query.pop("channel_binding", None))
     if tls is not None:
-        connect_args["ssl"] = tls
+        parameters["ssl"] = tls
     server_settings = _options(query.pop("options", ""))
     if "application_name" in query:
         server_settings["application_name"] = query.pop("application_name")
     if server_settings:
-        connect_args["server_settings"] = server_settings
+        parameters["server_settings"] = server_settings
     if query:
         raise ValueError(f"has parameters that are not supported here: {', '.join(sorted(query))}")
-    return Dsn(url.set(query={}), connect_args, pooled)
+    return Dsn(url.set(query={}), parameters, pooled)
 
 
 def _connect_timeout(seconds: str | None) -> float | None:

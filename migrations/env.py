@@ -49,10 +49,10 @@ def migrate(connection: Connection) -> None:
 async def connect_and_migrate() -> None:
     """Open the database that the settings name, and migrate it."""
     try:
-        dsn = DatabaseSettings.load().database
+        dsn = DatabaseSettings.load().database.direct
     except SettingsError as error:
         raise CommandError(str(error)) from None
-    engine = create_async_engine(dsn.url, connect_args=dict(dsn.connect_args), poolclass=NullPool)
+    engine = create_async_engine(dsn.url, connect_args=dsn.connect_args, poolclass=NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
         await connection.commit()
