@@ -126,7 +126,7 @@ async def _find_conversation(db: Database, session_id: str | None, history_limit
         select(Message)
         .where(col(Message.session_id) == known_id)
         .order_by(col(Message.created_at).desc(), col(Message.id).desc())
-        .limit(history_limit)
+        .limit(max(history_limit, 1))  # The time of the last one is wanted even where no history is.
         .subquery()
     )
     # One statement tells an empty session, which gives a row of nulls, from an unknown one, which gives none.
@@ -141,7 +141,12 @@ async def _find_conversation(db: Database, session_id: str | None, history_limit
     if not rows:
         return Conversation(uuid.uuid4())
     history = [PromptMessage(role=row.role.value, content=row.content) for row in rows if row.role is not None]
-    return Conversation(known_id, is_new=False, history=history, last_message_at=rows[-1].created_at)
+    return Conversation(
+        known_id,
+        is_new=False,
+        history=history if history_limit else (),
+        last_message_at=rows[-1].created_at,
+    )
 
 
 def _after(previous: datetime | None) -> datetime:
