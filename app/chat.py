@@ -65,7 +65,7 @@ async def take_turn(
     """
     request = current_request()
     request.confidential += [question.message, question.selected_text or ""]
-    excerpt = question.selected_text if (question.selected_text or "").strip() else None
+    excerpt = question.selected_text
 
     conversation = await _find_conversation(db, question.session_id, 0 if excerpt else settings.history_limit)
     request.session_id = conversation.session_id

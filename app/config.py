@@ -3,9 +3,8 @@
 import re
 from dataclasses import replace
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import dsn
@@ -18,21 +17,22 @@ class SettingsError(Exception):
     """The environment does not make a configuration; the message names every variable that is missing or wrong."""
 
 
+def _http_url(text: str) -> str:
+    """Return an address of HTTP as it is, or raise ValueError."""
+    HttpUrl(text)
+    return text
+
+
 def _origin(text: str) -> str:
     """Return an origin as browsers send it, or raise ValueError."""
     if text == "*":
         return text
-    url = urlsplit(text)
-    if url.scheme not in {"http", "https"} or not url.netloc or url.path.rstrip("/") or url.query or url.fragment:
-        raise ValueError(f"{text!r} is not an origin such as https://book.example.org")
-    return f"{url.scheme}://{url.netloc.lower()}"
-
-
-def _http_url(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in {"http", "https"} or not url.netloc:
-        raise ValueError("is not an http:// or https:// address")
-    return text
+    url = HttpUrl(text)
+    if url.username or url.path != "/" or url.query or url.fragment or "*" in (url.host or ""):
+        raise ValueError(
+            f"{text!r} is not an origin such as https://book.example.org; CORS_ORIGIN_REGEX takes patterns"
+        )
+    return str(url).removesuffix("/")
 
 
 class DatabaseSettings(BaseSettings):
@@ -59,6 +59,11 @@ class DatabaseSettings(BaseSettings):
             wrong = [f"  {str(e['loc'][0]).upper()} {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
             # The validation error is not chained: a traceback would print what the variables hold.
             raise SettingsError("\n".join(["The service cannot start with these settings:", *wrong])) from None
+
+    @field_validator("database_url", "openai_api_key", mode="before", check_fields=False)
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        return (value.strip() or None) if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,6 +154,8 @@ class _Waker:
         while True:
             try:
                 connection = await asyncpg.connect(*args, **kwargs)
+            except (TimeoutError, socket.gaierror):
+                raise
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
                 self._away_since = self._away_since or time.monotonic()
                 if time.monotonic() - self._away_since >= WAKE_SECONDS:

@@ -80,6 +80,10 @@ def parse(dsn: str) -> Dsn:
         return Dsn(url)
     if not url.host or not url.database:
         raise ValueError("names no host or no database; it reads postgresql://user:password@host/database")
+    if "@" in url.host:
+        raise ValueError("has an @ in its user or password, which has to be written %40")
+    if "," in url.host or not 0 < (url.port or 5432) < 65536:  # noqa: PLR2004  # TCP's own bounds.
+        raise ValueError("has to name one host, with a port from 1 to 65535 if any")
     return _postgresql(url)
 
 
@@ -126,6 +130,10 @@ def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | 
         # asyncpg cannot bind the password exchange to the channel, which would unmask a man in the middle.
         # Verifying the certificate does, and the hosts that ask for channel binding have public certificates.
         mode = "verify-full"
+    elif root_certificate == "system":
+        if mode not in {None, "verify-full"}:
+            raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
+        mode = "verify-full"
     elif mode == "require" and root_certificate:
         mode = "verify-ca"
     if mode not in {"verify-ca", "verify-full"}:
@@ -139,17 +147,17 @@ def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | 
 
 
 def _options(options: str) -> dict[str, str]:
-    """Return the server settings in libpq's `options`.
+    """Return the server settings in libpq's `options`, which are `-c name=value` or `--name=value`.
 
     Neon's `endpoint=…` is left out: it tells clients without SNI apart, and asyncpg has SNI.
     """
     settings = {}
-    for word in re.sub(r"-c\s+|--", "-c", options).split():
-        name, equals, value = word.removeprefix("-c").partition("=")
+    for word in re.sub(r"(^|\s)-c\s*", r"\1--", options).split():
+        name, equals, value = word.removeprefix("--").partition("=")
         if not equals:
             raise ValueError("has options that are not of the form -c name=value")
-        if word.startswith("-c"):
-            settings[name] = value
+        if word.startswith("--"):
+            settings[name.replace("-", "_")] = value
         elif name not in {"endpoint", "project"}:
             raise ValueError(f"has an option that is not supported here: {name}")
     return settings

@@ -1,13 +1,15 @@
 """Every SQLModel: the tables and, beside them, what the API takes and returns."""
 
+import json
 import re
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, override
 
 from pydantic import AfterValidator
-from sqlalchemy import JSON, Column, Enum, Index, Text
+from sqlalchemy import JSON, Column, Dialect, Enum, Index, Text
 from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, Relationship, SQLModel
 
@@ -38,6 +40,14 @@ class Vector(UserDefinedType[list[float]]):
     @override
     def get_col_spec(self, **kw: Any) -> str:
         return f"vector({self.dimensions})"
+
+    @override
+    def bind_processor(self, dialect: Dialect) -> Callable[[list[float] | None], str | None]:
+        return lambda value: None if value is None else json.dumps(value)
+
+    @override
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str | None], list[float] | None]:
+        return lambda value: None if value is None else json.loads(value)
 
 
 class ChatSession(SQLModel, table=True):
@@ -116,17 +126,21 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _absent_if_blank(text: str | None) -> str | None:
+    return text if text and text.strip() else None
+
+
 class ChatRequest(ApiModel):
     """A reader's question."""
 
     message: Annotated[str, AfterValidator(_storable), AfterValidator(_not_blank)] = Field(
-        schema_extra={"examples": ["What is a humanoid robot?"]}
+        min_length=1, schema_extra={"examples": ["What is a humanoid robot?"]}
     )
     """The question itself."""
     session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
     """The session to continue; a new one begins if it is absent or not known."""
-    selected_text: Annotated[str, AfterValidator(_storable)] | None = Field(
-        default=None, schema_extra={"examples": [None]}
+    selected_text: Annotated[Annotated[str, AfterValidator(_storable)] | None, AfterValidator(_absent_if_blank)] = (
+        Field(default=None, schema_extra={"examples": [None]})
     )
     """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
 

@@ -1,11 +1,12 @@
 """The service under test: the real application on a real socket, a real database behind it, a fake model on the wire."""
 
 import asyncio
+import io
 import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -113,26 +114,27 @@ class Tables:
 class Service:
     """The running service, with a client for it."""
 
-    def __init__(self, client: httpx2.AsyncClient, tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, client: httpx2.AsyncClient, tables: Tables, stdout: io.StringIO) -> None:
         self.client = client
         self.tables = tables
-        self.output = ""
-        self._capsys = capsys
+        self._stdout = stdout
+
+    @property
+    def output(self) -> str:
+        """What was written to stdout so far."""
+        return self._stdout.getvalue()
 
     async def chat(self, message: str = "What is a robot?", **fields: Any) -> httpx2.Response:
         return await self.client.post("/chat", json={"message": message, **fields})
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
         """The records written so far, or those of one event."""
-        self.output += self._capsys.readouterr().out
         records = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
         return [record for record in records if event in {None, record["event"]}]
 
 
 @pytest.fixture
-async def serve(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, database_url: str, model_server: FakeOpenAI
-) -> AsyncIterator[Serve]:
+async def serve(monkeypatch: pytest.MonkeyPatch, database_url: str, model_server: FakeOpenAI) -> AsyncIterator[Serve]:
     """Start the service in production mode, with further environment variables; it stops when the test ends."""
     async with AsyncExitStack() as stack:
 
@@ -145,12 +147,14 @@ async def serve(
             }
             for name, value in {**defaults, **environment}.items():
                 monkeypatch.setenv(name, value)
-            base_url = await stack.enter_async_context(running_service())
+            # Logging keeps the stream that it finds here; capsys has another one in each phase of a test.
+            with redirect_stdout(io.StringIO()) as stdout:
+                base_url = await stack.enter_async_context(running_service())
             client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base_url, timeout=20))
-            return Service(client, tables, capsys)
+            return Service(client, tables, stdout)
 
         parsed = dsn.parse(database_url)
-        engine = create_async_engine(parsed.url, connect_args=dict(parsed.connect_args), poolclass=NullPool)
+        engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
         tables = Tables(engine)
         if not parsed.sqlite:
             await tables.clear()

@@ -1,0 +1,311 @@
+"""The settings: what each is, where it comes from, and what stops the start."""
+
+import json
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from app.config import DatabaseSettings, Settings, SettingsError
+from tests import commands
+from tests.conftest import API_KEY, ROOT
+
+PASSWORD = "hunter2-hunter2"
+POSTGRESQL_URL = f"postgresql://reader:{PASSWORD}@db.example.org/book"
+
+SETTINGS: dict[str, tuple[Any, str, Any]] = {
+    # setting: its default, a variable's text, what the text means
+    "fastapi_env": ("production", "development", "development"),
+    "database_url": (None, POSTGRESQL_URL, SecretStr(POSTGRESQL_URL)),
+    "database_pooled": (None, "true", True),
+    "openai_api_key": (None, API_KEY, SecretStr(API_KEY)),
+    "openai_base_url": (None, "https://gateway.example.org/v1", "https://gateway.example.org/v1"),
+    "openai_model": ("gpt-5.4-mini", "gpt-5.4", "gpt-5.4"),
+    "openai_reasoning_effort": (None, "low", "low"),
+    "openai_timeout_seconds": (30.0, "2.5", 2.5),
+    "openai_max_retries": (2, "0", 0),
+    "book_title": ("Physical AI & Humanoid Robotics", "Gardening, 2nd ed.", "Gardening, 2nd ed."),
+    "history_limit": (10, "0", 0),
+    "max_message_chars": (4_000, "1", 1),
+    "max_selected_text_chars": (20_000, "1", 1),
+    "cors_origins": (
+        ("http://localhost:3000",),
+        " https://Book.example.org/ ,http://127.0.0.1:3000,",
+        ("https://book.example.org", "http://127.0.0.1:3000"),
+    ),
+    "cors_origin_regex": (None, r"https://.*\.vercel\.app", r"https://.*\.vercel\.app"),
+    "database_pool_size": (5, "100", 100),
+    "log_level": ("INFO", "debug", "DEBUG"),
+}
+
+MALFORMED = [
+    ("DATABASE_URL", "mysql://reader@db.example.org/book"),
+    ("DATABASE_URL", "the database"),
+    ("DATABASE_URL", "postgresql://reader@db.example.org/book?sslmode=sometimes"),
+    ("DATABASE_POOLED", "perhaps"),
+    ("OPENAI_BASE_URL", "api.example.org/v1"),
+    ("OPENAI_BASE_URL", "ftp://api.example.org"),
+    ("OPENAI_BASE_URL", "https://"),
+    ("OPENAI_BASE_URL", "http://[::1"),
+    ("OPENAI_BASE_URL", "http://localhost:port/v1"),
+    ("OPENAI_REASONING_EFFORT", "heroic"),
+    ("OPENAI_TIMEOUT_SECONDS", "abc"),
+    ("OPENAI_TIMEOUT_SECONDS", "0"),
+    ("OPENAI_TIMEOUT_SECONDS", "nan"),
+    ("OPENAI_TIMEOUT_SECONDS", "601"),
+    ("OPENAI_MAX_RETRIES", "-1"),
+    ("OPENAI_MAX_RETRIES", "11"),
+    ("HISTORY_LIMIT", "-1"),
+    ("HISTORY_LIMIT", "101"),
+    ("HISTORY_LIMIT", "ten"),
+    ("MAX_MESSAGE_CHARS", "0"),
+    ("MAX_SELECTED_TEXT_CHARS", "0"),
+    ("CORS_ORIGINS", "everywhere"),
+    ("CORS_ORIGINS", "localhost:3000"),
+    ("CORS_ORIGINS", "https://book.example.org/robots"),
+    ("CORS_ORIGINS", "http://localhost:3000,https://book.example.org?page=1"),
+    ("CORS_ORIGINS", "http://localhost:port"),
+    ("CORS_ORIGINS", "https://reader@book.example.org"),
+    ("CORS_ORIGIN_REGEX", "["),
+    ("DATABASE_POOL_SIZE", "0"),
+    ("DATABASE_POOL_SIZE", "101"),
+    ("LOG_LEVEL", "loud"),
+]
+
+
+@pytest.fixture
+def _development(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_ENV", "development")
+
+
+def complaints(kind: type[DatabaseSettings] = Settings) -> dict[str, str]:
+    """The variables that the SettingsError names, each once, with what is wrong about them."""
+    with pytest.raises(SettingsError) as caught:
+        kind.load()
+    heading, *lines = str(caught.value).splitlines()
+    assert heading == "The service cannot start with these settings:"
+    found = [line.strip().partition(" ") for line in lines]
+    assert len({name for name, _, _ in found}) == len(lines)
+    return {name: reason for name, _, reason in found}
+
+
+def test_every_setting_is_known_to_these_tests() -> None:
+    assert set(SETTINGS) == set(Settings.model_fields)
+
+
+@pytest.mark.usefixtures("_development")
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "fastapi_env"])
+def test_a_setting_has_its_default(name: str) -> None:
+    default, _, _ = SETTINGS[name]
+
+    assert getattr(Settings.load(), name) == default
+
+
+@pytest.mark.usefixtures("_development")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text, value = SETTINGS[name]
+    monkeypatch.setenv(name.upper(), text)
+
+    assert getattr(Settings.load(), name) == value
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_read_from_the_env_file_of_the_working_directory(name: str, tmp_path: Path) -> None:
+    lines = {"fastapi_env": "development", name: SETTINGS[name][1]}
+    (tmp_path / ".env").write_text("".join(f"{key.upper()}='{text}'\n" for key, text in lines.items()))
+
+    assert getattr(Settings.load(), name) == SETTINGS[name][2]
+
+
+@pytest.mark.usefixtures("_development")
+def test_the_environment_overrules_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BOOK_TITLE=of the file\nOPENAI_MODEL=of-the-file\n")
+    monkeypatch.setenv("BOOK_TITLE", "of the environment")
+
+    settings = Settings.load()
+
+    assert (settings.book_title, settings.openai_model) == ("of the environment", "of-the-file")
+
+
+@pytest.mark.usefixtures("_development")
+def test_variables_of_others_in_the_env_file_are_none_of_our_business(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("NODE_ENV=production\nHISTORY_LIMIT=3\n")
+
+    assert Settings.load().history_limit == 3
+
+
+@pytest.mark.usefixtures("_development")
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = Settings.load()
+    for name in SETTINGS.keys() - {"fastapi_env"}:
+        monkeypatch.setenv(name.upper(), "")
+
+    assert Settings.load() == unset
+
+
+@pytest.mark.parametrize("environment", [None, "", "production", "staging", "test"])
+def test_production_is_everything_but_development(environment: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if environment is not None:
+        monkeypatch.setenv("FASTAPI_ENV", environment)
+
+    assert complaints() == {"DATABASE_URL": "is missing", "OPENAI_API_KEY": "is missing"}
+
+
+@pytest.mark.usefixtures("_development")
+def test_development_allows_the_embedded_defaults() -> None:
+    settings = Settings.load()
+
+    assert settings.development
+    assert settings.openai_api_key is None
+    assert settings.database.url.render_as_string() == "sqlite+aiosqlite:///chat.db"
+
+
+def test_production_starts_with_the_two_mandatory_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", POSTGRESQL_URL)
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+
+    settings = Settings.load()
+
+    assert not settings.development
+    assert settings.database.url.host == "db.example.org"
+
+
+@pytest.mark.parametrize(("variable", "text"), MALFORMED, ids=lambda part: part)
+def test_what_is_malformed_is_named_together_with_what_is_missing(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+
+    found = complaints()
+
+    assert found.keys() == {"DATABASE_URL", "OPENAI_API_KEY", variable}
+    assert found.pop(variable) not in {"", "is missing"}
+    assert set(found.values()) == {"is missing"}
+
+
+@pytest.mark.usefixtures("_development")
+def test_what_is_malformed_stops_the_start_of_development_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+
+    assert complaints().keys() == {"LOG_LEVEL"}
+
+
+def test_everything_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, text in dict(reversed(MALFORMED)).items():
+        monkeypatch.setenv(variable, text)
+
+    assert complaints().keys() == {"OPENAI_API_KEY", *dict(MALFORMED)}
+
+
+@pytest.mark.parametrize(
+    "database_url",
+    [
+        POSTGRESQL_URL.replace("postgresql", "mysql"),
+        POSTGRESQL_URL.removesuffix("/book"),
+        POSTGRESQL_URL.replace(".org/", ".org:port/"),
+        f"{POSTGRESQL_URL}?sslmode={PASSWORD}",
+        f"postgresql://db.example.org/book?user=reader&password={PASSWORD}",
+    ],
+)
+def test_a_refusal_quotes_no_secret(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+
+    with pytest.raises(SettingsError, match="DATABASE_URL") as caught:
+        Settings.load()
+
+    printed = "".join(traceback.format_exception(caught.value))
+    assert PASSWORD not in printed
+    assert API_KEY not in printed
+
+
+def test_settings_print_without_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", POSTGRESQL_URL)
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+
+    printed = repr(Settings.load())
+
+    assert "gpt-5.4-mini" in printed
+    assert PASSWORD not in printed
+    assert API_KEY not in printed
+
+
+def test_a_migration_needs_the_database_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HISTORY_LIMIT", "-1")
+    assert complaints(DatabaseSettings) == {"DATABASE_URL": "is missing"}
+
+    monkeypatch.setenv("DATABASE_URL", POSTGRESQL_URL)
+    assert DatabaseSettings.load().database.url.host == "db.example.org"
+
+
+@pytest.mark.parametrize("host", ["db.example.org", "ep-cool-1-pooler.neon.tech"])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_database_pooled_overrules_what_the_connection_string_shows(
+    host: str, *, pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://reader@{host}/book")
+    monkeypatch.setenv("DATABASE_POOLED", str(pooled))
+
+    assert DatabaseSettings.load().database.pooled is pooled
+
+
+@pytest.mark.usefixtures("_development")
+def test_a_body_with_the_longest_texts_fits_however_it_is_escaped() -> None:
+    settings = Settings.load()
+    longest = {
+        "message": "\N{ROBOT FACE}" * settings.max_message_chars,
+        "session_id": "00000000-0000-4000-8000-000000000000",
+        "selected_text": "\N{ROBOT FACE}" * settings.max_selected_text_chars,
+    }
+
+    assert len(json.dumps(longest, ensure_ascii=True, indent=4)) <= settings.max_body_bytes
+
+
+def test_the_example_shows_every_setting() -> None:
+    shown = re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+
+    assert sorted(shown) == sorted(name.upper() for name in SETTINGS if name != "fastapi_env")
+
+
+@pytest.mark.usefixtures("_development")
+def test_the_example_works_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
+
+    assert Settings.load().book_title == "Physical AI & Humanoid Robotics"
+
+
+def test_the_application_imports_without_settings_and_touches_nothing(tmp_path: Path) -> None:
+    touching = """
+import sys
+def watch(event, arguments):
+    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if writes or event in {"socket.connect", "socket.bind", "sqlite3.connect", "subprocess.Popen"}:
+        print(event, arguments)
+sys.addaudithook(watch)
+import app.main
+print(*app.main.app.openapi()["paths"])
+"""
+
+    status, output = commands.run("-c", touching, folder=tmp_path)
+
+    assert status == 0, output
+    [paths] = output.splitlines()
+    assert "/chat" in paths.split()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_production_start_without_settings_fails_and_says_what_is_missing(tmp_path: Path) -> None:
+    status, output = commands.run("-m", "uvicorn", "app.main:app", "--port", "0", folder=tmp_path, HISTORY_LIMIT="-1")
+
+    assert status > 0
+    assert {name: output.count(name) for name in ("OPENAI_API_KEY", "DATABASE_URL", "HISTORY_LIMIT")} == {
+        "OPENAI_API_KEY": 1,
+        "DATABASE_URL": 1,
+        "HISTORY_LIMIT": 1,
+    }
+    assert list(tmp_path.iterdir()) == []

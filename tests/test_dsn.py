@@ -1,0 +1,268 @@
+"""Connection strings as people paste them."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import certifi
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from app import dsn
+from app.database import Database
+from app.dsn import Dsn
+from tests.postgres import PostgresServer
+
+PASSWORD = "hunter2-hunter2"
+SERVER = f"postgresql://reader:{PASSWORD}@db.example.org/book"
+NEON = (
+    "postgresql://reader:npg_pass@ep-cool-term-1-pooler.eu-central-1.aws.neon.tech/neondb"
+    "?sslmode=require&channel_binding=require"
+)
+VERIFIED = "verified, with the host's name"
+CERTIFIED = "verified, under any name"
+
+
+def parse(**parameters: str) -> Dsn:
+    """The server's connection string with these parameters."""
+    return dsn.parse(f"{SERVER}?{urlencode(parameters, quote_via=quote)}")
+
+
+def arguments(**parameters: str) -> dict[str, Any]:
+    """What the parameters come to, without the time-out that is always there."""
+    return {name: value for name, value in parse(**parameters).connect_args.items() if name != "timeout"}
+
+
+def tls(parsed: Dsn) -> str | None:
+    """How the connection is protected: asyncpg's word for it, or what the context verifies."""
+    protection: ssl.SSLContext | str | None = parsed.connect_args.get("ssl")
+    if not isinstance(protection, ssl.SSLContext):
+        return protection
+    assert protection.verify_mode is ssl.CERT_REQUIRED
+    return VERIFIED if protection.check_hostname else CERTIFIED
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_every_spelling_of_postgresql_means_asyncpg(scheme: str) -> None:
+    parsed = dsn.parse(f" {scheme}://reader:{PASSWORD}@db.example.org:5433/book\n")
+
+    assert parsed.url.render_as_string(hide_password=False) == (
+        f"postgresql+asyncpg://reader:{PASSWORD}@db.example.org:5433/book"
+    )
+    assert parsed.connect_args == {"timeout": dsn.CONNECT_TIMEOUT_SECONDS}
+    assert (parsed.sqlite, parsed.pooled) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("string", "database"),
+    [
+        ("sqlite://", None),
+        ("sqlite+aiosqlite://", None),
+        ("sqlite:///:memory:", ":memory:"),
+        ("sqlite+aiosqlite:///:memory:", ":memory:"),
+        ("sqlite:///chat.db", "chat.db"),
+        ("sqlite+aiosqlite:////var/lib/chat.db", "/var/lib/chat.db"),
+    ],
+)
+def test_every_spelling_of_sqlite_means_aiosqlite(string: str, database: str | None) -> None:
+    parsed = dsn.parse(string)
+
+    assert (parsed.url.drivername, parsed.url.database) == ("sqlite+aiosqlite", database)
+    assert (parsed.sqlite, parsed.pooled, parsed.connect_args) == (True, False, {})
+
+
+def test_a_percent_encoded_password_survives() -> None:
+    assert dsn.parse("postgresql://reader:p%40ss%2F%25@db.example.org/book").url.password == "p@ss/%"
+
+
+@given(password=st.text(min_size=1))
+def test_any_password_survives_and_is_not_printed(password: str) -> None:
+    parsed = dsn.parse(f"postgresql://reader:{quote(password, safe='')}@db.example.org/book")
+
+    assert parsed.url.password == password
+    assert "reader:***@db.example.org" in repr(parsed)
+
+
+def test_neons_string_works_as_pasted() -> None:
+    parsed = dsn.parse(NEON)
+
+    assert parsed.url.render_as_string(hide_password=False) == (
+        "postgresql+asyncpg://reader:npg_pass@ep-cool-term-1-pooler.eu-central-1.aws.neon.tech/neondb"
+    )
+    assert parsed.pooled
+    assert tls(parsed) == VERIFIED
+
+
+def test_migrations_pass_neons_pooler_by() -> None:
+    direct = dsn.parse(NEON).direct
+
+    assert direct.url.host == "ep-cool-term-1.eu-central-1.aws.neon.tech"
+    assert direct.url.password == "npg_pass"
+    assert not direct.pooled
+    assert tls(direct) == VERIFIED
+
+
+@pytest.mark.parametrize("string", [SERVER, f"{SERVER}?pgbouncer=true", "sqlite:///chat.db"])
+def test_what_is_not_neons_pooler_is_left_as_it_is(string: str) -> None:
+    parsed = dsn.parse(string)
+
+    assert parsed.direct == parsed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "protection"),
+    [
+        ({}, None),
+        ({"sslmode": "disable"}, "disable"),
+        ({"sslmode": "allow"}, "allow"),
+        ({"sslmode": "prefer"}, "prefer"),
+        ({"sslmode": "require"}, "require"),
+        ({"sslmode": "verify-ca"}, CERTIFIED),
+        ({"sslmode": "verify-full"}, VERIFIED),
+        ({"sslmode": "require", "channel_binding": "prefer"}, "require"),
+        ({"sslmode": "require", "channel_binding": "disable"}, "require"),
+        ({"sslmode": "require", "channel_binding": "require"}, VERIFIED),
+        ({"channel_binding": "require"}, VERIFIED),
+        ({"sslmode": "require", "sslrootcert": certifi.where()}, CERTIFIED),
+        ({"sslmode": "verify-full", "sslrootcert": certifi.where()}, VERIFIED),
+        ({"sslmode": "verify-full", "sslrootcert": "system"}, VERIFIED),
+        ({"sslrootcert": "system"}, VERIFIED),
+    ],
+    ids=str,
+)
+def test_an_sslmode_means_what_it_means_to_libpq(parameters: dict[str, str], protection: str | None) -> None:
+    assert tls(parse(**parameters)) == protection
+
+
+def test_the_systems_certificates_vouch_for_nothing_without_the_hosts_name() -> None:
+    # Anyone has a certificate of a public authority; libpq refuses the pair, too.
+    with pytest.raises(ValueError, match="sslmode"):
+        parse(sslmode="require", sslrootcert="system")
+
+
+def test_sslrootcert_is_the_one_authority(tmp_path: Path) -> None:
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    authority = tmp_path / "root.crt"
+    authority.write_text(first + end)
+
+    context = parse(sslmode="verify-full", sslrootcert=str(authority)).connect_args["ssl"]
+
+    assert context.cert_store_stats()["x509"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given_seconds", "seconds"), [(None, 10.0), ("3", 3.0), ("0", None)], ids=["default", "given", "no limit"]
+)
+def test_connect_timeout_is_in_seconds(given_seconds: str | None, seconds: float | None) -> None:
+    parameters = {} if given_seconds is None else {"connect_timeout": given_seconds}
+
+    assert parse(**parameters).connect_args == {"timeout": seconds}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "server_settings"),
+    [
+        ({"application_name": "book chat"}, {"application_name": "book chat"}),
+        ({"options": "-c search_path=book"}, {"search_path": "book"}),
+        ({"options": "-csearch_path=book"}, {"search_path": "book"}),
+        ({"options": "--search_path=book"}, {"search_path": "book"}),
+        ({"options": "-c jit=off  --search_path=book"}, {"jit": "off", "search_path": "book"}),
+        ({"options": "-c application_name=a=b"}, {"application_name": "a=b"}),
+        ({"options": "-c application_name=book--chat"}, {"application_name": "book--chat"}),
+        ({"options": "endpoint=ep-cool-term-1 -c jit=off"}, {"jit": "off"}),
+        ({"options": "-c jit=off", "application_name": "chat"}, {"jit": "off", "application_name": "chat"}),
+    ],
+    ids=str,
+)
+def test_options_and_application_name_are_settings_of_the_server(
+    parameters: dict[str, str], server_settings: dict[str, str]
+) -> None:
+    assert arguments(**parameters) == {"server_settings": server_settings}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"options": "endpoint=ep-cool-term-1"},
+        {"options": "project=ep-cool-term-1"},
+        {"options": ""},
+        {"target_session_attrs": "read-write"},
+        {"gssencmode": "prefer"},
+        {"sslnegotiation": "direct"},
+        {"pgbouncer": "false"},
+        {"channel_binding": "prefer"},
+    ],
+    ids=str,
+)
+def test_a_parameter_without_a_meaning_here_is_left_out(parameters: dict[str, str]) -> None:
+    assert arguments(**parameters) == {}
+
+
+@pytest.mark.parametrize(
+    ("string", "pooled"),
+    [
+        (SERVER, False),
+        (f"{SERVER}?pgbouncer=true", True),
+        (f"{SERVER}?pgbouncer=false", False),
+        (SERVER.replace(".org", ".org:6543"), True),
+        (SERVER.replace(".org", ".org:6543") + "?pgbouncer=true", True),
+        (SERVER.replace(".org", ".org:5432"), False),
+        (SERVER.replace("db.", "db-pooler."), True),
+        (SERVER.replace("db.", "db.a-pooler."), False),
+    ],
+    ids=lambda part: str(part).partition("@")[2] or str(part),
+)
+def test_a_pooler_is_told_by_its_host_its_port_or_its_parameter(string: str, *, pooled: bool) -> None:
+    parsed = dsn.parse(string)
+
+    assert parsed.pooled is pooled
+    assert ("statement_cache_size" in parsed.connect_args) is pooled
+
+
+@pytest.mark.parametrize(
+    ("string", "reason"),
+    [
+        ("", "not a connection string"),
+        (PASSWORD, "not a connection string"),
+        (SERVER.replace(".org", ".org:port"), "not a connection string"),
+        (f"psql '{SERVER}'", "not a connection string"),
+        (SERVER.replace("postgresql", "mysql"), "scheme 'mysql'"),
+        (SERVER.replace("postgresql", "postgresql+psycopg"), "scheme 'postgresql\\+psycopg'"),
+        (SERVER.removesuffix("/book"), "names no host or no database"),
+        (f"postgresql://reader:{PASSWORD}@/book", "names no host or no database"),
+        (f"postgresql://reader:p@{PASSWORD}@db.example.org/book", "@"),
+        (f"{SERVER}?sslmode={PASSWORD}", "sslmode that is none of disable, allow, prefer, require, verify-ca"),
+        (f"{SERVER}?channel_binding={PASSWORD}", "channel_binding that is none of disable, prefer, require"),
+        (f"{SERVER}?sslmode=verify-full&sslrootcert=/nowhere/{PASSWORD}", "sslrootcert that cannot be read"),
+        (f"{SERVER}?sslmode=verify-full&sslrootcert={quote(__file__)}", "sslrootcert that cannot be read"),
+        (f"{SERVER}?connect_timeout={PASSWORD}", "connect_timeout that is not a whole number"),
+        (f"{SERVER}?connect_timeout=-1", "connect_timeout that is not a whole number"),
+        (f"{SERVER}?options={PASSWORD}", "options that are not of the form -c name=value"),
+        (f"{SERVER}?options=branch%3D{PASSWORD}", "not supported here: branch"),
+        (f"{SERVER}?password={PASSWORD}&sslmode=require&jit=off", "not supported here: jit, password"),
+    ],
+    ids=str,
+)
+def test_a_refusal_gives_the_reason_and_never_the_password(string: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        dsn.parse(string)
+
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize(("parameter", "pooled"), [("", False), ("?pgbouncer=true", True)], ids=["direct", "pooled"])
+async def test_statements_are_prepared_on_direct_connections_alone(
+    postgres: PostgresServer, parameter: str, *, pooled: bool
+) -> None:
+    database = Database(dsn.parse(postgres.url() + parameter), pool_size=1)
+    count = text("SELECT count(*) FROM pg_prepared_statements")
+    try:
+        await database.execute(count)
+        [row] = await database.execute(count)
+    finally:
+        await database.close()
+
+    assert (row[0] == 0) is pooled

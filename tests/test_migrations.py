@@ -1,0 +1,359 @@
+"""The migrations: on empty databases of both kinds, by the command line and by the service itself."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app import dsn
+from app.database import REVISION
+from tests import commands
+from tests.conftest import ROOT, Serve, migrate
+from tests.postgres import PostgresServer
+
+ALEMBIC = ("-m", "alembic", "-c", ROOT / "alembic.ini")
+
+type CreateDatabase = Callable[[str], str]
+
+
+def query(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run the statements, each in a transaction of its own, and return the rows of the last one."""
+
+    async def connect_and_execute() -> list[tuple[Any, ...]]:
+        parsed = dsn.parse(url)
+        engine = create_async_engine(
+            parsed.url, connect_args=parsed.connect_args, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
+        async with engine.connect() as connection:
+            for statement in statements:
+                result = await connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    return asyncio.run(connect_and_execute())
+
+
+def check(url: str) -> None:
+    """Run `alembic check`, which raises where the models and the database differ."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        command.check(Config(ROOT / "alembic.ini"))
+
+
+def tables(url: str) -> set[str]:
+    """The names of the tables, without Alembic's own."""
+    statement = (
+        "SELECT name FROM sqlite_master WHERE type = 'table'"
+        if dsn.parse(url).sqlite
+        else "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    )
+    return {row[0] for row in query(url, statement)} - {"alembic_version"}
+
+
+@pytest.fixture
+def create_database(postgres: PostgresServer) -> CreateDatabase:
+    """Make an empty PostgreSQL database for its owner; returns the owner's address for it."""
+
+    def create(owner: str) -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        query(postgres.url(), f"CREATE DATABASE {name} OWNER {owner}")
+        return postgres.url(name).replace("postgres@", f"{owner}@")
+
+    return create
+
+
+@pytest.fixture
+def postgresql(create_database: CreateDatabase) -> str:
+    """An empty PostgreSQL database."""
+    return create_database("postgres")
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    """An SQLite database that does not exist yet."""
+    return f"sqlite+aiosqlite:///{tmp_path}/empty.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+@pytest.fixture
+def tenants_database(create_database: CreateDatabase, postgres: PostgresServer) -> str:
+    """An empty PostgreSQL database whose owner may not install pgvector."""
+    tenant = f"tenant_{uuid.uuid4().hex}"
+    query(postgres.url(), f"CREATE ROLE {tenant} LOGIN")
+    return create_database(tenant)
+
+
+@pytest.fixture
+def install_pgvector(tenants_database: str, postgres: PostgresServer) -> Callable[[], object]:
+    """Install pgvector in the tenant's database, as its superuser can."""
+    superusers = postgres.url(tenants_database.rpartition("/")[2])
+    return lambda: query(superusers, "CREATE EXTENSION vector")
+
+
+def test_up_and_down_and_up_again(url: str) -> None:
+    for _ in range(2):
+        migrate(url)
+        assert tables(url) == {"chat_sessions", "messages", "documents"}
+        check(url)
+
+        migrate(url, "base")
+        assert tables(url) == set()
+
+
+def test_a_downgrade_leaves_no_enum_type_behind(postgresql: str) -> None:
+    enums = "SELECT typname FROM pg_type WHERE typtype = 'e'"
+    migrate(postgresql)
+    assert query(postgresql, enums) == [("message_role_enum",)]
+
+    migrate(postgresql, "base")
+    assert query(postgresql, enums) == []
+
+
+def test_upgrading_twice_changes_nothing(url: str) -> None:
+    session_id = "00000000000040008000000000000000"
+    migrate(url)
+    query(url, f"INSERT INTO chat_sessions VALUES ('{session_id}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)")
+
+    migrate(url)
+
+    assert len(query(url, "SELECT id FROM chat_sessions")) == 1
+
+
+def test_the_code_knows_the_newest_revision() -> None:
+    assert ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_heads() == [REVISION]
+
+
+def test_the_columns_of_postgresql(postgresql: str) -> None:
+    migrate(postgresql)
+
+    columns = query(
+        postgresql,
+        """
+        SELECT format('%s.%s %s%s', relname, attname, format_type(atttypid, atttypmod),
+                      CASE WHEN attnotnull THEN '' ELSE ' null' END)
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version' AND attnum > 0
+        ORDER BY relname, attnum
+        """,
+    )
+
+    assert [row[0] for row in columns] == [
+        "chat_sessions.id uuid",
+        "chat_sessions.created_at timestamp with time zone",
+        "chat_sessions.updated_at timestamp with time zone",
+        "documents.id uuid",
+        "documents.source text",
+        "documents.title text",
+        "documents.position integer",
+        "documents.content text",
+        "documents.embedding vector(1536) null",
+        "documents.metadata json",
+        "documents.created_at timestamp with time zone",
+        "messages.id uuid",
+        "messages.session_id uuid",
+        "messages.role message_role_enum",
+        "messages.content text",
+        "messages.selected_text text null",
+        "messages.created_at timestamp with time zone",
+    ]
+
+
+def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
+    migrate(postgresql)
+
+    keys = query(
+        postgresql,
+        """
+        SELECT format('%s: %s', conrelid::regclass, pg_get_constraintdef(oid)) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f') ORDER BY 1
+        """,
+    )
+    assert [row[0] for row in keys] == [
+        "alembic_version: PRIMARY KEY (version_num)",
+        "chat_sessions: PRIMARY KEY (id)",
+        "documents: PRIMARY KEY (id)",
+        "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
+        "messages: PRIMARY KEY (id)",
+    ]
+    [index] = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_messages_%'")
+    assert index[0].endswith(" ON public.messages USING btree (session_id, created_at, id)")
+    assert query(postgresql, "SELECT enum_range(NULL::message_role_enum)::text") == [("{user,assistant,system}",)]
+
+
+def test_the_schema_of_sqlite(sqlite: str) -> None:
+    migrate(sqlite)
+
+    columns = query(
+        sqlite,
+        """
+        SELECT t.name || '.' || c.name || ' ' || c.type || iif(c."notnull", '', ' null')
+        FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name <> 'alembic_version'
+        ORDER BY t.name, c.cid
+        """,
+    )
+    assert [row[0] for row in columns] == [
+        "chat_sessions.id CHAR(32)",
+        "chat_sessions.created_at DATETIME",
+        "chat_sessions.updated_at DATETIME",
+        "documents.id CHAR(32)",
+        "documents.source TEXT",
+        "documents.title TEXT",
+        "documents.position INTEGER",
+        "documents.content TEXT",
+        "documents.embedding JSON null",
+        "documents.metadata JSON",
+        "documents.created_at DATETIME",
+        "messages.id CHAR(32)",
+        "messages.session_id CHAR(32)",
+        "messages.role VARCHAR(9)",
+        "messages.content TEXT",
+        "messages.selected_text TEXT null",
+        "messages.created_at DATETIME",
+    ]
+    keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
+    assert query(sqlite, keys) == [("chat_sessions", "session_id", "id", "CASCADE")]
+    index = "SELECT name FROM pragma_index_info('ix_messages_session_id_created_at_id') ORDER BY seqno"
+    assert query(sqlite, index) == [("session_id",), ("created_at",), ("id",)]
+
+
+def test_an_embedding_can_be_stored_and_searched(postgresql: str) -> None:
+    migrate(postgresql)
+
+    nearest = query(
+        postgresql,
+        document("near", "array_fill(1, ARRAY[1536])::vector"),
+        document("far", "array_fill(-1, ARRAY[1536])::vector"),
+        document("unknown", "NULL"),
+        "SELECT title FROM documents WHERE embedding IS NOT NULL ORDER BY embedding <=> array_fill(2, ARRAY[1536])::vector",
+    )
+
+    assert nearest == [("near",), ("far",)]
+
+
+def document(title: str, embedding: str) -> str:
+    """The statement that stores a chunk of the book."""
+    return f"""
+        INSERT INTO documents (id, source, title, position, content, embedding, metadata, created_at)
+        VALUES (gen_random_uuid(), 'book.md', '{title}', 0, 'A robot.', {embedding}, '{{}}', now())
+    """
+
+
+def test_without_pgvector_the_embedding_is_an_array_that_pgvector_can_cast(
+    tenants_database: str, install_pgvector: Callable[[], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    embedding_type = "SELECT pg_typeof(embedding)::text FROM documents"
+
+    migrate(tenants_database)
+
+    assert [record.levelname for record in caplog.records if "real[]" in record.getMessage()] == ["WARNING"]
+    check(tenants_database)
+    query(tenants_database, document("near", "array_fill(1, ARRAY[1536])"))
+    assert query(tenants_database, embedding_type) == [("real[]",)]
+
+    install_pgvector()
+
+    distance = "SELECT embedding::vector <=> array_fill(1, ARRAY[1536])::vector FROM documents"
+    assert query(tenants_database, distance) == [(0.0,)]
+    query(tenants_database, "ALTER TABLE documents ALTER COLUMN embedding TYPE vector(1536)")
+    assert query(tenants_database, embedding_type) == [("vector",)]
+    check(tenants_database)
+
+
+def test_pgvector_is_used_where_someone_else_installed_it(
+    tenants_database: str, install_pgvector: Callable[[], object]
+) -> None:
+    install_pgvector()
+
+    migrate(tenants_database)
+    query(tenants_database, document("near", "array_fill(1, ARRAY[1536])::vector"))
+
+    assert query(tenants_database, "SELECT pg_typeof(embedding)::text FROM documents") == [("vector",)]
+
+
+async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str, tmp_path: Path) -> None:
+    # Whoever makes Alembic's table first has to wait for this transaction, so that the deploys do meet.
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    gate = await asyncpg.connect(postgresql)
+    await gate.execute("BEGIN; CREATE TABLE alembic_version (version_num text)")
+    deploys = [commands.start(*ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(2)]
+    try:
+        async with asyncio.timeout(commands.TIMEOUT_SECONDS):
+            while await gate.fetchval(waiting) < len(deploys):  # noqa: ASYNC110  # PostgreSQL has no event for it.
+                await asyncio.sleep(0.01)
+    finally:
+        await gate.close()
+        results = [commands.finish(deploy) for deploy in deploys]
+
+    assert [status for status, _ in results] == [0, 0], results
+    assert sum("Running upgrade" in output for _, output in results) == 1
+
+
+def test_processes_that_start_together_make_the_embedded_database_together(tmp_path: Path) -> None:
+    start = """
+import asyncio
+import alembic.command
+from app import dsn
+from app.database import Database
+
+async def start():
+    database = Database(dsn.parse("sqlite:///chat.db"), pool_size=1)
+    print("ready", flush=True)
+    input()
+    await database.migrate()
+    print(await database.revision())
+    await database.close()
+
+asyncio.run(start())
+"""
+    processes = [commands.start("-c", start, folder=tmp_path) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+    assert [commands.finish(process) for process in processes] == [(0, f"{REVISION}\n")] * 4
+    assert query(f"sqlite:///{tmp_path}/chat.db", "SELECT version_num FROM alembic_version") == [(REVISION,)]
+
+
+def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> None:
+    status, output = commands.run(*ALEMBIC, "upgrade", "head", folder=tmp_path)
+
+    assert status > 0
+    assert "DATABASE_URL is missing" in output
+    assert "OPENAI_API_KEY" not in output
+    assert "Traceback" not in output
+
+
+def test_the_command_line_needs_no_variable_but_the_databases(tmp_path: Path) -> None:
+    status, output = commands.run(*ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL="sqlite:///book.db")
+
+    assert status == 0, output
+    assert tables(f"sqlite:///{tmp_path}/book.db") == {"chat_sessions", "messages", "documents"}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite+aiosqlite:///:memory:", "sqlite://"])
+async def test_the_service_answers_on_a_database_in_memory(serve: Serve, database_url: str) -> None:
+    service = await serve()
+
+    first = (await service.chat("What is a robot?")).json()
+    responses = await asyncio.gather(*(service.chat("And?", session_id=first["session_id"]) for _ in range(5)))
+
+    assert [(r.status_code, r.json()["session_id"]) for r in responses] == [(200, first["session_id"])] * 5

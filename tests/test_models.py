@@ -1,0 +1,274 @@
+"""The shapes of the API on their own, and the tables through the ORM on both databases."""
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from dirty_equals import IsPartialDict
+from pydantic import ValidationError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import dsn
+from app.database import Database
+from app.models import ChatRequest, ChatResponse, ChatSession, Document, HealthResponse, Message, MessageRole
+from tests.conftest import Tables
+
+SESSION_ID = uuid.UUID("5f0c954e-6a35-4d0f-9d32-0d5a1c7e2b11")
+LONG_AGO = datetime(2020, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC)
+INSTANT = timedelta(microseconds=1)
+
+
+def test_a_request_needs_nothing_but_a_message() -> None:
+    request = ChatRequest.model_validate_json('{"message": "What is a robot?"}')
+
+    assert request.model_dump() == {"message": "What is a robot?", "session_id": None, "selected_text": None}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"message": " What?\n", "session_id": str(SESSION_ID), "selected_text": "A robot.\t"},
+        {"message": "روبوٹ 🤖 e\u0301", "session_id": "any text", "selected_text": ""},
+        {"message": "What?", "session_id": None, "selected_text": None},
+    ],
+)
+def test_a_request_keeps_its_texts_as_they_are(fields: dict[str, Any]) -> None:
+    request = ChatRequest.model_validate(fields)
+
+    assert request.model_dump() == fields
+    assert ChatRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({}, "message", "Field required"),
+        ({"message": None}, "message", "Input should be a valid string"),
+        ({"message": 7}, "message", "Input should be a valid string"),
+        ({"message": ["What?"]}, "message", "Input should be a valid string"),
+        ({"message": ""}, "message", "Value error, must not be blank"),
+        ({"message": " \n\t\N{NO-BREAK SPACE}"}, "message", "Value error, must not be blank"),
+        ({"message": "a\x00b"}, "message", "Value error, must not contain NUL characters"),
+        ({"message": "a\ud83d"}, "message", "Value error, must not contain unpaired surrogates"),
+        ({"message": "What?", "session_id": 7}, "session_id", "Input should be a valid string"),
+        ({"message": "What?", "selected_text": 7}, "selected_text", "Input should be a valid string"),
+        (
+            {"message": "What?", "selected_text": "\x00"},
+            "selected_text",
+            "Value error, must not contain NUL characters",
+        ),
+        (
+            {"message": "What?", "selected_text": "\udc00"},
+            "selected_text",
+            "Value error, must not contain unpaired surrogates",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_refused(fields: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        ChatRequest.model_validate(fields)
+
+    assert refusal.value.errors() == [IsPartialDict(loc=(field,), msg=reason)]
+
+
+def test_a_response_is_written_as_text_with_its_time_in_utc() -> None:
+    response = ChatResponse(response="A machine. 🤖", session_id=SESSION_ID, timestamp=LONG_AGO)
+
+    assert response.model_dump_json() == (
+        '{"response":"A machine. 🤖","session_id":"5f0c954e-6a35-4d0f-9d32-0d5a1c7e2b11",'
+        '"timestamp":"2020-02-29T23:59:59.999999Z"}'
+    )
+    assert ChatResponse.model_validate_json(response.model_dump_json()) == response
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"session_id": SESSION_ID, "timestamp": LONG_AGO}, "response"),
+        ({"response": None, "session_id": SESSION_ID, "timestamp": LONG_AGO}, "response"),
+        ({"response": "A machine.", "timestamp": LONG_AGO}, "session_id"),
+        ({"response": "A machine.", "session_id": "mine", "timestamp": LONG_AGO}, "session_id"),
+        ({"response": "A machine.", "session_id": SESSION_ID}, "timestamp"),
+        ({"response": "A machine.", "session_id": SESSION_ID, "timestamp": "today"}, "timestamp"),
+    ],
+)
+def test_a_response_has_all_of_its_fields(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        ChatResponse.model_validate(fields)
+
+    assert refusal.value.errors() == [IsPartialDict(loc=(field,))]
+
+
+def test_health_is_healthy_and_nothing_else() -> None:
+    assert HealthResponse().model_dump_json() == '{"status":"healthy"}'
+    assert HealthResponse.model_validate_json('{"status": "healthy"}') == HealthResponse()
+    with pytest.raises(ValidationError) as refusal:
+        HealthResponse.model_validate({"status": "poorly"})
+    assert refusal.value.errors() == [IsPartialDict(loc=("status",), msg="Input should be 'healthy'")]
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A migrated database of each kind, without rows, connected to as the service does."""
+    database = Database(dsn.parse(database_url), pool_size=2)
+    if database.dsn.sqlite:
+        await database.migrate()
+    await Tables(database.engine).clear()
+    yield database
+    await database.close()
+
+
+async def add(database: Database, *rows: ChatSession | Message | Document) -> None:
+    async with AsyncSession(database.engine) as orm:
+        orm.add_all(rows)
+        await orm.commit()
+
+
+def conversation() -> ChatSession:
+    """A session with a question and its reply."""
+    question = Message(
+        session_id=SESSION_ID,
+        role=MessageRole.user,
+        content="How many legs?",
+        selected_text="A hexapod has six legs.",
+        created_at=LONG_AGO,
+    )
+    reply = Message(session_id=SESSION_ID, role=MessageRole.assistant, content="Six.", created_at=LONG_AGO + INSTANT)
+    # The reply first: it is the times that put them in order.
+    return ChatSession(id=SESSION_ID, created_at=LONG_AGO, updated_at=LONG_AGO, messages=[reply, question])
+
+
+async def test_a_session_is_read_back_with_its_messages_oldest_first(database: Database) -> None:
+    await add(database, conversation())
+
+    async with AsyncSession(database.engine) as orm:
+        session = await orm.get_one(ChatSession, SESSION_ID)
+        await orm.refresh(session, ["messages"])
+
+    assert session.model_dump() == {"id": SESSION_ID, "created_at": LONG_AGO, "updated_at": LONG_AGO}
+    assert [(m.session_id, m.role, m.content, m.selected_text, m.created_at) for m in session.messages] == [
+        (SESSION_ID, MessageRole.user, "How many legs?", "A hexapod has six legs.", LONG_AGO),
+        (SESSION_ID, MessageRole.assistant, "Six.", None, LONG_AGO + INSTANT),
+    ]
+
+
+async def test_a_message_is_read_back_with_its_session_and_typed_values(database: Database) -> None:
+    await add(database, conversation())
+
+    async with AsyncSession(database.engine) as orm:
+        reply = (await orm.exec(select(Message).where(Message.role == MessageRole.assistant))).one()
+        await orm.refresh(reply, ["session"])
+
+    assert reply.session.id == SESSION_ID
+    assert isinstance(reply.id, uuid.UUID)
+    assert type(reply.role) is MessageRole
+    assert reply.created_at.utcoffset() == timedelta(0)
+    assert reply.session.updated_at.utcoffset() == timedelta(0)
+
+
+async def test_a_time_of_another_zone_is_kept_as_the_same_moment(database: Database) -> None:
+    in_karachi = LONG_AGO.astimezone(timezone(timedelta(hours=5)))
+    await add(database, ChatSession(id=SESSION_ID, created_at=in_karachi))
+
+    async with AsyncSession(database.engine) as orm:
+        session = await orm.get_one(ChatSession, SESSION_ID)
+
+    assert session.created_at == LONG_AGO
+    assert session.created_at.utcoffset() == timedelta(0)
+
+
+async def test_ids_and_times_are_given_where_none_are_set(database: Database) -> None:
+    before = datetime.now(UTC)
+    session = ChatSession()
+    await add(database, session, Message(session_id=session.id, role=MessageRole.system, content="Be brief."))
+    after = datetime.now(UTC)
+
+    async with AsyncSession(database.engine) as orm:
+        session = (await orm.exec(select(ChatSession))).one()
+        message = (await orm.exec(select(Message))).one()
+
+    assert message.session_id == session.id
+    assert session.id.version == message.id.version == 4
+    for moment in (session.created_at, session.updated_at, message.created_at):
+        assert before <= moment <= after
+
+
+async def test_a_changed_session_is_marked_as_updated(database: Database) -> None:
+    await add(database, conversation())
+    before = datetime.now(UTC)
+
+    async with AsyncSession(database.engine) as orm:
+        session = await orm.get_one(ChatSession, SESSION_ID)
+        session.created_at -= timedelta(days=1)
+        await orm.commit()
+    async with AsyncSession(database.engine) as orm:
+        session = await orm.get_one(ChatSession, SESSION_ID)
+
+    assert session.created_at == LONG_AGO - timedelta(days=1)
+    assert before <= session.updated_at <= datetime.now(UTC)
+
+
+async def test_a_deleted_session_takes_its_messages_along_and_no_others(database: Database) -> None:
+    other = ChatSession()
+    other.messages.append(Message(session_id=other.id, role=MessageRole.user, content="What rolls?"))
+    await add(database, conversation(), other)
+
+    async with AsyncSession(database.engine) as orm:
+        await orm.delete(await orm.get_one(ChatSession, SESSION_ID))
+        await orm.commit()
+        messages = (await orm.exec(select(Message))).all()
+
+    assert [message.content for message in messages] == ["What rolls?"]
+
+
+async def test_a_deleted_message_leaves_its_session(database: Database) -> None:
+    await add(database, conversation())
+
+    async with AsyncSession(database.engine) as orm:
+        question = (await orm.exec(select(Message).where(Message.role == MessageRole.user))).one()
+        await orm.delete(question)
+        await orm.commit()
+        session = await orm.get_one(ChatSession, SESSION_ID)
+        await orm.refresh(session, ["messages"])
+
+    assert [message.content for message in session.messages] == ["Six."]
+
+
+async def test_a_message_of_no_session_is_refused(database: Database) -> None:
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
+        await add(database, Message(session_id=SESSION_ID, role=MessageRole.user, content="Hello?"))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_postgresql_refuses_a_role_that_is_none(database: Database) -> None:
+    await add(database, conversation())
+
+    with pytest.raises(DBAPIError, match='invalid input value for enum message_role_enum: "robot"'):
+        async with database.engine.begin() as connection:
+            await connection.execute(text("UPDATE messages SET role = 'robot'"))
+
+
+async def test_a_chunk_of_the_book_keeps_its_metadata(database: Database) -> None:
+    chunk = Document(
+        source="docs/gait.md",
+        title="Gait",
+        position=3,
+        content="Legs 🦿",
+        meta={"part": [1, "ب"]},
+        created_at=LONG_AGO,
+    )
+    expected = chunk.model_dump()
+    await add(database, chunk)
+
+    async with AsyncSession(database.engine) as orm:
+        found = await orm.get_one(Document, expected["id"])
+        await orm.delete(found)
+        await orm.commit()
+
+    assert found.model_dump() == expected
+    assert (expected["embedding"], expected["meta"]) == (None, {"part": [1, "ب"]})
