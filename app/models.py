@@ -134,7 +134,7 @@ class ChatRequest(ApiModel):
     """A reader's question."""
 
     message: Annotated[str, AfterValidator(_storable), AfterValidator(_not_blank)] = Field(
-        min_length=1, schema_extra={"examples": ["What is a humanoid robot?"]}
+        schema_extra={"examples": ["What is a humanoid robot?"]}
     )
     """The question itself."""
     session_id: str | None = Field(default=None, schema_extra={"examples": [None]})

@@ -29,11 +29,16 @@ def test_a_request_needs_nothing_but_a_message() -> None:
     assert request.model_dump() == {"message": "What is a robot?", "session_id": None, "selected_text": None}
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+def test_a_blank_selected_text_is_none(blank: str) -> None:
+    assert ChatRequest(message="What?", selected_text=blank).selected_text is None
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"message": " What?\n", "session_id": str(SESSION_ID), "selected_text": "A robot.\t"},
-        {"message": "روبوٹ 🤖 e\u0301", "session_id": "any text", "selected_text": ""},
+        {"message": "روبوٹ 🤖 e\u0301", "session_id": "any text", "selected_text": "متن"},
         {"message": "What?", "session_id": None, "selected_text": None},
     ],
 )
