@@ -1,29 +1,66 @@
 """The turn: from a reader's question to the recorded answer."""
 
 import asyncio
+import contextlib
 import hashlib
 import html
+import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import Executable, insert, select, update
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BeforeValidator
+from sqlalchemy import Executable, Row, insert, or_, select, update
 from sqlmodel import col
 
-from app.config import Settings
 from app.database import Database
-from app.dependencies import Config, Db, Model, Retrieve
-from app.errors import ERROR_RESPONSES
-from app.llm import LanguageModel, PromptMessage
+from app.dependencies import Config, Db, Model, Retrieve, Running, within_rate
+from app.errors import (
+    ERROR_RESPONSES,
+    DatabaseError,
+    DuplicateKeyError,
+    IdempotencyConflictError,
+    MissingReferenceError,
+    SessionNotFoundError,
+    TurnInProgressError,
+    error_response,
+)
+from app.llm import PromptMessage
 from app.logs import current_request
-from app.models import ChatRequest, ChatResponse, ChatSession, Message, MessageRole, utc_now
-from app.retrieval import Passage, Retriever
+from app.models import (
+    ChatRequest,
+    ChatResponse,
+    ChatSession,
+    DeltaEvent,
+    Message,
+    MessageRole,
+    SessionEvent,
+    utc_now,
+)
+from app.retrieval import Passage
 
 router = APIRouter(tags=["chat"])
+
+type TurnEvent = SessionEvent | DeltaEvent
+
+IdempotencyKey = Annotated[
+    uuid.UUID | None,
+    Header(
+        description="A UUID of the client's choosing. The same request with the same key gets the recorded answer "
+        "instead of a second one, also after a lost connection."
+    ),
+    # The IETF draft makes the key a structured field's string, which has quotes.
+    BeforeValidator(lambda value: value.strip('"') if isinstance(value, str) else value),
+]
+
+RETRIEVAL_TIMEOUT_SECONDS = 5.0
+CLAIM_MARGIN_SECONDS = 10.0
+"""How much longer than the model's deadline a turn with a key may take, for retrieval and the database."""
 
 
 async def within_limits(question: ChatRequest, settings: Config) -> ChatRequest:
@@ -39,69 +76,165 @@ async def within_limits(question: ChatRequest, settings: Config) -> ChatRequest:
     return question
 
 
-@router.post("/chat", responses=ERROR_RESPONSES)
-async def chat(
-    question: Annotated[ChatRequest, Depends(within_limits)],
-    db: Db,
-    model: Model,
-    retrieve: Retrieve,
-    settings: Config,
-) -> ChatResponse:
+@dataclass(frozen=True)
+class Turn:
+    """A question, and what it takes to answer it."""
+
+    question: Annotated[ChatRequest, Depends(within_limits)]
+    db: Db
+    model: Model
+    retrieve: Retrieve
+    settings: Config
+    idempotency_key: IdempotencyKey = None
+
+
+@router.post("/chat", dependencies=[Depends(within_rate)], responses=ERROR_RESPONSES)
+async def chat(turn: Annotated[Turn, Depends()], turns: Running) -> ChatResponse:
     """Answer a question about the book.
 
     Without a `session_id` a new session begins, and the response names it; with one, the answer takes the session's last
     messages into account. With a `selected_text` the answer comes from that text alone.
     """
-    return await take_turn(question, db=db, model=model, retrieve=retrieve, settings=settings)
+    return await turns.run(take_turn(turn))
 
 
-async def take_turn(
-    question: ChatRequest, *, db: Database, model: LanguageModel, retrieve: Retriever, settings: Settings
-) -> ChatResponse:
-    """Answer the question and record both.
+async def stream_turn(turn: Annotated[Turn, Depends()], turns: Running) -> AsyncIterator[ServerSentEvent]:
+    """Begin a turn and return its events, once the first piece of the answer is there.
+
+    What fails before is raised, and so gets its proper status.
+    """
+    events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
+    answering = turns.start(take_turn(turn, emit=events.put_nowait))
+    answering.add_done_callback(lambda _: events.put_nowait(None))
+    opening = []
+    while (event := await events.get()) is not None:
+        opening.append(event)
+        if isinstance(event, DeltaEvent):
+            break
+    else:
+        answering.result()
+    return _events(answering, opening, events)
+
+
+@router.post(
+    "/chat/stream",
+    dependencies=[Depends(within_rate)],
+    response_class=EventSourceResponse,
+    responses=ERROR_RESPONSES,
+)
+async def chat_stream(
+    events: Annotated[AsyncIterator[ServerSentEvent], Depends(stream_turn)],
+) -> AsyncIterator[ServerSentEvent]:
+    """Answer like `POST /chat`, piece by piece, as server-sent events.
+
+    First `session` with `{session_id}`, then `delta` with `{text}` as often as it takes, then either `done` with what
+    `POST /chat` returns or `error` with the error body. The answer is finished and recorded even if nobody reads it.
+    """
+    async for event in events:
+        yield event
+
+
+async def _events(
+    answering: asyncio.Task[ChatResponse], opening: Sequence[TurnEvent], following: asyncio.Queue[TurnEvent | None]
+) -> AsyncIterator[ServerSentEvent]:
+    """Yield the turn's events and one last one that says how it ended, since a cut stream can look like a finished one."""
+    try:
+        for event in opening:
+            yield _server_sent(event)
+        while (next_event := await following.get()) is not None:
+            yield _server_sent(next_event)
+        try:
+            answer = answering.result()
+        except Exception as error:  # noqa: BLE001  # Whatever it is, the stream has to say so.
+            body, _, _ = error_response(error)
+            yield ServerSentEvent(event="error", raw_data=body.model_dump_json(exclude_none=True))
+        else:
+            yield ServerSentEvent(event="done", data=answer)
+    finally:
+        if not answering.done():
+            answering.add_done_callback(_log_failure)
+
+
+def _server_sent(event: TurnEvent) -> ServerSentEvent:
+    return ServerSentEvent(event="session" if isinstance(event, SessionEvent) else "delta", data=event)
+
+
+def _log_failure(answering: asyncio.Task[ChatResponse]) -> None:
+    """Log how a turn failed whose reader has left."""
+    if error := answering.exception():
+        error_response(error)
+
+
+async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = None) -> ChatResponse:
+    """Answer the question and record both; with `emit`, hand on the session and each piece of the answer on the way.
 
     When this returns, the answer is in the database. When it raises a ModelError, the question is; when it raises a
-    DatabaseError, either may be missing. No connection is held while the model thinks.
+    DatabaseError, either may be missing. No connection is held while the model thinks. With an idempotency key the
+    recorded answer is returned if there is one; IdempotencyConflictError and TurnInProgressError say why there cannot be.
     """
+    question, db, settings = turn.question, turn.db, turn.settings
     request = current_request()
     request.confidential += [question.message, question.selected_text or ""]
     excerpt = question.selected_text
+    ids = _ids(question, turn.idempotency_key)
 
-    conversation = await _find_conversation(db, question.session_id, 0 if excerpt else settings.history_limit)
+    conversation = await _find_conversation(db, question, ids, 0 if excerpt else settings.history_limit)
     request.session_id = conversation.session_id
+    if emit:
+        emit(SessionEvent(session_id=conversation.session_id))
     asked = Message(
+        id=ids.message,
         session_id=conversation.session_id,
         role=MessageRole.user,
         content=question.message,
         selected_text=excerpt,
         created_at=_after(conversation.last_message_at),
     )
+    if turn.idempotency_key:
+        seconds = settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
+        asked.answering_until = utc_now() + timedelta(seconds=seconds)
+        if recorded := await _claim(db, asked, new_session=conversation.is_new):
+            if emit:
+                emit(DeltaEvent(text=recorded.response))
+            return recorded
 
-    async def ask() -> str:
-        passages = () if excerpt else await retrieve(question.message)
-        prompt = assemble_prompt(
-            question.message,
-            book_title=settings.book_title,
-            excerpt=excerpt,
-            passages=passages,
-            history=conversation.history,
-        )
-        request.confidential += [message["content"] for message in prompt]
-        return await model.answer(prompt)
-
-    answering = asyncio.create_task(ask())
+    answering = asyncio.create_task(_ask(turn, excerpt, conversation.history, emit))
     try:
-        # The question is written while the model thinks, and whatever becomes of the answer.
-        await _record_question(db, asked, new_session=conversation.is_new)
+        if not turn.idempotency_key:
+            # The question is written while the model thinks, and whatever becomes of the answer.
+            with contextlib.suppress(DuplicateKeyError):  # A first try had arrived before its connection was lost.
+                await _record_question(db, asked, new_session=conversation.is_new)
         answer = await answering
+        return await _record_reply(db, asked, answer)
     except BaseException:
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
+        if turn.idempotency_key:
+            await _release(db, asked)
         raise
-    request.confidential.append(answer)
 
-    replied_at = await _record_reply(db, asked, answer)
-    return ChatResponse(response=answer, session_id=asked.session_id, timestamp=replied_at)
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids of the rows that a turn writes; those of a turn with an idempotency key come from the key."""
+
+    new_session: uuid.UUID
+    message: uuid.UUID
+
+
+def _ids(question: ChatRequest, idempotency_key: uuid.UUID | None) -> Ids:
+    if idempotency_key is None:
+        return Ids(uuid.uuid4(), uuid.uuid4())
+    # The session that the client named is part of the new one's id: naming another one is another request.
+    return Ids(
+        new_session=uuid.uuid5(idempotency_key, f"session {question.session_id or ''}"),
+        message=uuid.uuid5(idempotency_key, "message"),
+    )
+
+
+def _reply_id(message_id: uuid.UUID) -> uuid.UUID:
+    """Return the id of the one reply that a message can have."""
+    return uuid.uuid5(message_id, "reply")
 
 
 @dataclass(frozen=True)
@@ -111,42 +244,122 @@ class Conversation:
     session_id: uuid.UUID
     is_new: bool = True
     history: Sequence[PromptMessage] = ()
-    """Its last messages, oldest first."""
+    """Its last messages, oldest first, each reply after its question."""
     last_message_at: datetime | None = None
 
 
-async def _find_conversation(db: Database, session_id: str | None, history_limit: int) -> Conversation:
+async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, history_limit: int) -> Conversation:
     """Return the session with its last messages, or a new one when the id is absent, malformed or not known."""
     try:
-        known_id = uuid.UUID(session_id or "")
+        session_id = uuid.UUID(question.session_id or "")
     except ValueError:
-        return Conversation(uuid.uuid4())
+        return Conversation(ids.new_session)
 
     recent = (
         select(Message)
-        .where(col(Message.session_id) == known_id)
+        .where(col(Message.session_id) == session_id, col(Message.id) != ids.message)
         .order_by(col(Message.created_at).desc(), col(Message.id).desc())
         .limit(max(history_limit, 1))  # The time of the last one is wanted even where no history is.
         .subquery()
     )
     # One statement tells an empty session, which gives a row of nulls, from an unknown one, which gives none.
     session_and_recent = (
-        select(recent.c.role, recent.c.content, recent.c.created_at)
+        select(recent.c.id, recent.c.role, recent.c.content, recent.c.created_at)
         .select_from(ChatSession)
         .outerjoin(recent, recent.c.session_id == col(ChatSession.id))
-        .where(col(ChatSession.id) == known_id)
+        .where(col(ChatSession.id) == session_id)
         .order_by(recent.c.created_at, recent.c.id)
     )
     rows = await db.execute(session_and_recent)
     if not rows:
-        return Conversation(uuid.uuid4())
-    history = [PromptMessage(role=row.role.value, content=row.content) for row in rows if row.role is not None]
+        return Conversation(ids.new_session)
+    last_message_at = rows[-1].created_at
+    history = _in_turns(rows) if history_limit and last_message_at else ()
     return Conversation(
-        known_id,
+        session_id,
         is_new=False,
-        history=history if history_limit else (),
-        last_message_at=rows[-1].created_at,
+        history=[PromptMessage(role=row.role.value, content=row.content) for row in history],
+        last_message_at=last_message_at,
     )
+
+
+def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
+    """Yield the rows in their order, but each reply right after its question: questions asked at once interleave."""
+    replies = {row.id: row for row in rows}
+    following = {_reply_id(row.id) for row in rows}
+    for row in rows:
+        if row.id not in following:
+            yield row
+            if reply := replies.get(_reply_id(row.id)):
+                yield reply
+
+
+async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResponse | None:
+    """Record the question and make it ours to answer, or return the answer that it has already.
+
+    Raises IdempotencyConflictError when the key was used for another question, and TurnInProgressError when this one may
+    still be being answered. A question whose answer failed, or whose process died, becomes ours.
+    """
+    try:
+        await _record_question(db, asked, new_session=new_session)
+    except DuplicateKeyError:
+        pass
+    else:
+        return None
+
+    rows = await db.execute(select(Message).where(col(Message.id).in_([asked.id, _reply_id(asked.id)])))
+    recorded = {row.id: row for row in rows}
+    question, reply = recorded.get(asked.id), recorded.get(_reply_id(asked.id))
+    if question is None or not all(getattr(question, name) == getattr(asked, name) for name in _IDENTITY):
+        raise IdempotencyConflictError
+    if reply is not None:
+        return ChatResponse(response=reply.content, session_id=reply.session_id, timestamp=reply.created_at)
+    if question.answering_until == asked.answering_until:
+        return None  # The connection was lost after our own first try had arrived.
+
+    now = utc_now()
+    until = col(Message.answering_until)
+    taken_over = await db.execute(
+        update(Message)
+        .where(col(Message.id) == asked.id, or_(until.is_(None), until <= now))
+        .values(answering_until=asked.answering_until)
+        .returning(col(Message.id))
+    )
+    if not taken_over:
+        seconds = (question.answering_until - now).total_seconds() if question.answering_until else 0.0
+        raise TurnInProgressError(retry_after=str(max(1, math.ceil(seconds))))
+    return None
+
+
+_IDENTITY = ("session_id", "content", "selected_text")
+"""What makes two questions with one key the same request."""
+
+
+async def _release(db: Database, asked: Message) -> None:
+    """Let a question whose answer failed be asked again at once."""
+    claimed = update(Message).where(col(Message.id) == asked.id, col(Message.answering_until) == asked.answering_until)
+    with contextlib.suppress(DatabaseError):  # The claim runs out by itself.
+        await db.execute(claimed.values(answering_until=None))
+
+
+async def _ask(
+    turn: Turn, excerpt: str | None, history: Sequence[PromptMessage], emit: Callable[[TurnEvent], None] | None
+) -> str:
+    """Return the model's answer, from the retrieved passages and the history or from the excerpt alone."""
+    async with asyncio.timeout(RETRIEVAL_TIMEOUT_SECONDS):
+        passages = () if excerpt else await turn.retrieve(turn.question.message)
+    prompt = assemble_prompt(
+        turn.question.message,
+        book_title=turn.settings.book_title,
+        excerpt=excerpt,
+        passages=passages,
+        history=history,
+    )
+    request = current_request()
+    request.confidential += [message["content"] for message in prompt]
+    answer = await turn.model.answer(prompt, emit and (lambda text: emit(DeltaEvent(text=text))))
+    request.confidential.append(answer)
+    return answer
 
 
 def _after(previous: datetime | None) -> datetime:
@@ -233,18 +446,29 @@ async def _record_question(db: Database, asked: Message, *, new_session: bool) -
         session = insert(ChatSession).values(id=asked.session_id, **times)
     else:
         session = update(ChatSession).where(col(ChatSession.id) == asked.session_id).values(updated_at=asked.created_at)
-    await db.execute(session, insert(Message).values(asked.model_dump()))
+    await _write(db, session, insert(Message).values(asked.model_dump()))
 
 
-async def _record_reply(db: Database, asked: Message, answer: str) -> datetime:
-    """Write the model's answer and return when that was; a message has at most one, since its id makes the reply's."""
-    replied_at = _after(asked.created_at)
+async def _record_reply(db: Database, asked: Message, answer: str) -> ChatResponse:
+    """Write the model's answer, and return the one that is recorded."""
     reply = Message(
-        id=uuid.uuid5(asked.id, "reply"),
+        id=_reply_id(asked.id),
         session_id=asked.session_id,
         role=MessageRole.assistant,
         content=answer,
-        created_at=replied_at,
+        created_at=_after(asked.created_at),
     )
-    await db.execute(insert(Message).values(reply.model_dump()))
-    return replied_at
+    recorded: Any = reply
+    try:
+        await _write(db, insert(Message).values(reply.model_dump()))
+    except DuplicateKeyError:
+        [recorded] = await db.execute(select(Message).where(col(Message.id) == reply.id))
+    return ChatResponse(response=recorded.content, session_id=reply.session_id, timestamp=recorded.created_at)
+
+
+async def _write(db: Database, *statements: Executable) -> None:
+    """Execute the statements; raises SessionNotFoundError if the reader has deleted the session meanwhile."""
+    try:
+        await db.execute(*statements)
+    except MissingReferenceError as error:
+        raise SessionNotFoundError from error

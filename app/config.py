@@ -117,6 +117,17 @@ class Settings(DatabaseSettings):
     database_pool_size: Annotated[int, Field(gt=0, le=100)] = 5
     """How many database connections one process keeps at most."""
 
+    max_concurrent_turns: Annotated[int, Field(gt=0)] = 1_000
+    """How many turns one process works on at once; more are refused as `overloaded`."""
+    rate_limit: str | None = None
+    """How often one reader may ask, such as `30/minute`; unset does not limit."""
+    rate_limit_storage: SecretStr | None = None
+    """The Redis that counts for all processes, such as `redis://host:6379`; unset counts in each process."""
+    client_address_header: str | None = None
+    """The header in which the platform's proxy puts the reader's address; its last entry counts."""
+    shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
+    """How long the turns under way may take to finish once the platform stops the process."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """The least severe log records that are written."""
 
@@ -138,6 +149,25 @@ class Settings(DatabaseSettings):
             re.compile(value or "")
         except re.error as error:
             raise ValueError(f"is not a regular expression: {error}") from None
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate_is_understood(cls, value: str | None) -> str | None:
+        if value is not None:
+            from limits import parse  # noqa: PLC0415  # Only a service that limits pays for the import.
+
+            try:
+                parse(value)
+            except ValueError:
+                raise ValueError("is not a rate such as 30/minute") from None
+        return value
+
+    @field_validator("rate_limit_storage")
+    @classmethod
+    def _storage_is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("is not a redis:// or rediss:// address")
         return value
 
     @field_validator("log_level", mode="before")

@@ -10,17 +10,17 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import URL, Connection, Executable, Row, event, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.dsn import Dsn
-from app.errors import DatabaseError
+from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError
 from app.logs import current_request
 
 logger = logging.getLogger(__name__)
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration; the code needs a database that has it."""
 
 COMMAND_TIMEOUT_SECONDS = 10.0
@@ -48,36 +48,32 @@ class Database:
 
         A single one runs in AUTOCOMMIT, in one round trip where BEGIN and COMMIT make three. What failed because the
         connection was lost, or because the tables changed under a prepared statement, is tried once more: inserts must
-        bring their own ids, so that a first try which did arrive shows itself by a duplicate key. Raises DatabaseError.
+        bring their own ids, so that a first try which did arrive shows itself by a duplicate key.
+
+        Raises DatabaseError; its DuplicateKeyError where there is such a row already, its MissingReferenceError where
+        the row that is referred to is gone.
         """
         try:
-            try:
-                return await self._attempt(statements)
-            except DBAPIError as error:
-                if not _passes(error):
-                    raise
-            try:
-                return await self._attempt(statements)
-            except IntegrityError as error:
-                if not _is_duplicate(error):
-                    raise
-                return ()
-        except (SQLAlchemyError, OSError) as error:
-            raise DatabaseError from error
+            return await self._attempt(statements)
+        except _InterruptedError:
+            return await self._attempt(statements)
 
     async def _attempt(self, statements: Sequence[Executable]) -> Sequence[Row[Any]]:
         engine = self._autocommit if len(statements) == 1 else self.engine
-        async with engine.connect() as connection:
-            try:
-                for statement in statements:
-                    result = await connection.execute(statement)
-                rows = result.all() if result.returns_rows else ()
-                await connection.commit()
-            except (DBAPIError, TimeoutError) as error:
-                if isinstance(error, TimeoutError) or _passes(error):
-                    await connection.invalidate()
-                raise
-            return rows
+        try:
+            async with engine.connect() as connection:
+                try:
+                    for statement in statements:
+                        result = await connection.execute(statement)
+                    rows = result.all() if result.returns_rows else ()
+                    await connection.commit()
+                except (DBAPIError, TimeoutError) as error:
+                    if isinstance(error, TimeoutError) or isinstance(_meaning(error), _InterruptedError):
+                        await connection.invalidate()
+                    raise
+                return rows
+        except (SQLAlchemyError, OSError) as error:
+            raise _meaning(error) from error
 
     async def revision(self) -> str:
         """Return the newest migration that the database has had, or an empty string; raises DatabaseError."""
@@ -166,15 +162,22 @@ class _Waker:
                 return connection
 
 
-def _passes(error: DBAPIError) -> bool:
-    """Whether the statement had no effect and a second try may: a lost connection, or a plan that is out of date."""
-    code = getattr(error.orig, "sqlstate", None) or ""
-    stale = isinstance(error.orig.__cause__, asyncpg.InvalidCachedStatementError) if error.orig else False
-    return error.connection_invalidated or stale or code.startswith(("08", "57P"))
+class _InterruptedError(DatabaseError):
+    """The connection was lost, or the tables changed under a prepared statement: a second try may succeed."""
 
 
-def _is_duplicate(error: IntegrityError) -> bool:
-    return getattr(error.orig, "sqlstate", None) == asyncpg.UniqueViolationError.sqlstate
+def _meaning(error: Exception) -> DatabaseError:
+    original = error.orig if isinstance(error, DBAPIError) else None
+    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None) or ""
+    if code in {"23505", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
+        return DuplicateKeyError()
+    if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
+        return MissingReferenceError()
+    stale = original is not None and isinstance(original.__cause__, asyncpg.InvalidCachedStatementError)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if stale or lost or code.startswith(("08", "57P")):
+        return _InterruptedError()
+    return DatabaseError()
 
 
 def _replace_if_closed(dbapi_connection: Any, _record: object, _proxy: object) -> None:

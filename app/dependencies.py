@@ -7,7 +7,9 @@ from fastapi import Depends, Request
 from app.config import Settings
 from app.database import Database
 from app.llm import LanguageModel
+from app.ratelimit import RateLimiter
 from app.retrieval import Retriever
+from app.turns import Turns
 
 
 class State(TypedDict):
@@ -17,6 +19,8 @@ class State(TypedDict):
     database: Database
     model: LanguageModel
     retrieve: Retriever
+    turns: Turns
+    limiter: RateLimiter
 
 
 class StateRequest(Request[State]):
@@ -46,7 +50,18 @@ async def get_retriever(request: StateRequest) -> Retriever:
     return request.state["retrieve"]
 
 
+async def get_turns(request: StateRequest) -> Turns:
+    """Return the turns under way."""
+    return request.state["turns"]
+
+
+async def within_rate(request: StateRequest) -> None:
+    """Refuse a reader who asks too often."""
+    await request.state["limiter"].check(request)
+
+
 Config = Annotated[Settings, Depends(get_settings)]
 Db = Annotated[Database, Depends(get_database)]
 Model = Annotated[LanguageModel, Depends(get_model)]
 Retrieve = Annotated[Retriever, Depends(get_retriever)]
+Running = Annotated[Turns, Depends(get_turns)]

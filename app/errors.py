@@ -1,11 +1,18 @@
 """What can go wrong in a way that a client sees, and the one place that renders it.
 
-ChatError                       the service itself failed          500 internal_error
-├── ModelError                  the model failed                   500 openai_error
-│   ├── ModelTimeoutError       … its deadline passed              500 openai_timeout
-│   └── ModelRateLimitError     … its provider is busy             500 openai_rate_limited
-├── DatabaseError               the database failed or is away     500 database_error
-└── NotReadyError               the readiness check failed         503 not_ready
+ChatError                        the service itself failed               500 internal_error
+├── ModelError                   the model failed                        500 openai_error
+│   ├── ModelTimeoutError        … its deadline passed                   500 openai_timeout
+│   └── ModelRateLimitError      … its provider is busy                  500 openai_rate_limited
+├── DatabaseError                the database failed or is away          500 database_error
+│   ├── DuplicateKeyError        … it has such a row already
+│   └── MissingReferenceError    … the row that is referred to is gone
+├── NotReadyError                the readiness check failed              503 not_ready
+├── SessionNotFoundError         no such conversation                    404 not_found
+├── IdempotencyConflictError     the key belongs to another request      409 idempotency_conflict
+├── TurnInProgressError          the key's first request is under way    409 turn_in_progress
+├── RateLimitedError             one reader asks too often               429 rate_limited
+└── OverloadedError              too many turns, or a restart            503 overloaded
 """
 
 import logging
@@ -35,7 +42,8 @@ class ChatError(Exception):
     status = 500
     code = "internal_error"
     message = "Something went wrong on our side."
-    event = "internal.error"
+    event: str | None = "internal.error"
+    """The name of the record that tells of it with a stack trace; what is no failure of ours needs none."""
 
     def __init__(self, *, retry_after: str | None = None) -> None:
         super().__init__(self.message)
@@ -72,6 +80,14 @@ class DatabaseError(ChatError):
     event = "database.error"
 
 
+class DuplicateKeyError(DatabaseError):
+    """The database has a row of that key already."""
+
+
+class MissingReferenceError(DatabaseError):
+    """The database has no row that the new one refers to."""
+
+
 class NotReadyError(ChatError):
     """The service cannot take turns at the moment."""
 
@@ -79,6 +95,51 @@ class NotReadyError(ChatError):
     code = "not_ready"
     message = "The database does not answer."
     event = "database.error"
+
+
+class SessionNotFoundError(ChatError):
+    """There is no such conversation."""
+
+    status = 404
+    code = "not_found"
+    message = "There is no such conversation."
+    event = None
+
+
+class IdempotencyConflictError(ChatError):
+    """The idempotency key was used for another request."""
+
+    status = 409
+    code = "idempotency_conflict"
+    message = "This Idempotency-Key belongs to another request."
+    event = None
+
+
+class TurnInProgressError(ChatError):
+    """The first request with this idempotency key is still under way."""
+
+    status = 409
+    code = "turn_in_progress"
+    message = "This question is being answered. Please ask again in a moment."
+    event = None
+
+
+class RateLimitedError(ChatError):
+    """One reader asks more often than the operator allows."""
+
+    status = 429
+    code = "rate_limited"
+    message = "You are asking too often. Please wait a moment."
+    event = None
+
+
+class OverloadedError(ChatError):
+    """More turns are under way than the operator allows, or the service is stopping."""
+
+    status = 503
+    code = "overloaded"
+    message = "The service is busy. Please try again in a moment."
+    event = None
 
 
 _HTTP_ERRORS = {
@@ -91,20 +152,28 @@ _HTTP_ERRORS = {
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "`validation_error`: the request is not valid."},
     413: {"model": ErrorResponse, "description": "`payload_too_large`: the request is too large."},
+    409: {
+        "model": ErrorResponse,
+        "description": "`turn_in_progress`: the first request with this Idempotency-Key is still under way; "
+        "`idempotency_conflict`: it had another body.",
+    },
+    429: {"model": ErrorResponse, "description": "`rate_limited`: too many questions from one reader."},
     "4XX": {"model": ErrorResponse, "description": "Another fault of the request."},
     500: {
         "model": ErrorResponse,
         "description": "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed; "
         "`database_error`: the database did; `internal_error`: the service did.",
     },
+    503: {"model": ErrorResponse, "description": "`overloaded`: too many turns are under way."},
 }
 """The errors of a turn, for the OpenAPI document; `4XX` keeps FastAPI from adding a 422 that is never sent."""
 
 
-def error_response(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
+def error_response(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:
     """Write to the log what a client must not see, and return what it may: body, status and headers."""
     known = error if isinstance(error, ChatError) else ChatError()
-    logger.error(known.event, exc_info=error)
+    if known.event:
+        logger.error(known.event, exc_info=error)
     headers = {"Retry-After": known.retry_after} if known.retry_after else {}
     return _body(known.code, known.message), known.status, headers
 
@@ -127,6 +196,7 @@ async def _on_error(_request: Request, error: Exception) -> Response:
 _REASONS = {
     "json_invalid": "must be JSON",
     "missing": "is missing",
+    "uuid_parsing": "must be a UUID",
     "model_attributes_type": "must be a JSON object, sent with Content-Type: application/json",
 }
 

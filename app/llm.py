@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypedDict
 
@@ -56,30 +56,51 @@ class LanguageModel:
             ),
         )
 
-    async def answer(self, prompt: Sequence[PromptMessage]) -> str:
-        """Return the model's whole answer, never blank.
+    async def answer(self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None) -> str:
+        """Return the model's whole answer, never blank; with `on_delta`, hand on each piece as it arrives.
 
         Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider turns the call away, and
-        ModelError for everything else, among it a refusal and an answer that is not a completion.
+        ModelError for everything else, among it a refusal, a stream that just stops, and what is no completion at all.
         """
         async with self._call(prompt) as call:
-            completion = await self._client.chat.completions.create(
-                model=self.name,
-                # The SDK's transform of `messages` costs as much as the rest of the call, and these need none.
-                messages=[],
-                extra_body={"messages": prompt},
-                **self._options,
+            content, finish_reason = await (
+                self._stream(call, prompt, on_delta) if on_delta else self._ask(call, prompt)
             )
-            try:
-                choice = completion.choices[0]
-                content, finish_reason = choice.message.content, choice.finish_reason
-            except (AttributeError, IndexError, TypeError) as error:
-                # The SDK builds what it can from any body, and returns the text of one that is not JSON.
-                raise ModelError from error
-            call.note(completion.usage, completion._request_id)  # noqa: SLF001  # Public, says the SDK's README.
-            if finish_reason == "content_filter" or not content or not content.strip():
+            if finish_reason in {None, "content_filter"} or not content.strip():
                 raise ModelError
-            return _storable(content)
+            return content
+
+    async def _ask(self, call: "_Call", prompt: Sequence[PromptMessage]) -> tuple[str, str]:
+        completion = await self._client.chat.completions.create(**self._request(prompt))
+        try:
+            choice = completion.choices[0]
+            content, finish_reason = choice.message.content, choice.finish_reason
+        except (AttributeError, IndexError, TypeError) as error:
+            # The SDK builds what it can from any body, and returns the text of one that is not JSON.
+            raise ModelError from error
+        call.note(completion.usage, completion._request_id)  # noqa: SLF001  # Public, says the SDK's README.
+        return _storable(content or ""), finish_reason or "stop"
+
+    async def _stream(
+        self, call: "_Call", prompt: Sequence[PromptMessage], on_delta: Callable[[str], None]
+    ) -> tuple[str, str | None]:
+        pieces: list[str] = []
+        finish_reason = None
+        async with await self._client.chat.completions.create(
+            stream=True, stream_options={"include_usage": True}, **self._request(prompt)
+        ) as stream:
+            async for chunk in stream:
+                call.note(chunk.usage, stream.response.headers.get("x-request-id"))
+                for choice in chunk.choices or ():
+                    finish_reason = choice.finish_reason or finish_reason
+                    if choice.delta.content:
+                        pieces.append(_storable(choice.delta.content))
+                        on_delta(pieces[-1])
+        return "".join(pieces), finish_reason
+
+    def _request(self, prompt: Sequence[PromptMessage]) -> dict[str, Any]:
+        # The SDK's transform of `messages` costs as much as the rest of the call, and these need none.
+        return {"model": self.name, "messages": [], "extra_body": {"messages": prompt}, **self._options}
 
     @asynccontextmanager
     async def _call(self, prompt: Sequence[PromptMessage]) -> AsyncIterator["_Call"]:

@@ -9,12 +9,14 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, errors, health, logs
+from app import chat, errors, health, history, logs
 from app.config import Settings
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
+from app.ratelimit import RateLimiter
 from app.retrieval import retrieve_nothing
+from app.turns import Turns, on_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,18 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         else:
             checking = asyncio.create_task(database.check_revision())
             stack.callback(checking.cancel)
+        turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
+        stack.push_async_callback(turns.close)
+        stack.enter_context(on_sigterm(turns.close))
         _warn_of_defaults(settings)
-        yield State(settings=settings, database=database, model=model, retrieve=retrieve_nothing)
+        yield State(
+            settings=settings,
+            database=database,
+            model=model,
+            retrieve=retrieve_nothing,
+            turns=turns,
+            limiter=RateLimiter(settings),
+        )
 
 
 def _warn_of_defaults(settings: Settings) -> None:
@@ -62,8 +74,8 @@ class CORSFromSettings:
             self.app,
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
-            allow_methods=("GET", "POST"),
-            allow_headers=("X-Request-ID",),
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("Idempotency-Key", "X-Request-ID"),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
         await cors(scope, receive, send)
@@ -77,6 +89,7 @@ app = FastAPI(
     exception_handlers=errors.HANDLERS,
 )
 app.include_router(chat.router)
+app.include_router(history.router)
 app.include_router(health.router)
 # The last one added is the outermost.
 app.add_middleware(errors.ErrorMiddleware)

@@ -82,6 +82,9 @@ class Message(SQLModel, table=True):
     """The passage that the reader had marked when asking."""
     created_at: datetime = Field(default_factory=utc_now)
 
+    answering_until: datetime | None = None
+    """Until when a process may be answering this message; only those with an idempotency key have it."""
+
     session: ChatSession = Relationship(back_populates="messages")
 
 
@@ -152,6 +155,37 @@ class ChatResponse(ApiModel):
     session_id: uuid.UUID
     timestamp: datetime
     """When the answer was recorded, in UTC."""
+
+
+class SessionEvent(ApiModel):
+    """The first event of a streamed turn."""
+
+    session_id: uuid.UUID
+
+
+class DeltaEvent(ApiModel):
+    """The next piece of a streamed answer."""
+
+    text: str
+
+
+class MessageItem(ApiModel):
+    """A message of a conversation that is read back."""
+
+    id: uuid.UUID
+    role: MessageRole
+    content: str
+    selected_text: str | None
+    created_at: datetime
+
+
+class MessagePage(ApiModel):
+    """A part of a conversation, oldest message first."""
+
+    data: list[MessageItem]
+    has_more: bool
+    after: uuid.UUID | None
+    """The last message's id: send it as `after` to get the next page."""
 
 
 class HealthResponse(ApiModel):

@@ -127,6 +127,10 @@ class Service:
     async def chat(self, message: str = "What is a robot?", **fields: Any) -> httpx2.Response:
         return await self.client.post("/chat", json={"message": message, **fields})
 
+    async def logged(self, event: str) -> bool:
+        """Whether there is a record of this event."""
+        return bool(self.log(event))
+
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
         """The records written so far, or those of one event."""
         records = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
@@ -160,6 +164,13 @@ async def serve(monkeypatch: pytest.MonkeyPatch, database_url: str, model_server
             await tables.clear()
         yield start
     await engine.dispose()
+
+
+async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until the condition holds, and fail when it does not within ten seconds."""
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110  # What is waited for happens in a database or another process.
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

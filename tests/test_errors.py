@@ -458,7 +458,7 @@ async def test_the_deadline_covers_the_waits_between_retries(serve: Serve, model
 
 @on_one_database
 async def test_the_deadline_covers_all_tries_together(serve: Serve, model_server: FakeOpenAI) -> None:
-    service = await serve(OPENAI_MAX_RETRIES="10", OPENAI_TIMEOUT_SECONDS="0.3")
+    service = await serve(OPENAI_MAX_RETRIES="10", OPENAI_TIMEOUT_SECONDS="1")
     model_server.enqueue(*[failure(500, **{"retry-after-ms": "1"})] * 3, stall)
 
     response = await service.chat()

@@ -193,7 +193,7 @@ async def test_a_model_call_is_recorded_with_its_size_and_its_cost(service: Serv
 async def test_a_failed_model_call_is_recorded_with_the_kind_of_its_failure(
     serve: Serve, model_server: FakeOpenAI
 ) -> None:
-    service = await serve(OPENAI_TIMEOUT_SECONDS="0.3")
+    service = await serve(OPENAI_TIMEOUT_SECONDS="1")
     seen = {"upstream_request_id": REQUEST_ID}
     charged = {**seen, "prompt_tokens": 11, "completion_tokens": 7}
     failures: list[tuple[Reply, dict[str, Any]]] = [

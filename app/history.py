@@ -1,0 +1,60 @@
+"""A conversation read back, and deleted."""
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from sqlalchemy import ColumnElement, delete, select, tuple_
+from sqlmodel import col
+
+from app.dependencies import Db
+from app.errors import ERROR_RESPONSES, SessionNotFoundError
+from app.models import ChatSession, ErrorResponse, Message, MessageItem, MessagePage
+
+router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorResponse, "description": "`not_found`: there is no such conversation."},
+    **{status: ERROR_RESPONSES[status] for status in (400, "4XX", 500)},
+}
+
+# A malformed id is an unknown one, so it is taken as text.
+SessionId = Annotated[str, Path(description="The session's id.")]
+
+
+@router.get("/messages", responses=_RESPONSES)
+async def read_messages(
+    session_id: SessionId,
+    db: Db,
+    after: Annotated[uuid.UUID | None, Query(description="The `after` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+) -> MessagePage:
+    """Return a conversation's messages, oldest first, a page at a time."""
+    known_id = _parse(session_id)
+    place = tuple_(col(Message.created_at), col(Message.id))
+    page: list[ColumnElement[bool]] = [col(Message.session_id) == known_id]
+    if after is not None:
+        cursor = select(col(Message.created_at), col(Message.id)).where(*page, col(Message.id) == after)
+        page.append(place > cursor.scalar_subquery())
+    rows = await db.execute(
+        select(Message).where(*page).order_by(col(Message.created_at), col(Message.id)).limit(limit + 1)
+    )
+    if not rows and not await db.execute(select(col(ChatSession.id)).where(col(ChatSession.id) == known_id)):
+        raise SessionNotFoundError
+    data = [MessageItem.model_validate(row, from_attributes=True) for row in rows[:limit]]
+    return MessagePage(data=data, has_more=len(rows) > limit, after=data[-1].id if data else after)
+
+
+@router.delete("", status_code=204, responses=_RESPONSES)
+async def delete_session(session_id: SessionId, db: Db) -> None:
+    """Delete a conversation with all its messages."""
+    deleted = delete(ChatSession).where(col(ChatSession.id) == _parse(session_id)).returning(col(ChatSession.id))
+    if not await db.execute(deleted):
+        raise SessionNotFoundError
+
+
+def _parse(session_id: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(session_id)
+    except ValueError:
+        raise SessionNotFoundError from None

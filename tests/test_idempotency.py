@@ -1,0 +1,191 @@
+"""`Idempotency-Key`: asking again is safe."""
+
+import asyncio
+import uuid
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import delete, update
+from sqlmodel import col
+
+from app.models import Message, MessageRole, utc_now
+from tests.conftest import Serve, Service
+from tests.fake_openai import FakeOpenAI, cut, failure, held
+from tests.test_stream import all_events
+
+
+async def ask(service: Service, key: str, message: str = "Why?", **fields: Any) -> httpx2.Response:
+    return await service.client.post("/chat", json={"message": message, **fields}, headers={"Idempotency-Key": key})
+
+
+def new_key() -> str:
+    return str(uuid.uuid4())
+
+
+async def test_the_same_request_again_gets_the_recorded_answer(service: Service, model_server: FakeOpenAI) -> None:
+    key = new_key()
+
+    first, second = await ask(service, key), await ask(service, key)
+
+    assert first.status_code == second.status_code == 200
+    assert first.json() == second.json()
+    assert len(model_server.requests) == 1
+    assert [m.role for m in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
+    assert len(await service.tables.sessions()) == 1
+
+
+async def test_it_holds_in_a_known_session_and_for_a_selected_text(service: Service, model_server: FakeOpenAI) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    key, other_key = new_key(), new_key()
+
+    plain = [await ask(service, key, session_id=session_id) for _ in range(2)]
+    excerpt = [await ask(service, other_key, session_id=session_id, selected_text="Because.") for _ in range(2)]
+
+    assert plain[0].json() == plain[1].json()
+    assert excerpt[0].json() == excerpt[1].json()
+    assert plain[0].json()["session_id"] == session_id
+    assert len(model_server.requests) == 3
+
+
+async def test_the_key_may_have_the_quotes_of_a_structured_field(service: Service, model_server: FakeOpenAI) -> None:
+    key = new_key()
+
+    assert (await ask(service, f'"{key}"')).json() == (await ask(service, key.upper())).json()
+    assert len(model_server.requests) == 1
+
+
+@pytest.mark.parametrize("key", ["", "abc", "1234567890", '"', "a" * 1000])
+async def test_a_key_that_is_no_uuid_is_refused(service: Service, model_server: FakeOpenAI, key: str) -> None:
+    response = await ask(service, key)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["details"] == [{"field": "idempotency-key", "reason": "must be a UUID"}]
+    assert model_server.requests == []
+
+
+async def test_a_stream_and_a_plain_request_share_the_answer(service: Service, model_server: FakeOpenAI) -> None:
+    key = new_key()
+    plain = (await ask(service, key)).json()
+    service.client.headers["Idempotency-Key"] = key
+
+    events = await all_events(service)
+
+    assert events == [
+        ("session", {"session_id": plain["session_id"]}),
+        ("delta", {"text": plain["response"]}),
+        ("done", plain),
+    ]
+    assert len(model_server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"message": "Why not?"},
+        {"selected_text": "Because."},
+        {"session_id": "00000000-0000-4000-8000-000000000000"},
+    ],
+)
+async def test_the_key_of_another_request_is_a_conflict(
+    service: Service, model_server: FakeOpenAI, changed: dict[str, str]
+) -> None:
+    key = new_key()
+    await ask(service, key)
+
+    response = await ask(service, key, **{"message": "Why?", **changed})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "idempotency_conflict")
+    assert len(model_server.requests) == 1
+
+
+async def test_a_key_of_one_session_is_a_conflict_in_another(service: Service, model_server: FakeOpenAI) -> None:
+    one, two = [(await service.chat()).json()["session_id"] for _ in range(2)]
+    key = new_key()
+    await ask(service, key, session_id=one)
+
+    assert (await ask(service, key, session_id=two)).json()["error"]["code"] == "idempotency_conflict"
+    assert (await ask(service, key)).json()["error"]["code"] == "idempotency_conflict"
+
+
+async def test_asking_again_while_the_first_is_under_way_is_turned_away(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    key, gate = new_key(), asyncio.Event()
+    model_server.enqueue(held(gate))
+    first = asyncio.create_task(ask(service, key))
+    await model_server.wait_for_requests(1)
+
+    second = await ask(service, key)
+    gate.set()
+
+    assert (second.status_code, second.json()["error"]["code"]) == (409, "turn_in_progress")
+    assert 1 <= int(second.headers["retry-after"]) <= 40
+    assert (await ask(service, key)).json() == (await first).json()
+    assert len(model_server.requests) == 1
+
+
+async def test_of_many_at_once_one_asks_the_model(serve: Serve, model_server: FakeOpenAI) -> None:
+    key = new_key()
+    services = [await serve(), await serve()]
+
+    responses = await asyncio.gather(*(ask(services[n % 2], key) for n in range(10)))
+
+    answers = {r.json()["response"] for r in responses if r.status_code == 200}
+    assert {r.json()["error"]["code"] for r in responses if r.status_code != 200} <= {"turn_in_progress"}
+    assert len(model_server.requests) == 1
+    assert answers == {(await ask(services[1], key)).json()["response"]}
+    assert len(await services[0].tables.messages()) == 2
+
+
+@pytest.mark.parametrize("fault", [failure(500), cut])
+async def test_an_attempt_that_failed_can_be_repeated_at_once(
+    service: Service, model_server: FakeOpenAI, fault: Any
+) -> None:
+    key = new_key()
+    model_server.enqueue(fault)
+
+    failed, repeated = await ask(service, key), await ask(service, key)
+
+    assert (failed.status_code, repeated.status_code) == (500, 200)
+    assert model_server.prompt[-1]["content"] == "Why?"
+    assert [m["content"] for m in model_server.prompt].count("Why?") == 1
+    assert [m.content for m in await service.tables.messages()] == ["Why?", repeated.json()["response"]]
+
+
+async def test_an_attempt_whose_process_died_can_be_repeated_when_its_claim_has_run_out(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    key, session_id = new_key(), (await service.chat("One?")).json()["session_id"]
+    answered = (await ask(service, key, session_id=session_id)).json()
+    await _forget_reply(service)
+
+    while_claimed = await ask(service, key, session_id=session_id)
+    await _expire_claims(service)
+    repeated = await ask(service, key, session_id=session_id)
+
+    assert while_claimed.json()["error"]["code"] == "turn_in_progress"
+    assert repeated.status_code == 200
+    assert repeated.json()["session_id"] == answered["session_id"]
+    assert [m["content"] for m in model_server.prompt[1:]] == ["One?", "Answer 1 to: One?", "Why?"]
+    assert len(await service.tables.messages()) == 4
+
+
+async def _forget_reply(service: Service) -> None:
+    """Leave the tables as a process leaves them that dies between the two writes."""
+    last = (await service.tables.messages())[-1]
+    async with service.tables.engine.begin() as connection:
+        await connection.execute(delete(Message).where(col(Message.id) == last.id))
+
+
+async def _expire_claims(service: Service) -> None:
+    async with service.tables.engine.begin() as connection:
+        await connection.execute(update(Message).values(answering_until=utc_now()))
+
+
+async def test_without_a_key_the_same_question_is_asked_twice(service: Service, model_server: FakeOpenAI) -> None:
+    await service.chat("Why?")
+    await service.chat("Why?")
+
+    assert len(model_server.requests) == 2
+    assert len(await service.tables.sessions()) == 2

@@ -1,0 +1,199 @@
+"""`POST /chat/stream`, over a real socket, on both databases."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from dirty_equals import IsStr, IsUUID
+
+from app.models import MessageRole
+from tests.conftest import Serve, Service, eventually
+from tests.fake_openai import FakeOpenAI, Reply, cut_stream, empty_choices, error_event, failure, html_page, stream
+
+type Event = tuple[str, dict[str, Any]]
+
+
+@asynccontextmanager
+async def streamed(service: Service, message: str = "Why?", **fields: Any) -> AsyncIterator[httpx2.Response]:
+    """Ask, and read the answer as it comes."""
+    body = {"message": message, **fields}
+    async with service.client.stream("POST", "/chat/stream", json=body) as response:
+        yield response
+
+
+async def events_of(response: httpx2.Response) -> AsyncIterator[Event]:
+    """Yield the stream's events; comments are no events."""
+    name = ""
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+async def all_events(service: Service, message: str = "Why?", **fields: Any) -> list[Event]:
+    async with streamed(service, message, **fields) as response:
+        assert response.status_code == 200
+        return [event async for event in events_of(response)]
+
+
+async def replies(service: Service) -> list[str]:
+    return [m.content for m in await service.tables.messages() if m.role is MessageRole.assistant]
+
+
+async def test_an_answer_comes_as_session_deltas_and_done(service: Service, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(stream("A robot ", "that walks", "."))
+
+    async with streamed(service, "What is a humanoid?") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+        events = [event async for event in events_of(response)]
+
+    (_, session), *deltas, (_, done) = events
+    assert [name for name, _ in events] == ["session", "delta", "delta", "delta", "done"]
+    assert session == {"session_id": IsUUID(4)}
+    assert [delta for _, delta in deltas] == [{"text": "A robot "}, {"text": "that walks"}, {"text": "."}]
+    assert done == {"response": "A robot that walks.", "timestamp": IsStr, **session}
+    assert await replies(service) == ["A robot that walks."]
+
+
+async def test_a_streamed_turn_continues_its_session_like_any_other(service: Service, model_server: FakeOpenAI) -> None:
+    first = (await service.chat("One?")).json()
+
+    events = await all_events(service, "Two?", session_id=first["session_id"])
+
+    assert events[-1][1]["session_id"] == first["session_id"]
+    assert [m["content"] for m in model_server.prompt[1:]] == ["One?", "Answer 1 to: One?", "Two?"]
+
+
+async def test_the_first_piece_arrives_while_the_model_still_speaks(service: Service, model_server: FakeOpenAI) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("Well, ", "no.", gate=gate))
+
+    async with streamed(service) as response:
+        events = events_of(response)
+        assert [(await anext(events))[0], await anext(events)] == ["session", ("delta", {"text": "Well, "})]
+        assert [m.role for m in await service.tables.messages()] == [MessageRole.user]
+        gate.set()
+        assert [name async for name, _ in events] == ["delta", "done"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        pytest.param(failure(401), "openai_error", id="401"),
+        pytest.param(failure(429, **{"retry-after": "7"}), "openai_rate_limited", id="429"),
+        pytest.param(html_page(), "openai_error", id="HTML"),
+        pytest.param(empty_choices(), "openai_error", id="no choices"),
+        pytest.param(stream(then=error_event), "openai_error", id="error event at once"),
+        pytest.param(stream(then=cut_stream), "openai_error", id="cut at once"),
+    ],
+)
+async def test_what_fails_before_the_first_piece_has_its_proper_status(
+    service: Service, model_server: FakeOpenAI, reply: Reply, code: str
+) -> None:
+    model_server.enqueue(reply)
+
+    response = await service.client.post("/chat/stream", json={"message": "Why?"})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (500, code)
+    assert [m.content for m in await service.tables.messages()] == ["Why?"]
+
+
+@pytest.mark.parametrize("body", [{"message": " "}, {}, {"message": "x" * 4001}])
+async def test_an_invalid_question_is_refused_before_anything_streams(service: Service, body: dict[str, str]) -> None:
+    response = await service.client.post("/chat/stream", json=body)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "validation_error")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(stream("Half an ", then=error_event), id="error event"),
+        pytest.param(stream("Half an ", then=cut_stream), id="cut"),
+        pytest.param(stream("Half an ", finish_reason=None), id="no finish reason"),
+        pytest.param(stream("Half an ", finish_reason="content_filter"), id="content filter"),
+        pytest.param(stream(" "), id="nothing but a blank"),
+    ],
+)
+async def test_half_an_answer_ends_in_error_and_is_not_recorded(
+    service: Service, model_server: FakeOpenAI, reply: Reply
+) -> None:
+    model_server.enqueue(reply)
+
+    events = await all_events(service)
+
+    assert [name for name, _ in events] == ["session", "delta", "error"]
+    assert events[-1][1] == {
+        "error": {
+            "code": "openai_error",
+            "message": "The assistant could not answer. Please try again.",
+            "request_id": IsUUID(4),
+        }
+    }
+    assert await replies(service) == []
+    [record] = service.log("openai.error")
+    assert record["request_id"] == events[-1][1]["error"]["request_id"]
+
+
+async def test_a_stream_that_stalls_ends_in_error_at_the_deadline(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(OPENAI_TIMEOUT_SECONDS="0.3")
+    model_server.enqueue(stream("Half an ", "answer", gate=asyncio.Event()))
+
+    events = await all_events(service)
+
+    assert [name for name, _ in events] == ["session", "delta", "error"]
+    assert events[-1][1]["error"]["code"] == "openai_timeout"
+    assert await replies(service) == []
+
+
+async def test_what_the_wire_cannot_carry_is_replaced_in_stream_and_record_alike(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(stream("a\x00b", "c\ud800d"))
+
+    events = await all_events(service)
+
+    assert "".join(event["text"] for name, event in events if name == "delta") == "a\ufffdbc\ufffdd"
+    assert await replies(service) == ["a\ufffdbc\ufffdd"]
+
+
+async def test_a_reader_who_leaves_finds_the_answer_when_coming_back(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+
+    async with streamed(service) as response:
+        events = events_of(response)
+        session = await anext(events)
+        await anext(events)
+    gate.set()
+
+    await eventually(lambda: replies(service))
+    assert await replies(service) == ["It walks."]
+    page = await service.client.get(f"/chat/{session[1]['session_id']}/messages")
+    assert [m["content"] for m in page.json()["data"]] == ["Why?", "It walks."]
+
+
+async def test_a_turn_that_fails_after_its_reader_left_is_in_the_log(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate, finish_reason=None))
+
+    async with streamed(service) as response:
+        events = events_of(response)
+        await anext(events)
+        await anext(events)
+    await eventually(lambda: service.logged("request"))
+    gate.set()
+
+    await eventually(lambda: service.logged("openai.error"))
+    assert await replies(service) == []
