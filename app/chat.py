@@ -99,21 +99,24 @@ async def chat(turn: Annotated[Turn, Depends()], turns: Running) -> ChatResponse
 
 
 async def stream_turn(turn: Annotated[Turn, Depends()], turns: Running) -> AsyncIterator[ServerSentEvent]:
-    """Begin a turn and return its events, once the first piece of the answer is there.
+    """Begin a turn and return its events, once the question is recorded and the first piece of the answer is there.
 
     What fails before is raised, and so gets its proper status.
     """
     events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
     answering = turns.start(take_turn(turn, emit=events.put_nowait))
     answering.add_done_callback(lambda _: events.put_nowait(None))
-    opening = []
-    while (event := await events.get()) is not None:
-        opening.append(event)
-        if isinstance(event, DeltaEvent):
-            break
-    else:
-        answering.result()
-    return _events(answering, opening, events)
+    session: SessionEvent | None = None
+    deltas: list[DeltaEvent] = []
+    while session is None or not deltas:
+        event = await events.get()
+        if isinstance(event, SessionEvent):
+            session = event
+        elif isinstance(event, DeltaEvent):
+            deltas.append(event)
+        else:
+            answering.result()  # It ended early, so this raises.
+    return _events(answering, [session, *deltas], events)
 
 
 @router.post(
@@ -166,7 +169,7 @@ def _log_failure(answering: asyncio.Task[ChatResponse]) -> None:
 
 
 async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = None) -> ChatResponse:
-    """Answer the question and record both; with `emit`, hand on the session and each piece of the answer on the way.
+    """Answer the question and record both; with `emit`, tell of the recorded question and of each piece of the answer.
 
     When this returns, the answer is in the database. When it raises a ModelError, the question is; when it raises a
     DatabaseError, either may be missing. No connection is held while the model thinks. With an idempotency key the
@@ -180,8 +183,6 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
 
     conversation = await _find_conversation(db, question, ids, 0 if excerpt else settings.history_limit)
     request.session_id = conversation.session_id
-    if emit:
-        emit(SessionEvent(session_id=conversation.session_id))
     asked = Message(
         id=ids.message,
         session_id=conversation.session_id,
@@ -195,6 +196,7 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
         asked.answering_until = utc_now() + timedelta(seconds=seconds)
         if recorded := await _claim(db, asked, new_session=conversation.is_new):
             if emit:
+                emit(SessionEvent(session_id=recorded.session_id))
                 emit(DeltaEvent(text=recorded.response))
             return recorded
 
@@ -204,6 +206,8 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
             # The question is written while the model thinks, and whatever becomes of the answer.
             with contextlib.suppress(DuplicateKeyError):  # A first try had arrived before its connection was lost.
                 await _record_question(db, asked, new_session=conversation.is_new)
+        if emit:
+            emit(SessionEvent(session_id=conversation.session_id))
         answer = await answering
         return await _record_reply(db, asked, answer)
     except BaseException:

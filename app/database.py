@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.dsn import Dsn
-from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError
+from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError, MissingTableError
 from app.logs import current_request
 
 logger = logging.getLogger(__name__)
@@ -75,21 +75,21 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             raise _meaning(error) from error
 
-    async def revision(self) -> str:
-        """Return the newest migration that the database has had, or an empty string; raises DatabaseError."""
-        [row] = await self.execute(text("SELECT max(version_num) FROM alembic_version"))
-        return row[0] or ""
+    async def is_migrated(self) -> bool:
+        """Whether the tables are as new as the code needs them; raises DatabaseError."""
+        try:
+            [row] = await self.execute(text("SELECT max(version_num) FROM alembic_version"))
+        except MissingTableError:
+            return False
+        return (row[0] or "") >= REVISION
 
     async def check_revision(self) -> None:
         """Say in the log which command to run when the tables are missing or behind; opens the first connection too."""
         try:
-            revision = await self.revision()
+            if not await self.is_migrated():
+                logger.error("database.not_migrated", extra={"fields": {"run": "alembic upgrade head"}})
         except DatabaseError as error:
             logger.warning("database.unchecked", exc_info=error)
-            return
-        if revision < REVISION:
-            fields = {"found": revision, "needed": REVISION, "run": "alembic upgrade head"}
-            logger.error("database.not_migrated", extra={"fields": fields})
 
     async def migrate(self) -> None:
         """Bring the embedded database up to date; processes that start together take turns."""
@@ -173,6 +173,8 @@ def _meaning(error: Exception) -> DatabaseError:
         return DuplicateKeyError()
     if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
         return MissingReferenceError()
+    if code == "42P01":
+        return MissingTableError()
     stale = original is not None and isinstance(original.__cause__, asyncpg.InvalidCachedStatementError)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if stale or lost or code.startswith(("08", "57P")):

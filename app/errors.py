@@ -6,7 +6,8 @@ ChatError                        the service itself failed               500 int
 │   └── ModelRateLimitError      … its provider is busy                  500 openai_rate_limited
 ├── DatabaseError                the database failed or is away          500 database_error
 │   ├── DuplicateKeyError        … it has such a row already
-│   └── MissingReferenceError    … the row that is referred to is gone
+│   ├── MissingReferenceError    … the row that is referred to is gone
+│   └── MissingTableError        … it has not been migrated
 ├── NotReadyError                the readiness check failed              503 not_ready
 ├── SessionNotFoundError         no such conversation                    404 not_found
 ├── IdempotencyConflictError     the key belongs to another request      409 idempotency_conflict
@@ -17,8 +18,10 @@ ChatError                        the service itself failed               500 int
 
 import logging
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
+import anyio
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
@@ -88,12 +91,16 @@ class MissingReferenceError(DatabaseError):
     """The database has no row that the new one refers to."""
 
 
+class MissingTableError(DatabaseError):
+    """The database has no such table."""
+
+
 class NotReadyError(ChatError):
     """The service cannot take turns at the moment."""
 
     status = 503
     code = "not_ready"
-    message = "The database does not answer."
+    message = "The database does not answer, or has not been migrated."
     event = "database.error"
 
 
@@ -149,22 +156,23 @@ _HTTP_ERRORS = {
     413: ("payload_too_large", "The request is too large."),
 }
 
+_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+
+_DESCRIPTIONS: dict[int | str, str] = {
+    400: "`validation_error`: the request is not valid.",
+    404: "`not_found`: there is no such conversation.",
+    409: "`turn_in_progress`: the first request with this Idempotency-Key is still under way; "
+    "`idempotency_conflict`: it was another request.",
+    413: "`payload_too_large`: the request is too large.",
+    429: "`rate_limited`: too many questions from one reader.",
+    "4XX": "Another fault of the request.",
+    500: "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed; "
+    "`database_error`: the database did; `internal_error`: the service did.",
+    503: "`overloaded`: too many turns are under way, or the service is stopping.",
+}
+
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "`validation_error`: the request is not valid."},
-    413: {"model": ErrorResponse, "description": "`payload_too_large`: the request is too large."},
-    409: {
-        "model": ErrorResponse,
-        "description": "`turn_in_progress`: the first request with this Idempotency-Key is still under way; "
-        "`idempotency_conflict`: it had another body.",
-    },
-    429: {"model": ErrorResponse, "description": "`rate_limited`: too many questions from one reader."},
-    "4XX": {"model": ErrorResponse, "description": "Another fault of the request."},
-    500: {
-        "model": ErrorResponse,
-        "description": "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed; "
-        "`database_error`: the database did; `internal_error`: the service did.",
-    },
-    503: {"model": ErrorResponse, "description": "`overloaded`: too many turns are under way."},
+    status: {"description": description, "content": _CONTENT} for status, description in _DESCRIPTIONS.items()
 }
 """The errors of a turn, for the OpenAPI document; `4XX` keeps FastAPI from adding a 422 that is never sent."""
 
@@ -216,8 +224,14 @@ async def _on_invalid_request(_request: Request, error: RequestValidationError) 
 
 async def _on_http_error(_request: Request, error: HTTPException) -> Response:
     code, message = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
+    # FastAPI says 400 of a body that its JSON parser gives up on.
+    details = (
+        [ErrorDetail(field="body", reason=_REASONS["json_invalid"])]
+        if error.status_code == HTTPStatus.BAD_REQUEST
+        else []
+    )
     headers = dict(error.headers) if error.headers else None
-    return _json(_body(code, message), error.status_code, headers)
+    return _json(_body(code, message, details), error.status_code, headers)
 
 
 HANDLERS: dict[int | type[Exception], Any] = {
@@ -266,6 +280,13 @@ class ErrorMiddleware:
             await self.app(scope, receive_within_limit, send_and_remember)
         except Exception as error:
             if response_started:
+                if _reader_left(error):
+                    return
                 raise
             response = await _on_error(Request(scope), error)
             await response(scope, receive, send)
+
+
+def _reader_left(error: Exception) -> bool:
+    """Whether FastAPI's event stream broke off because nobody reads it any more, which is no fault."""
+    return isinstance(error, ExceptionGroup) and error.split(anyio.BrokenResourceError)[1] is None

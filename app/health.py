@@ -22,7 +22,9 @@ async def health() -> HealthResponse:
 async def ready(db: Db) -> ReadyResponse:
     """Say that the database answers and has its tables."""
     try:
-        await db.revision()
+        is_migrated = await db.is_migrated()
     except DatabaseError as error:
         raise NotReadyError from error
+    if not is_migrated:
+        raise NotReadyError
     return ReadyResponse()

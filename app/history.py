@@ -1,7 +1,7 @@
 """A conversation read back, and deleted."""
 
 import uuid
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from sqlalchemy import ColumnElement, delete, select, tuple_
@@ -9,14 +9,11 @@ from sqlmodel import col
 
 from app.dependencies import Db
 from app.errors import ERROR_RESPONSES, SessionNotFoundError
-from app.models import ChatSession, ErrorResponse, Message, MessageItem, MessagePage
+from app.models import ChatSession, Message, MessageItem, MessagePage
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "`not_found`: there is no such conversation."},
-    **{status: ERROR_RESPONSES[status] for status in (400, "4XX", 500)},
-}
+_RESPONSES = {status: ERROR_RESPONSES[status] for status in (400, 404, "4XX", 500)}
 
 # A malformed id is an unknown one, so it is taken as text.
 SessionId = Annotated[str, Path(description="The session's id.")]

@@ -17,7 +17,6 @@ from openai import (
     OpenAIError,
     RateLimitError,
 )
-from openai.types import CompletionUsage
 
 from app.config import Settings
 from app.errors import ModelError, ModelRateLimitError, ModelTimeoutError
@@ -26,6 +25,10 @@ from app.offline import OfflineTransport
 logger = logging.getLogger(__name__)
 
 LONGEST_RETRY_WAIT_SECONDS = 2.0
+
+
+_UNUSABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What happens when the answer is no completion: the SDK builds what it can from any body, and hands on the text of others."""
 
 
 class PromptMessage(TypedDict):
@@ -72,14 +75,9 @@ class LanguageModel:
 
     async def _ask(self, call: "_Call", prompt: Sequence[PromptMessage]) -> tuple[str, str]:
         completion = await self._client.chat.completions.create(**self._request(prompt))
-        try:
-            choice = completion.choices[0]
-            content, finish_reason = choice.message.content, choice.finish_reason
-        except (AttributeError, IndexError, TypeError) as error:
-            # The SDK builds what it can from any body, and returns the text of one that is not JSON.
-            raise ModelError from error
         call.note(completion.usage, completion._request_id)  # noqa: SLF001  # Public, says the SDK's README.
-        return _storable(content or ""), finish_reason or "stop"
+        choice = completion.choices[0]
+        return _storable(choice.message.content or ""), choice.finish_reason or "stop"
 
     async def _stream(
         self, call: "_Call", prompt: Sequence[PromptMessage], on_delta: Callable[[str], None]
@@ -120,13 +118,12 @@ class LanguageModel:
         except APIStatusError as error:
             call.fail(error)
             raise ModelError(retry_after=_retry_after(error)) from error
-        except (OpenAIError, httpx2.HTTPError, ValueError) as error:
-            # Besides its own errors the SDK lets those of the JSON parser through.
+        except (OpenAIError, httpx2.HTTPError) as error:
             call.fields["status"] = type(error).__name__
             raise ModelError from error
-        except ModelError:
+        except (ModelError, *_UNUSABLE) as error:
             call.fields["status"] = "unusable"
-            raise
+            raise ModelError from error
         finally:
             fields = {
                 "model": self.name,
@@ -146,12 +143,10 @@ class _Call:
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {"status": "cancelled"}
 
-    def note(self, usage: CompletionUsage | None, request_id: str | None) -> None:
-        if usage:
-            self.fields |= {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-            }
+    def note(self, usage: object, request_id: str | None) -> None:
+        for name in ("prompt_tokens", "completion_tokens"):
+            if isinstance(count := getattr(usage, name, None), int):
+                self.fields[name] = count
         self.fields["upstream_request_id"] = request_id
 
     def fail(self, error: APIStatusError) -> None:

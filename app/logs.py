@@ -66,7 +66,7 @@ def configure(settings: Settings) -> None:
         handler = RichHandler(show_path=False)
         handler.setFormatter(TextFormatter(secrets))
     logging.root.handlers = [handler]
-    logging.root.setLevel(logging.WARNING)
+    logging.root.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     for name in ("app", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
@@ -75,12 +75,59 @@ def configure(settings: Settings) -> None:
     logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
 
 
-class JsonFormatter(logging.Formatter):
-    """One line of JSON per record: time (UTC), level, logger, event, the request's and session's ids, its fields."""
+class EventFormatter(logging.Formatter):
+    """Collects what a record says: its fields, the request's and session's ids, and an exception fit for the log."""
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         super().__init__()
-        self._secrets = _Redaction(secrets)
+        # Very short secrets would garble every line.
+        secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_CONFIDENTIAL]
+        self._spellings = {spelling for secret in secrets for spelling in (secret, json.dumps(secret)[1:-1])}
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return the record's fields, with an exception's type, message and traceback."""
+        request = current_request()
+        fields: dict[str, Any] = {}
+        if request.request_id:
+            fields["request_id"] = request.request_id
+        if request.session_id:
+            fields["session_id"] = str(request.session_id)
+        fields |= getattr(record, "fields", {})
+        if record.exc_info and record.exc_info[1]:
+            error = record.exc_info[1]
+            fields["error"] = _name(error)
+            fields["error_message"] = self._message(error)
+            fields["traceback"] = "".join(self._traceback(error))
+        return fields
+
+    def redact(self, text: str) -> str:
+        """Return the text without the configured secrets."""
+        for spelling in self._spellings:
+            text = text.replace(spelling, "***")
+        return text
+
+    def _traceback(self, error: BaseException) -> Iterator[str]:
+        """Yield the traceback as Python prints it, causes first, but for messages that quote the reader."""
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause:
+            yield from self._traceback(cause)
+            yield "\nwhich led to:\n\n"
+        yield from traceback.format_tb(error.__traceback__)
+        yield f"{_name(error)}: {self._message(error)}\n"
+        if isinstance(error, BaseExceptionGroup):
+            for member in error.exceptions:
+                yield from self._traceback(member)
+
+    def _message(self, error: BaseException) -> str:
+        """Return the exception's message, or a note in its place if it shares a telling run of characters with the reader."""
+        message = self.redact(str(error))[:_LONGEST_EXCEPTION_MESSAGE]
+        if any(_quotes(message, text) for text in current_request().confidential):
+            return "(withheld: the message quotes the reader)"
+        return message
+
+
+class JsonFormatter(EventFormatter):
+    """One line of JSON per record: time (UTC), level, logger, event and the fields."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -89,81 +136,35 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "event": record.getMessage(),
-        } | _fields(record)
-        return self._secrets.redact(json.dumps(entry, default=str))
+        } | self.fields(record)
+        return self.redact(json.dumps(entry, default=str))
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(EventFormatter):
     """The same for people: the event, `name=value` for each field, and a traceback below."""
-
-    def __init__(self, secrets: Sequence[str] = ()) -> None:
-        super().__init__()
-        self._secrets = _Redaction(secrets)
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        fields = _fields(record)
+        fields = self.fields(record)
         trace = fields.pop("traceback", None)
         line = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in fields.items())])
-        return self._secrets.redact(f"{line}\n{trace}" if trace else line)
-
-
-class _Redaction:
-    """Secrets, as text and as JSON spells them; very short ones would garble every line and are left alone."""
-
-    def __init__(self, secrets: Sequence[str]) -> None:
-        long_enough = [secret for secret in secrets if len(secret) >= _SHORTEST_CONFIDENTIAL]
-        self._spellings = {spelling for secret in long_enough for spelling in (secret, json.dumps(secret)[1:-1])}
-
-    def redact(self, line: str) -> str:
-        for spelling in self._spellings:
-            line = line.replace(spelling, "***")
-        return line
-
-
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    request = current_request()
-    fields: dict[str, Any] = {}
-    if request.request_id:
-        fields["request_id"] = request.request_id
-    if request.session_id:
-        fields["session_id"] = str(request.session_id)
-    fields |= getattr(record, "fields", {})
-    if record.exc_info and record.exc_info[1]:
-        error = record.exc_info[1]
-        fields["error"] = _name(error)
-        fields["error_message"] = _message(error, request.confidential)
-        fields["traceback"] = "".join(_traceback(error, request.confidential))
-    return fields
+        return self.redact(f"{line}\n{trace}" if trace else line)
 
 
 def _name(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
 
 
-def _traceback(error: BaseException, confidential: Sequence[str]) -> Iterator[str]:
-    """Yield the traceback as Python prints it, causes first, but for messages that quote the reader."""
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause:
-        yield from _traceback(cause, confidential)
-        yield "\nwhich led to:\n\n"
-    yield from traceback.format_tb(error.__traceback__)
-    yield f"{_name(error)}: {_message(error, confidential)}\n"
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from _traceback(member, confidential)
+def _quotes(message: str, text: str) -> bool:
+    """Whether the message shares a run of characters with the text, however often it was escaped on the way."""
+    message, text = _without_escapes(message), _without_escapes(text)
+    length = min(_TELLING_RUN, len(text))
+    runs = (message[start : start + length] for start in range(len(message) - length + 1))
+    return length >= _SHORTEST_CONFIDENTIAL and any(run in text for run in runs)
 
 
-def _message(error: BaseException, confidential: Sequence[str]) -> str:
-    """Return the exception's message, or a note in its place when it shares a telling run of characters with the reader."""
-    message = str(error)[:_LONGEST_EXCEPTION_MESSAGE]
-    for text in confidential:
-        for spelling in (text, json.dumps(text)[1:-1]):
-            length = min(_TELLING_RUN, len(spelling))
-            runs = (message[start : start + length] for start in range(len(message) - length + 1))
-            if length >= _SHORTEST_CONFIDENTIAL and any(run in spelling for run in runs):
-                return "(withheld: the message quotes the reader)"
-    return message
+def _without_escapes(text: str) -> str:
+    return json.dumps(text)[1:-1].replace("\\", "")
 
 
 class RequestLogMiddleware:
@@ -183,6 +184,13 @@ class RequestLogMiddleware:
         request = RequestContext(given_id if _WELL_FORMED_REQUEST_ID.fullmatch(given_id) else str(uuid.uuid4()))
         token = _current.set(request)
         status: int | None = None
+        received = 0
+
+        async def receive_and_count() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -192,14 +200,14 @@ class RequestLogMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive_and_count, send_with_id)
         finally:
             fields = {
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
                 "duration_ms": _milliseconds(time.perf_counter() - started),
-                "body_bytes": headers.get("content-length"),
+                "body_bytes": received,
                 "headers": {name: value for name, value in headers.items() if not _PRIVATE_HEADER.search(name)},
                 "database_statements": request.database_statements,
                 "database_ms": _milliseconds(request.database_seconds),

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import delete, select
+from sqlalchemy import delete, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
@@ -57,11 +57,25 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(request: pytest.FixtureRequest) -> str:
-    """The address of a migrated PostgreSQL database: TEST_DATABASE_URL's, or our own server's."""
-    url = os.environ.get("TEST_DATABASE_URL") or request.getfixturevalue("postgres").url()
+def postgres_url(request: pytest.FixtureRequest, worker_id: str) -> str:
+    """The address of a migrated PostgreSQL database, made anew on TEST_DATABASE_URL's server or on our own."""
+    server = os.environ.get("TEST_DATABASE_URL") or request.getfixturevalue("postgres").url()
+    database = f"book_chat_{worker_id}"
+    asyncio.run(_create_database(server, database))
+    url = make_url(server).set(database=database).render_as_string(hide_password=False)
     migrate(url)
     return url
+
+
+async def _create_database(server: str, database: str) -> None:
+    parsed = dsn.parse(server)
+    engine = create_async_engine(
+        parsed.url, connect_args=parsed.connect_args, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
+    async with engine.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE IF EXISTS {database}"))
+        await connection.execute(text(f"CREATE DATABASE {database}"))
+    await engine.dispose()
 
 
 def migrate(url: str, revision: str = "head") -> None:

@@ -38,6 +38,11 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     ),
     "cors_origin_regex": (None, r"https://.*\.vercel\.app", r"https://.*\.vercel\.app"),
     "database_pool_size": (5, "100", 100),
+    "max_concurrent_turns": (1000, "8", 8),
+    "rate_limit": (None, "30/minute", "30/minute"),
+    "rate_limit_storage": (None, "redis://:pw@cache", SecretStr("redis://:pw@cache")),
+    "client_address_header": (None, "X-Forwarded-For", "X-Forwarded-For"),
+    "shutdown_grace_seconds": (20.0, "2.5", 2.5),
     "log_level": ("INFO", "debug", "DEBUG"),
 }
 
@@ -72,6 +77,10 @@ MALFORMED = [
     ("CORS_ORIGIN_REGEX", "["),
     ("DATABASE_POOL_SIZE", "0"),
     ("DATABASE_POOL_SIZE", "101"),
+    ("MAX_CONCURRENT_TURNS", "0"),
+    ("RATE_LIMIT", "often"),
+    ("RATE_LIMIT_STORAGE", "memcached://cache"),
+    ("SHUTDOWN_GRACE_SECONDS", "-1"),
     ("LOG_LEVEL", "loud"),
 ]
 

@@ -53,7 +53,7 @@ MESSAGES = {
     "openai_rate_limited": "The assistant is busy. Please try again in a moment.",
     "database_error": "The conversation could not be read or saved. Please try again.",
     "internal_error": "Something went wrong on our side.",
-    "not_ready": "The database does not answer.",
+    "not_ready": "The database does not answer, or has not been migrated.",
 }
 
 

@@ -9,7 +9,7 @@ from tests.postgres import free_port
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
-NOT_READY = {"code": "not_ready", "message": "The database does not answer."}
+NOT_READY = {"code": "not_ready", "message": "The database does not answer, or has not been migrated."}
 
 
 async def test_a_running_service_is_healthy_and_asks_no_database(service: Service) -> None:

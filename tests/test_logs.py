@@ -203,9 +203,9 @@ async def test_a_failed_model_call_is_recorded_with_the_kind_of_its_failure(
         (refusal(), {"status": "unusable", **charged}),
         (completion(" "), {"status": "unusable", **charged}),
         (completion("Robots", "content_filter"), {"status": "unusable", **charged}),
-        (empty_choices(), {"status": "unusable"}),
+        (empty_choices(), {"status": "unusable", **charged}),
         (html_page(), {"status": "unusable"}),
-        (raw_body(b"{", "application/json"), {"status": "JSONDecodeError"}),
+        (raw_body(b"{", "application/json"), {"status": "unusable"}),
         (cut, {"status": "APIConnectionError"}),
         (stall, {"status": "timeout"}),
     ]

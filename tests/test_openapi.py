@@ -28,8 +28,8 @@ fuzzed = schemathesis.openapi.from_dict(
         {
             "seed": 1,
             "generation": {"mode": "all", "max-examples": 200, "deterministic": True},
-            # A schema cannot say that a blank message or one with a NUL is refused.
-            "checks": {"positive_data_acceptance": {"expected-statuses": [200, 400]}},
+            # A schema cannot say that a blank message is refused, that a conversation is unknown, or a key used already.
+            "checks": {"positive_data_acceptance": {"expected-statuses": [200, 400, 404, 409]}},
         }
     ),
 )
@@ -66,7 +66,7 @@ def test_every_operation_is_described(operation: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_every_error_is_described_and_has_the_one_body(operation: dict[str, Any]) -> None:
-    errors = {status: response for status, response in operation["responses"].items() if status != "200"}
+    errors = {status: response for status, response in operation["responses"].items() if not status.startswith("2")}
 
     assert "422" not in errors
     for response in errors.values():

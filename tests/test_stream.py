@@ -180,6 +180,7 @@ async def test_a_reader_who_leaves_finds_the_answer_when_coming_back(
     assert await replies(service) == ["It walks."]
     page = await service.client.get(f"/chat/{session[1]['session_id']}/messages")
     assert [m["content"] for m in page.json()["data"]] == ["Why?", "It walks."]
+    assert [record for record in service.log() if record["level"] == "ERROR"] == []
 
 
 async def test_a_turn_that_fails_after_its_reader_left_is_in_the_log(
