@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, errors, health, history, logs
+from app import chat, errors, health, history, logs, stream
 from app.config import Settings
 from app.database import Database
 from app.dependencies import State
@@ -89,6 +89,7 @@ app = FastAPI(
     exception_handlers=errors.HANDLERS,
 )
 app.include_router(chat.router)
+app.include_router(stream.router)
 app.include_router(history.router)
 app.include_router(health.router)
 # The last one added is the outermost.

@@ -9,8 +9,8 @@ from dirty_equals import IsStr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.chat import assemble_prompt, fenced
 from app.llm import PromptMessage
+from app.prompt import assemble_prompt, fenced
 from app.retrieval import Passage
 
 RULES = {"role": "system", "content": IsStr}
