@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
-from app.chat import assemble_prompt
+from app.prompt import assemble_prompt
 from app.dependencies import get_retriever
 from app.main import app
 from app.offline import PREFACE, OfflineTransport
