@@ -12,10 +12,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator
-from sqlalchemy import Executable, Row, insert, or_, select, update
+from sqlalchemy import Row, bindparam, insert, or_, select, update
 from sqlmodel import col
 
-from app.database import Database
+from app.config import Settings
+from app.database import Database, Statement
 from app.dependencies import Config, Db, Model, Retrieve, Running, within_rate
 from app.errors import (
     ERROR_RESPONSES,
@@ -26,7 +27,7 @@ from app.errors import (
     SessionNotFoundError,
     TurnInProgressError,
 )
-from app.llm import PromptMessage
+from app.llm import LanguageModel, PromptMessage
 from app.logs import current_request
 from app.models import (
     ChatRequest,
@@ -39,6 +40,7 @@ from app.models import (
     utc_now,
 )
 from app.prompt import assemble_prompt
+from app.retrieval import Retriever
 
 router = APIRouter(tags=["chat"])
 
@@ -76,16 +78,31 @@ async def within_limits(question: ChatRequest, settings: Config) -> ChatRequest:
 class Turn:
     """A question, and what it takes to answer it."""
 
-    question: Annotated[ChatRequest, Depends(within_limits)]
-    db: Db
-    model: Model
-    retrieve: Retrieve
-    settings: Config
-    idempotency_key: IdempotencyKey = None
+    question: ChatRequest
+    idempotency_key: uuid.UUID | None
+    db: Database
+    model: LanguageModel
+    retrieve: Retriever
+    settings: Settings
+
+
+async def get_turn(  # noqa: PLR0913, PLR0917  # FastAPI fills them in.
+    question: Annotated[ChatRequest, Depends(within_limits)],
+    db: Db,
+    model: Model,
+    retrieve: Retrieve,
+    settings: Config,
+    idempotency_key: IdempotencyKey = None,
+) -> Turn:
+    """Return the turn that the request asks for."""
+    return Turn(question, idempotency_key, db, model, retrieve, settings)
+
+
+Asked = Annotated[Turn, Depends(get_turn)]
 
 
 @router.post("/chat", dependencies=[Depends(within_rate)], responses=ERROR_RESPONSES)
-async def chat(turn: Annotated[Turn, Depends()], turns: Running) -> ChatResponse:
+async def chat(turn: Asked, turns: Running) -> ChatResponse:
     """Answer a question about the book.
 
     Without a `session_id` a new session begins, and the response names it; with one, the answer takes the session's last
@@ -178,6 +195,23 @@ class Conversation:
     last_message_at: datetime | None = None
 
 
+_recent = (
+    select(Message)
+    .where(col(Message.session_id) == bindparam("session"), col(Message.id) != bindparam("asked"))
+    .order_by(col(Message.created_at).desc(), col(Message.id).desc())
+    .limit(bindparam("limit"))
+    .subquery()
+)
+# One statement tells an empty session, which gives a row of nulls, from an unknown one, which gives none.
+_SESSION_AND_RECENT_MESSAGES = (
+    select(_recent.c.id, _recent.c.role, _recent.c.content, _recent.c.created_at)
+    .select_from(ChatSession)
+    .outerjoin(_recent, _recent.c.session_id == col(ChatSession.id))
+    .where(col(ChatSession.id) == bindparam("session"))
+    .order_by(_recent.c.created_at, _recent.c.id)
+)
+
+
 async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, history_limit: int) -> Conversation:
     """Return the session with its last messages, or a new one when the id is absent, malformed or not known."""
     try:
@@ -185,22 +219,12 @@ async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, hist
     except ValueError:
         return Conversation(ids.new_session)
 
-    recent = (
-        select(Message)
-        .where(col(Message.session_id) == session_id, col(Message.id) != ids.message)
-        .order_by(col(Message.created_at).desc(), col(Message.id).desc())
-        .limit(max(history_limit, 1))  # The time of the last one is wanted even where no history is.
-        .subquery()
-    )
-    # One statement tells an empty session, which gives a row of nulls, from an unknown one, which gives none.
-    session_and_recent = (
-        select(recent.c.id, recent.c.role, recent.c.content, recent.c.created_at)
-        .select_from(ChatSession)
-        .outerjoin(recent, recent.c.session_id == col(ChatSession.id))
-        .where(col(ChatSession.id) == session_id)
-        .order_by(recent.c.created_at, recent.c.id)
-    )
-    rows = await db.execute(session_and_recent)
+    parameters = {
+        "session": session_id,
+        "asked": ids.message,
+        "limit": max(history_limit, 1),  # The time of the last one is wanted even where no history is.
+    }
+    rows = await db.execute((_SESSION_AND_RECENT_MESSAGES, parameters))
     if not rows:
         return Conversation(ids.new_session)
     last_message_at = rows[-1].created_at
@@ -237,7 +261,7 @@ async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResp
     else:
         return None
 
-    rows = await db.execute(select(Message).where(col(Message.id).in_([asked.id, _reply_id(asked.id)])))
+    rows = await db.execute((select(Message).where(col(Message.id).in_([asked.id, _reply_id(asked.id)])), {}))
     recorded = {row.id: row for row in rows}
     question, reply = recorded.get(asked.id), recorded.get(_reply_id(asked.id))
     if question is None or not all(getattr(question, name) == getattr(asked, name) for name in _IDENTITY):
@@ -249,12 +273,13 @@ async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResp
 
     now = utc_now()
     until = col(Message.answering_until)
-    taken_over = await db.execute(
+    take_over = (
         update(Message)
         .where(col(Message.id) == asked.id, or_(until.is_(None), until <= now))
         .values(answering_until=asked.answering_until)
         .returning(col(Message.id))
     )
+    taken_over = await db.execute((take_over, {}))
     if not taken_over:
         seconds = (question.answering_until - now).total_seconds() if question.answering_until else 0.0
         raise TurnInProgressError(retry_after=str(max(1, math.ceil(seconds))))
@@ -269,7 +294,7 @@ async def _release(db: Database, asked: Message) -> None:
     """Let a question whose answer failed be asked again at once."""
     claimed = update(Message).where(col(Message.id) == asked.id, col(Message.answering_until) == asked.answering_until)
     with contextlib.suppress(DatabaseError):  # The claim runs out by itself.
-        await db.execute(claimed.values(answering_until=None))
+        await db.execute((claimed.values(answering_until=None), {}))
 
 
 async def _ask(
@@ -298,15 +323,22 @@ def _after(previous: datetime | None) -> datetime:
     return now if previous is None else max(now, previous + timedelta(microseconds=1))
 
 
+_BEGIN_SESSION = insert(ChatSession)
+_MOVE_SESSION_ON = (
+    update(ChatSession).where(col(ChatSession.id) == bindparam("session")).values(updated_at=bindparam("now"))
+)
+_INSERT_MESSAGE = insert(Message)
+
+
 async def _record_question(db: Database, asked: Message, *, new_session: bool) -> None:
     """Write the reader's message, and begin its session or move it on."""
-    session: Executable
+    now = asked.created_at
+    session: Statement
     if new_session:
-        times = {"created_at": asked.created_at, "updated_at": asked.created_at}
-        session = insert(ChatSession).values(id=asked.session_id, **times)
+        session = _BEGIN_SESSION, {"id": asked.session_id, "created_at": now, "updated_at": now}
     else:
-        session = update(ChatSession).where(col(ChatSession.id) == asked.session_id).values(updated_at=asked.created_at)
-    await _write(db, session, insert(Message).values(asked.model_dump()))
+        session = _MOVE_SESSION_ON, {"session": asked.session_id, "now": now}
+    await _write(db, session, (_INSERT_MESSAGE, asked.model_dump()))
 
 
 async def _record_reply(db: Database, asked: Message, answer: str) -> ChatResponse:
@@ -320,13 +352,13 @@ async def _record_reply(db: Database, asked: Message, answer: str) -> ChatRespon
     )
     recorded: Any = reply
     try:
-        await _write(db, insert(Message).values(reply.model_dump()))
+        await _write(db, (_INSERT_MESSAGE, reply.model_dump()))
     except DuplicateKeyError:
-        [recorded] = await db.execute(select(Message).where(col(Message.id) == reply.id))
+        [recorded] = await db.execute((select(Message).where(col(Message.id) == reply.id), {}))
     return ChatResponse(response=recorded.content, session_id=reply.session_id, timestamp=recorded.created_at)
 
 
-async def _write(db: Database, *statements: Executable) -> None:
+async def _write(db: Database, *statements: Statement) -> None:
     """Execute the statements; raises SessionNotFoundError if the reader has deleted the session meanwhile."""
     try:
         await db.execute(*statements)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ _RECYCLE_SECONDS = 240
 _WAKE_INTERVAL_SECONDS = 0.2
 
 
+type Statement = tuple[Executable, Mapping[str, Any]]
+"""A statement and its parameters. Those of a turn are built once, since building and hashing them costs more than sending."""
+
+
 class Database:
     """A pool of connections; every failure of the database leaves it as a DatabaseError."""
 
@@ -43,7 +47,7 @@ class Database:
         event.listen(self.engine.sync_engine, "before_cursor_execute", _note_start)
         event.listen(self.engine.sync_engine, "after_cursor_execute", _count_statement)
 
-    async def execute(self, *statements: Executable) -> Sequence[Row[Any]]:
+    async def execute(self, *statements: Statement) -> Sequence[Row[Any]]:
         """Run the statements, all or none, and return the rows of the last one.
 
         A single one runs in AUTOCOMMIT, in one round trip where BEGIN and COMMIT make three. What failed because the
@@ -58,27 +62,18 @@ class Database:
         except _InterruptedError:
             return await self._attempt(statements)
 
-    async def _attempt(self, statements: Sequence[Executable]) -> Sequence[Row[Any]]:
+    async def _attempt(self, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
         engine = self._autocommit if len(statements) == 1 else self.engine
         try:
             async with engine.connect() as connection:
-                try:
-                    for statement in statements:
-                        result = await connection.execute(statement)
-                    rows = result.all() if result.returns_rows else ()
-                    await connection.commit()
-                except (DBAPIError, TimeoutError) as error:
-                    if isinstance(error, TimeoutError) or isinstance(_meaning(error), _InterruptedError):
-                        await connection.invalidate()
-                    raise
-                return rows
+                return await connection.run_sync(_run, statements)
         except (SQLAlchemyError, OSError) as error:
             raise _meaning(error) from error
 
     async def is_migrated(self) -> bool:
         """Whether the tables are as new as the code needs them; raises DatabaseError."""
         try:
-            [row] = await self.execute(text("SELECT max(version_num) FROM alembic_version"))
+            [row] = await self.execute((text("SELECT max(version_num) FROM alembic_version"), {}))
         except MissingTableError:
             return False
         return (row[0] or "") >= REVISION
@@ -101,6 +96,19 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+def _run(connection: Connection, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
+    try:
+        for statement, parameters in statements:
+            result = connection.execute(statement, parameters)
+        rows = result.all() if result.returns_rows else ()
+        connection.commit()
+    except (DBAPIError, TimeoutError) as error:
+        if isinstance(error, TimeoutError) or isinstance(_meaning(error), _InterruptedError):
+            connection.invalidate()
+        raise
+    return rows
 
 
 def _postgresql_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:

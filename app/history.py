@@ -33,11 +33,12 @@ async def read_messages(
     if after is not None:
         cursor = select(col(Message.created_at), col(Message.id)).where(*page, col(Message.id) == after)
         page.append(place > cursor.scalar_subquery())
-    rows = await db.execute(
-        select(Message).where(*page).order_by(col(Message.created_at), col(Message.id)).limit(limit + 1)
-    )
-    if not rows and not await db.execute(select(col(ChatSession.id)).where(col(ChatSession.id) == known_id)):
-        raise SessionNotFoundError
+    messages = select(Message).where(*page).order_by(col(Message.created_at), col(Message.id)).limit(limit + 1)
+    rows = await db.execute((messages, {}))
+    if not rows:
+        session = select(col(ChatSession.id)).where(col(ChatSession.id) == known_id)
+        if not await db.execute((session, {})):
+            raise SessionNotFoundError
     data = [MessageItem.model_validate(row, from_attributes=True) for row in rows[:limit]]
     return MessagePage(data=data, has_more=len(rows) > limit, after=data[-1].id if data else after)
 
@@ -46,7 +47,7 @@ async def read_messages(
 async def delete_session(session_id: SessionId, db: Db) -> None:
     """Delete a conversation with all its messages."""
     deleted = delete(ChatSession).where(col(ChatSession.id) == _parse(session_id)).returning(col(ChatSession.id))
-    if not await db.execute(deleted):
+    if not await db.execute((deleted, {})):
         raise SessionNotFoundError
 
 

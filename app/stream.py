@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app.chat import Turn, TurnEvent, take_turn
+from app.chat import Asked, TurnEvent, take_turn
 from app.dependencies import Running, within_rate
 from app.errors import ERROR_RESPONSES, error_response
 from app.models import ChatResponse, DeltaEvent, SessionEvent
@@ -15,7 +15,7 @@ from app.models import ChatResponse, DeltaEvent, SessionEvent
 router = APIRouter(tags=["chat"])
 
 
-async def stream_turn(turn: Annotated[Turn, Depends()], turns: Running) -> AsyncIterator[ServerSentEvent]:
+async def stream_turn(turn: Asked, turns: Running) -> AsyncIterator[ServerSentEvent]:
     """Begin a turn and return its events, once the question is recorded and the first piece of the answer is there.
 
     What fails before is raised, and so gets its proper status.

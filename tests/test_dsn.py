@@ -260,8 +260,8 @@ async def test_statements_are_prepared_on_direct_connections_alone(
     database = Database(dsn.parse(postgres.url() + parameter), pool_size=1)
     count = text("SELECT count(*) FROM pg_prepared_statements")
     try:
-        await database.execute(count)
-        [row] = await database.execute(count)
+        await database.execute((count, {}))
+        [row] = await database.execute((count, {}))
     finally:
         await database.close()
 
