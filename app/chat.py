@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import math
+import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -135,8 +135,7 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
         created_at=_after(conversation.last_message_at),
     )
     if turn.idempotency_key:
-        seconds = settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
-        asked.answering_until = utc_now() + timedelta(seconds=seconds)
+        asked.answering_until = _claim_end(settings.openai_timeout_seconds)
         if recorded := await _claim(db, asked, new_session=conversation.is_new):
             if emit:
                 emit(SessionEvent(session_id=recorded.session_id))
@@ -239,12 +238,13 @@ async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, hist
 
 def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
     """Yield the rows in their order, but each reply right after its question: questions asked at once interleave."""
-    replies = {row.id: row for row in rows}
-    following = {_reply_id(row.id) for row in rows}
+    by_id = {row.id: row for row in rows}
+    reply_ids = {row.id: _reply_id(row.id) for row in rows}
+    following = set(reply_ids.values())
     for row in rows:
         if row.id not in following:
             yield row
-            if reply := replies.get(_reply_id(row.id)):
+            if reply := by_id.get(reply_ids[row.id]):
                 yield reply
 
 
@@ -271,19 +271,22 @@ async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResp
     if question.answering_until == asked.answering_until:
         return None  # The connection was lost after our own first try had arrived.
 
-    now = utc_now()
     until = col(Message.answering_until)
     take_over = (
         update(Message)
-        .where(col(Message.id) == asked.id, or_(until.is_(None), until <= now))
+        .where(col(Message.id) == asked.id, or_(until.is_(None), until <= utc_now()))
         .values(answering_until=asked.answering_until)
         .returning(col(Message.id))
     )
-    taken_over = await db.execute((take_over, {}))
-    if not taken_over:
-        seconds = (question.answering_until - now).total_seconds() if question.answering_until else 0.0
-        raise TurnInProgressError(retry_after=str(max(1, math.ceil(seconds))))
+    if not await db.execute((take_over, {})):
+        raise TurnInProgressError(retry_after="1")
     return None
+
+
+def _claim_end(deadline_seconds: float) -> datetime:
+    """Return until when a claim made now holds; a random part of a second makes it this claim's own."""
+    seconds = deadline_seconds + CLAIM_MARGIN_SECONDS
+    return utc_now() + timedelta(seconds=seconds, microseconds=secrets.randbelow(1_000_000))
 
 
 _IDENTITY = ("session_id", "content", "selected_text")

@@ -4,7 +4,16 @@ import re
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    HttpUrl,
+    RedisDsn,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import dsn
@@ -155,19 +164,24 @@ class Settings(DatabaseSettings):
     @classmethod
     def _rate_is_understood(cls, value: str | None) -> str | None:
         if value is not None:
-            from limits import parse  # noqa: PLC0415  # Only a service that limits pays for the import.
+            from limits import parse_many  # noqa: PLC0415  # Only a service that limits pays for the import.
 
             try:
-                parse(value)
+                [rate] = parse_many(value)
             except ValueError:
-                raise ValueError("is not a rate such as 30/minute") from None
+                rate = None
+            if rate is None or rate.amount < 1:
+                raise ValueError("is not a rate such as 30/minute")
         return value
 
     @field_validator("rate_limit_storage")
     @classmethod
     def _storage_is_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("is not a redis:// or rediss:// address")
+        if value is not None:
+            try:
+                RedisDsn(value.get_secret_value())
+            except ValidationError:
+                raise ValueError("is not an address such as redis://host:6379") from None
         return value
 
     @field_validator("log_level", mode="before")

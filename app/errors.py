@@ -177,11 +177,16 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 """The errors of a turn, for the OpenAPI document; `4XX` keeps FastAPI from adding a 422 that is never sent."""
 
 
-def error_response(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:
-    """Write to the log what a client must not see, and return what it may: body, status and headers."""
+def log(error: BaseException) -> None:
+    """Write to the log what a client must not see."""
+    event = error.event if isinstance(error, ChatError) else ChatError.event
+    if event:
+        logger.error(event, exc_info=error)
+
+
+def render(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:
+    """Return what a client may see: body, status and headers."""
     known = error if isinstance(error, ChatError) else ChatError()
-    if known.event:
-        logger.error(known.event, exc_info=error)
     headers = {"Retry-After": known.retry_after} if known.retry_after else {}
     return _body(known.code, known.message), known.status, headers
 
@@ -198,7 +203,8 @@ def _json(body: ErrorResponse, status: int, headers: dict[str, str] | None = Non
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
-    return _json(*error_response(error))
+    log(error)
+    return _json(*render(error))
 
 
 _REASONS = {

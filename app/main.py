@@ -36,6 +36,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         else:
             checking = asyncio.create_task(database.check_revision())
             stack.callback(checking.cancel)
+        limiter = RateLimiter(settings)
+        stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
         stack.enter_context(on_sigterm(turns.close))
@@ -46,7 +48,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             model=model,
             retrieve=retrieve_nothing,
             turns=turns,
-            limiter=RateLimiter(settings),
+            limiter=limiter,
         )
 
 

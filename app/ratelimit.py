@@ -13,12 +13,20 @@ from app.errors import RateLimitedError
 logger = logging.getLogger(__name__)
 
 
+_REDIS_OPTIONS: dict[str, float | str | bool] = {
+    "implementation": "redispy",
+    "socket_timeout": 1.0,
+    "socket_connect_timeout": 1.0,
+}
+
+
 class RateLimiter:
     """Counts the questions of each address over a moving window, in the process or in Redis for all of them."""
 
     def __init__(self, settings: Settings) -> None:
         self._header = settings.client_address_header
         self._rate = None
+        self._storage: Any = None
         if settings.rate_limit is None:
             return
         # Only a service that limits pays for the import.
@@ -27,10 +35,10 @@ class RateLimiter:
         from limits.storage import storage_from_string  # noqa: PLC0415
 
         url = settings.rate_limit_storage.get_secret_value() if settings.rate_limit_storage else "memory://"
-        options = {} if url == "memory://" else {"implementation": "redispy"}
+        options: dict[str, float | str | bool] = {} if url == "memory://" else _REDIS_OPTIONS
         self._rate = parse(settings.rate_limit)
-        storage = storage_from_string(f"async+{url}", wrap_exceptions=True, **options)
-        self._strategy = MovingWindowRateLimiter(storage)
+        self._storage = storage_from_string(f"async+{url}", wrap_exceptions=True, **options)
+        self._strategy = MovingWindowRateLimiter(self._storage)
 
     async def check(self, connection: HTTPConnection[Any]) -> None:
         """Count one question of the connection's address; raises RateLimitedError when there were too many."""
@@ -49,8 +57,13 @@ class RateLimiter:
             return
         raise RateLimitedError(retry_after=str(max(1, math.ceil(reset_at - time.time()))))
 
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        if hasattr(self._storage, "bridge"):
+            await self._storage.bridge.get_connection().aclose()
+
     def _address(self, connection: HTTPConnection[Any]) -> str:
         """Return the reader's address; of a header's entries only the last is the platform's own, a reader can send any."""
-        forwarded = connection.headers.get(self._header, "") if self._header else ""
+        forwarded = ",".join(connection.headers.getlist(self._header)) if self._header else ""
         direct = connection.client.host if connection.client else ""
         return forwarded.rpartition(",")[2].strip() or direct

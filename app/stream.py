@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.chat import Asked, TurnEvent, take_turn
 from app.dependencies import Running, within_rate
-from app.errors import ERROR_RESPONSES, error_response
+from app.errors import ERROR_RESPONSES, log, render
 from app.models import ChatResponse, DeltaEvent, SessionEvent
 
 router = APIRouter(tags=["chat"])
@@ -33,6 +33,7 @@ async def stream_turn(turn: Asked, turns: Running) -> AsyncIterator[ServerSentEv
             deltas.append(event)
         else:
             answering.result()  # It ended early, so this raises.
+    answering.add_done_callback(_log_failure)
     return _events(answering, [session, *deltas], events)
 
 
@@ -58,21 +59,15 @@ async def _events(
     answering: asyncio.Task[ChatResponse], opening: Sequence[TurnEvent], following: asyncio.Queue[TurnEvent | None]
 ) -> AsyncIterator[ServerSentEvent]:
     """Yield the turn's events and one last one that says how it ended, since a cut stream can look like a finished one."""
-    try:
-        for event in opening:
-            yield _server_sent(event)
-        while (next_event := await following.get()) is not None:
-            yield _server_sent(next_event)
-        try:
-            answer = answering.result()
-        except Exception as error:  # noqa: BLE001  # Whatever it is, the stream has to say so.
-            body, _, _ = error_response(error)
-            yield ServerSentEvent(event="error", raw_data=body.model_dump_json(exclude_none=True))
-        else:
-            yield ServerSentEvent(event="done", data=answer)
-    finally:
-        if not answering.done():
-            answering.add_done_callback(_log_failure)
+    for event in opening:
+        yield _server_sent(event)
+    while (next_event := await following.get()) is not None:
+        yield _server_sent(next_event)
+    if error := answering.exception():
+        body, _, _ = render(error)
+        yield ServerSentEvent(event="error", raw_data=body.model_dump_json(exclude_none=True))
+    else:
+        yield ServerSentEvent(event="done", data=answering.result())
 
 
 def _server_sent(event: TurnEvent) -> ServerSentEvent:
@@ -80,6 +75,6 @@ def _server_sent(event: TurnEvent) -> ServerSentEvent:
 
 
 def _log_failure(answering: asyncio.Task[ChatResponse]) -> None:
-    """Log how a turn failed whose reader has left."""
+    """Log how a turn failed that had begun to stream, whether or not its reader is still there."""
     if error := answering.exception():
-        error_response(error)
+        log(error)

@@ -47,7 +47,8 @@ class Turns:
         if self._running:
             await asyncio.wait(self._running, timeout=max(0.0, self._closes_at - time.monotonic()))
         for task in self._running:
-            task.cancel()
+            if not task.cancelling():  # A second call leaves those alone that are clearing up.
+                task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
@@ -74,6 +75,8 @@ def on_sigterm(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[No
     started: list[asyncio.Task[None]] = []
 
     def handle(_signal: int, frame: FrameType | None) -> None:
+        # A second interrupt would make the server drop everything, and platforms that signal every process cause one.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         loop.call_soon_threadsafe(lambda: started.append(loop.create_task(callback())))
         servers_own(signal.SIGINT, frame)
 

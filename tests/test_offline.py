@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
-from app.prompt import assemble_prompt
 from app.dependencies import get_retriever
 from app.main import app
 from app.offline import PREFACE, OfflineTransport
+from app.prompt import assemble_prompt
 from app.retrieval import Passage, Retriever
 from tests.conftest import Serve, Service
 

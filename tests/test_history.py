@@ -1,0 +1,231 @@
+"""A conversation read back and deleted, on both databases."""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from dirty_equals import IsStr, IsUUID
+from sqlalchemy import insert
+
+from app.models import ChatSession, Message, MessageRole, utc_now
+from tests.conftest import Service
+from tests.fake_openai import FakeOpenAI
+from tests.test_stream import all_events
+
+NOT_FOUND = {
+    "error": {"code": "not_found", "message": "There is no such conversation.", "request_id": IsUUID(4)},
+}
+UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "abc", "1", "%20", "null", "' OR 1=1 --", "a" * 1000, "%00"]
+
+
+async def read(service: Service, session_id: object, **query: Any) -> httpx2.Response:
+    return await service.client.get(f"/chat/{session_id}/messages", params=query)
+
+
+async def page(service: Service, session_id: object, **query: Any) -> dict[str, Any]:
+    response = await read(service, session_id, **query)
+    assert response.status_code == 200
+    body: dict[str, Any] = response.json()
+    return body
+
+
+async def pages(service: Service, session_id: object, limit: int) -> list[list[str]]:
+    """Read the whole conversation as a client does, until there is no more; returns the ids on each page."""
+    read_so_far: list[list[str]] = []
+    query: dict[str, Any] = {"limit": limit}
+    while True:
+        body = await page(service, session_id, **query)
+        read_so_far.append([message["id"] for message in body["data"]])
+        assert body["after"] == read_so_far[-1][-1]
+        if not body["has_more"]:
+            return read_so_far
+        query["after"] = body["after"]
+
+
+async def a_session(service: Service, *times: datetime) -> uuid.UUID:
+    """Write a session with a message of each time, past the service."""
+    session_id = uuid.uuid4()
+    async with service.tables.engine.begin() as connection:
+        await connection.execute(insert(ChatSession).values(id=session_id, created_at=utc_now(), updated_at=utc_now()))
+        for number, time in enumerate(times):
+            message = Message(session_id=session_id, role=MessageRole.user, content=str(number), created_at=time)
+            await connection.execute(insert(Message).values(message.model_dump()))
+    return session_id
+
+
+async def test_a_conversation_of_plain_and_streamed_turns_is_read_back_oldest_first(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    first = (await service.chat("What walks?", selected_text="A biped walks.")).json()
+    *_, (_, second) = await all_events(service, "What rolls?", session_id=first["session_id"])
+    await service.chat("A stranger's question", session_id=None)
+
+    body = await page(service, first["session_id"])
+
+    assert body == {
+        "data": [
+            {
+                "id": IsUUID,
+                "role": "user",
+                "content": "What walks?",
+                "selected_text": "A biped walks.",
+                "created_at": IsStr,
+            },
+            {
+                "id": IsUUID(5),
+                "role": "assistant",
+                "content": "Answer 1 to: What walks?",
+                "selected_text": None,
+                "created_at": first["timestamp"],
+            },
+            {"id": IsUUID, "role": "user", "content": "What rolls?", "selected_text": None, "created_at": IsStr},
+            {
+                "id": IsUUID(5),
+                "role": "assistant",
+                "content": "Answer 2 to: What rolls?",
+                "selected_text": None,
+                "created_at": second["timestamp"],
+            },
+        ],
+        "has_more": False,
+        "after": body["data"][-1]["id"],
+    }
+    assert [m["id"] for m in body["data"]] == [str(m.id) for m in (await service.tables.messages())[:4]]
+    times = [datetime.fromisoformat(m["created_at"]) for m in body["data"]]
+    assert times == sorted(times)
+    assert {time.utcoffset() for time in times} == {timedelta(0)}
+
+
+@pytest.mark.parametrize("step", [timedelta(microseconds=1), timedelta(0)], ids=["times apart", "equal times"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_page_by_page_every_message_comes_exactly_once(service: Service, step: timedelta, limit: int) -> None:
+    await a_session(service, utc_now())
+    session_id = await a_session(service, *(utc_now() + n * step for n in range(7)))
+    in_order = [str(m.id) for m in await service.tables.messages() if m.session_id == session_id]
+
+    read_so_far = await pages(service, session_id, limit)
+
+    assert [message_id for ids in read_so_far for message_id in ids] == in_order
+    assert [len(ids) for ids in read_so_far[:-1]] == [limit] * (len(read_so_far) - 1)
+    assert len(read_so_far) == -(-7 // limit)
+
+
+async def test_a_page_has_fifty_messages_unless_told(service: Service) -> None:
+    session_id = await a_session(service, *[utc_now()] * 51)
+
+    body = await page(service, session_id)
+
+    assert (len(body["data"]), body["has_more"]) == (50, True)
+    assert len((await page(service, session_id, limit=100))["data"]) == 51
+
+
+async def test_what_is_said_after_a_page_was_read_is_on_the_next(service: Service, model_server: FakeOpenAI) -> None:
+    session_id = (await service.chat("One?")).json()["session_id"]
+    end = await page(service, session_id)
+    assert await page(service, session_id, after=end["after"]) == {"data": [], "has_more": False, "after": end["after"]}
+    await service.chat("Two?", session_id=session_id)
+
+    following = await page(service, session_id, after=end["after"])
+
+    assert [m["content"] for m in following["data"]] == ["Two?", "Answer 2 to: Two?"]
+
+
+async def test_a_session_without_messages_is_an_empty_page(service: Service) -> None:
+    session_id = await a_session(service)
+
+    assert await page(service, session_id) == {"data": [], "has_more": False, "after": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "reason"),
+    [
+        ({"limit": "0"}, "limit", "Input should be greater than or equal to 1"),
+        ({"limit": "-1"}, "limit", "Input should be greater than or equal to 1"),
+        ({"limit": "101"}, "limit", "Input should be less than or equal to 100"),
+        ({"limit": "many"}, "limit", "Input should be a valid integer, unable to parse string as an integer"),
+        ({"after": "abc"}, "after", "must be a UUID"),
+        ({"after": ""}, "after", "must be a UUID"),
+    ],
+)
+async def test_a_malformed_query_is_refused(
+    service: Service, model_server: FakeOpenAI, query: dict[str, str], field: str, reason: str
+) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+
+    response = await read(service, session_id, **query)
+
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": {
+            "code": "validation_error",
+            "message": "The request is not valid.",
+            "request_id": IsUUID(4),
+            "details": [{"field": field, "reason": reason}],
+        }
+    }
+
+
+async def test_a_place_in_another_session_shows_nothing_of_either(service: Service, model_server: FakeOpenAI) -> None:
+    mine, others = [(await service.chat()).json()["session_id"] for _ in range(2)]
+    elsewhere = (await page(service, others, limit=1))["after"]
+    nowhere = "00000000-0000-4000-8000-000000000000"
+
+    bodies = [await page(service, mine, after=after) for after in (elsewhere, nowhere)]
+
+    # A place of another session looks like one that there is not.
+    assert bodies == [{"data": [], "has_more": False, "after": after} for after in (elsewhere, nowhere)]
+
+
+@pytest.mark.parametrize("session_id", UNKNOWN_IDS)
+async def test_an_unknown_conversation_is_not_found(
+    service: Service, model_server: FakeOpenAI, session_id: str
+) -> None:
+    await service.chat()
+
+    responses = [await read(service, session_id), await service.client.delete(f"/chat/{session_id}")]
+
+    assert [response.status_code for response in responses] == [404, 404]
+    assert [response.json() for response in responses] == [NOT_FOUND, NOT_FOUND]
+    assert len(await service.tables.messages()) == 2
+
+
+async def test_a_deleted_conversation_is_gone_and_others_are_not(service: Service, model_server: FakeOpenAI) -> None:
+    mine, others = [(await service.chat()).json()["session_id"] for _ in range(2)]
+
+    deleted = await service.client.delete(f"/chat/{mine}")
+    again = await service.client.delete(f"/chat/{mine}")
+    read_back = await read(service, mine)
+
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert (again.status_code, again.json()) == (404, NOT_FOUND)
+    assert (read_back.status_code, read_back.json()) == (404, NOT_FOUND)
+    assert [str(session.id) for session in await service.tables.sessions()] == [others]
+    assert [str(m.session_id) for m in await service.tables.messages()] == [others] * 2
+    assert len((await page(service, others))["data"]) == 2
+
+
+async def test_the_id_of_a_deleted_conversation_begins_a_new_one(service: Service, model_server: FakeOpenAI) -> None:
+    deleted = (await service.chat("One?")).json()["session_id"]
+    await service.client.delete(f"/chat/{deleted}")
+
+    answer = (await service.chat("Two?", session_id=deleted)).json()
+
+    assert answer["session_id"] != deleted
+    assert [m["content"] for m in model_server.prompt[1:]] == ["Two?"]
+    assert [m["content"] for m in (await page(service, answer["session_id"]))["data"]] == ["Two?", answer["response"]]
+
+
+async def test_a_page_of_an_allowed_origin_may_delete(service: Service) -> None:
+    origin = "http://localhost:3000"
+    asked = {"Origin": origin, "Access-Control-Request-Method": "DELETE"}
+
+    preflight = await service.client.options(f"/chat/{uuid.uuid4()}", headers=asked)
+    stranger = await service.client.options(f"/chat/{uuid.uuid4()}", headers={**asked, "Origin": "https://x.example"})
+
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == origin
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST, DELETE"
+    assert stranger.status_code == 400
+    assert "access-control-allow-origin" not in stranger.headers

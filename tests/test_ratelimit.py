@@ -1,0 +1,287 @@
+"""How often one reader may ask: in one process, in several that share a Redis, and behind a proxy."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from dirty_equals import IsUUID
+
+from app.config import Settings, SettingsError
+from tests.conftest import API_KEY, Serve, Service, eventually
+from tests.fake_openai import FakeOpenAI
+from tests.postgres import free_port
+from tests.test_stream import all_events
+
+# Counting does not touch the database.
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+READERS_PATIENCE_SECONDS = 4
+PASSWORD = "hunter2-hunter2"
+RATE_LIMITED = {
+    "error": {
+        "code": "rate_limited",
+        "message": "You are asking too often. Please wait a moment.",
+        "request_id": IsUUID(4),
+    }
+}
+# uvicorn itself believes a proxy on its own host; the readers of these tests are none.
+NO_LOCAL_PROXY = {"FORWARDED_ALLOW_IPS": "192.0.2.1"}
+BEHIND_PROXY = {**NO_LOCAL_PROXY, "CLIENT_ADDRESS_HEADER": "X-Forwarded-For"}
+
+
+async def statuses(service: Service, count: int, *forwarded_for: str) -> list[int]:
+    """Ask this often, with these X-Forwarded-For lines."""
+    headers = [("X-Forwarded-For", line) for line in forwarded_for]
+    asked = [await service.client.post("/chat", json={"message": "Why?"}, headers=headers) for _ in range(count)]
+    return [response.status_code for response in asked]
+
+
+def assert_limited(response: httpx2.Response) -> None:
+    assert response.status_code == 429
+    assert response.json() == RATE_LIMITED
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+    assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+async def test_the_question_after_the_last_allowed_one_is_refused_plain_or_streamed(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    service = await serve(RATE_LIMIT="3/minute")
+    service.client.headers["Origin"] = "http://localhost:3000"
+    answered = [await service.chat(), (await all_events(service))[-1][0], (await service.chat())]
+
+    refused = [await service.client.post(path, json={"message": "Why?"}) for path in ("/chat", "/chat/stream")]
+
+    assert [getattr(a, "status_code", a) for a in answered] == [200, "done", 200]
+    for response in refused:
+        assert_limited(response)
+    assert len(model_server.requests) == 3
+    assert len(await service.tables.messages()) == 6
+
+
+async def test_only_questions_count(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="1/minute")
+    session_id = (await service.chat()).json()["session_id"]
+    assert (await service.chat()).status_code == 429
+
+    responses = [
+        await service.client.get("/health"),
+        await service.client.get("/health/ready"),
+        await service.client.get(f"/chat/{session_id}/messages"),
+        await service.client.delete(f"/chat/{session_id}"),
+    ]
+
+    assert [response.status_code for response in responses] == [200, 200, 200, 204]
+
+
+async def test_nobody_is_limited_by_default(service: Service, model_server: FakeOpenAI) -> None:
+    assert await statuses(service, 40) == [200] * 40
+
+
+async def test_readers_behind_a_proxy_are_told_apart(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="3/minute", **BEHIND_PROXY)
+
+    assert await statuses(service, 4, "203.0.113.1") == [200, 200, 200, 429]
+    assert await statuses(service, 4, "203.0.113.2") == [200, 200, 200, 429]
+    assert await statuses(service, 1, "203.0.113.1") == [429]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(("{}, 203.0.113.1",), id="in the same line"),
+        pytest.param(("{},203.0.113.1",), id="without a blank"),
+        pytest.param(("{}", "203.0.113.1"), id="in a line of its own"),
+        pytest.param(("{}, {}", "{}, 203.0.113.1"), id="in several lines"),
+    ],
+)
+async def test_a_reader_cannot_escape_by_naming_other_addresses(
+    serve: Serve, model_server: FakeOpenAI, lines: tuple[str, ...]
+) -> None:
+    service = await serve(RATE_LIMIT="2/minute", **BEHIND_PROXY)
+
+    asked = [await statuses(service, 1, *(line.replace("{}", f"198.51.100.{n}") for line in lines)) for n in range(4)]
+
+    assert asked == [[200], [200], [429], [429]]
+    assert await statuses(service, 1, "203.0.113.1") == [429]
+
+
+async def test_a_header_that_the_operator_did_not_name_is_ignored(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="2/minute", **NO_LOCAL_PROXY)
+
+    assert [await statuses(service, 1, f"198.51.100.{n}") for n in range(3)] == [[200], [200], [429]]
+
+
+async def test_without_the_header_the_connection_tells_the_address(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="2/minute", **BEHIND_PROXY)
+
+    assert await statuses(service, 3) == [200, 200, 429]
+    assert await statuses(service, 1, "") == [429]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("RATE_LIMIT", "often"),
+        ("RATE_LIMIT", "30"),
+        ("RATE_LIMIT", "30/fortnight"),
+        ("RATE_LIMIT", "-1/minute"),
+        ("RATE_LIMIT", "0/minute"),
+        ("RATE_LIMIT", "30/minute;500/day"),
+        ("RATE_LIMIT_STORAGE", "localhost:6379"),
+        ("RATE_LIMIT_STORAGE", f"memcached://:{PASSWORD}@localhost:11211"),
+        ("RATE_LIMIT_STORAGE", f"redis://:{PASSWORD}@localhost:port"),
+        ("RATE_LIMIT_STORAGE", f"redis://:{PASSWORD}/#@localhost:6379"),
+    ],
+)
+def test_a_malformed_setting_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, variable: str, text: str
+) -> None:
+    for name, value in {"DATABASE_URL": database_url, "OPENAI_API_KEY": API_KEY, variable: text}.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError) as refused:
+        Settings.load()
+
+    [_, complaint] = str(refused.value).splitlines()
+    assert complaint.split()[0] == variable
+    assert PASSWORD not in complaint
+
+
+# Shared between processes.
+
+
+class Redis:
+    """A Redis server with a password, which can go and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}"
+        self._folder = folder
+
+    def start(self) -> None:
+        options = {"port": self.port, "bind": "127.0.0.1", "requirepass": PASSWORD, "save": "", "dir": self._folder}
+        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        self._process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
+
+    async def answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionError:
+            return False
+        writer.close()
+        return True
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = Redis(tmp_path)
+    server.start()
+    try:
+        await eventually(server.answers)
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_services_with_one_redis_count_together(serve: Serve, model_server: FakeOpenAI, redis: Redis) -> None:
+    environment = {**BEHIND_PROXY, "RATE_LIMIT": "3/minute", "RATE_LIMIT_STORAGE": redis.url}
+    one, two = [await serve(**environment) for _ in range(2)]
+    for service in (one, two):
+        service.client.headers["Origin"] = "http://localhost:3000"
+
+    answered = [await statuses(service, 1, "203.0.113.1") for service in (one, two, one)]
+
+    assert answered == [[200]] * 3
+    for service in (one, two):
+        headers = {"X-Forwarded-For": "203.0.113.1"}
+        assert_limited(await service.client.post("/chat", json={"message": "Why?"}, headers=headers))
+        assert_limited(await service.client.post("/chat/stream", json={"message": "Why?"}, headers=headers))
+    assert await statuses(two, 1, "203.0.113.2") == [200]
+    assert one.log("ratelimit.unavailable") == two.log("ratelimit.unavailable") == []
+
+
+async def test_of_many_questions_at_once_no_more_than_allowed_get_through(
+    serve: Serve, model_server: FakeOpenAI, redis: Redis
+) -> None:
+    services = [await serve(RATE_LIMIT="5/minute", RATE_LIMIT_STORAGE=redis.url) for _ in range(2)]
+
+    responses = await asyncio.gather(*(services[n % 2].chat() for n in range(20)))
+
+    assert sorted(response.status_code for response in responses) == [200] * 5 + [429] * 15
+
+
+async def test_a_redis_that_goes_away_limits_nobody_until_it_is_back(
+    serve: Serve, model_server: FakeOpenAI, redis: Redis
+) -> None:
+    service = await serve(RATE_LIMIT="1/minute", RATE_LIMIT_STORAGE=redis.url)
+    before = await statuses(service, 2)
+    redis.stop()
+    async with asyncio.timeout(READERS_PATIENCE_SECONDS):
+        meanwhile = await statuses(service, 3)
+    redis.start()
+    await eventually(redis.answers)
+
+    assert before == [200, 429]
+    assert meanwhile == [200, 200, 200]
+    assert await statuses(service, 2) == [200, 429]
+
+
+@asynccontextmanager
+async def refused_password(redis: Redis) -> AsyncIterator[str]:
+    yield redis.url.replace(PASSWORD, f"{PASSWORD}-of-yesterday")
+
+
+@asynccontextmanager
+async def nothing_there(redis: Redis) -> AsyncIterator[str]:
+    redis.stop()
+    yield redis.url
+
+
+@asynccontextmanager
+async def web_server(_redis: Redis, greeting: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> AsyncIterator[str]:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(greeting)
+
+    server = await asyncio.start_server(accept, "127.0.0.1")
+    yield f"redis://:{PASSWORD}@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for connection in connections:
+        connection.close()
+
+
+@asynccontextmanager
+async def silence(redis: Redis) -> AsyncIterator[str]:
+    async with web_server(redis, greeting=b"") as url:
+        yield url
+
+
+@pytest.mark.parametrize("address", [refused_password, nothing_there, web_server, silence])
+async def test_a_redis_that_does_not_serve_limits_nobody_and_is_in_the_log(
+    serve: Serve, model_server: FakeOpenAI, redis: Redis, address: Callable[[Redis], AbstractAsyncContextManager[str]]
+) -> None:
+    async with address(redis) as redis_url:
+        service = await serve(RATE_LIMIT="1/minute", RATE_LIMIT_STORAGE=redis_url)
+
+        async with asyncio.timeout(READERS_PATIENCE_SECONDS):
+            answered = await statuses(service, 2)
+
+    assert answered == [200, 200]
+    records = service.log("ratelimit.unavailable")
+    assert [record["level"] for record in records] == ["WARNING", "WARNING"]
+    assert all("limits.errors.StorageError" in record["traceback"] for record in records)
+    assert PASSWORD not in service.output

@@ -1,0 +1,364 @@
+"""The process is stopped, or dies: `uvicorn app.main:app` as the platforms run it, on PostgreSQL."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import threading
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+from dirty_equals import IsStr, IsUUID
+from sqlalchemy import make_url, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel import col
+
+from app import dsn
+from app.models import Message, MessageRole, utc_now
+from tests import commands
+from tests.conftest import API_KEY, Tables, eventually
+from tests.fake_openai import FakeOpenAI, held, stall, stream
+from tests.test_stream import Event, events_of
+
+OVERLOADED = {
+    "error": {
+        "code": "overloaded",
+        "message": "The service is busy. Please try again in a moment.",
+        "request_id": IsUUID(4),
+    }
+}
+
+one_or_two_workers = pytest.mark.parametrize("workers", [1, 2])
+
+
+class Program:
+    """The running command; `output` is what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[str], workers: int) -> None:
+        self.workers = workers
+        self.output = ""
+        self._process = process
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            for line in stdout:
+                self.output += line
+
+    @property
+    def url(self) -> str:
+        match = re.search(r"running on (http://127\.0\.0\.1:\d+)", self.output)
+        return match[1] if match else ""
+
+    @property
+    def server_pids(self) -> list[int]:
+        return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.output)]
+
+    async def printed(self, line: str, times: int) -> None:
+        async with asyncio.timeout(commands.TIMEOUT_SECONDS):
+            while self.output.count(line) < times:
+                assert self._process.poll() is None, self.output
+                await asyncio.sleep(0.01)
+
+    async def started(self) -> None:
+        await self.printed("Application startup complete", self.workers)
+        await self.printed("running on http", 1)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    async def stopping(self) -> None:
+        """Wait until every process has begun to shut down."""
+        await self.printed("Shutting down", self.workers)
+
+    async def ended(self) -> int:
+        """Wait for the end; returns the exit status."""
+        return await asyncio.to_thread(self._process.wait, commands.TIMEOUT_SECONDS)
+
+    def stop_every_process(self) -> None:
+        """Send SIGTERM as some platforms do: to the command and to its workers alike."""
+        for pid in {self._process.pid, *self.server_pids}:
+            os.kill(pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End every process at once, as `kill -9` does."""
+        if self._process.poll() is None:
+            for pid in {self._process.pid, *self.server_pids}:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        self._reading.join()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
+type Start = Callable[..., Awaitable[Program]]
+
+
+@pytest.fixture
+async def start(postgres_url: str, model_server: FakeOpenAI, tmp_path: Path) -> AsyncIterator[Start]:
+    """Start the command in production mode, with further environment variables; it is gone when the test ends."""
+    programs: list[Program] = []
+
+    async def start(workers: int = 1, **environment: str) -> Program:
+        defaults = {
+            "DATABASE_URL": postgres_url,
+            "OPENAI_API_KEY": API_KEY,
+            "OPENAI_BASE_URL": model_server.url,
+            "OPENAI_MAX_RETRIES": "0",
+        }
+        arguments = ["-m", "uvicorn", "app.main:app", "--port", "0", "--workers", str(workers)]
+        process = commands.start(*arguments, folder=tmp_path, **{**defaults, **environment})
+        programs.append(Program(process, workers))
+        await programs[-1].started()
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        await asyncio.to_thread(program.kill)
+
+
+@pytest.fixture
+async def tables(postgres_url: str) -> AsyncIterator[Tables]:
+    parsed = dsn.parse(postgres_url)
+    engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
+    tables = Tables(engine)
+    await tables.clear()
+    yield tables
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def asking(program: Program, message: str, **headers: str) -> AsyncIterator["asyncio.Task[httpx2.Response]"]:
+    """Ask on a connection of its own, which is given up when the block ends."""
+    async with httpx2.AsyncClient(base_url=program.url, timeout=30) as client:
+        task = asyncio.create_task(client.post("/chat", json={"message": message}, headers=headers))
+        yield task
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def streaming(program: Program, message: str, **headers: str) -> AsyncIterator[AsyncIterator[Event]]:
+    async with (
+        httpx2.AsyncClient(base_url=program.url, timeout=30) as client,
+        client.stream("POST", "/chat/stream", json={"message": message}, headers=headers) as response,
+    ):
+        yield events_of(response)
+
+
+async def refuses_connections(program: Program) -> bool:
+    url = httpx2.URL(program.url)
+    try:
+        _, writer = await asyncio.open_connection(url.host, url.port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+def new_key() -> dict[str, str]:
+    return {"Idempotency-Key": str(uuid.uuid4())}
+
+
+@one_or_two_workers
+async def test_turns_in_flight_end_properly_within_the_grace(
+    start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
+) -> None:
+    program = await start(workers)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate), stream("It ", "walks.", gate=gate))
+
+    async with asking(program, "Why?") as asked:
+        await model_server.wait_for_requests(1)
+        async with streaming(program, "How?") as events:
+            opening = [await anext(events), await anext(events)]
+            program.stop()
+            await program.stopping()
+            gate.set()
+            ending = [event async for event in events]
+        answer = await asked
+
+    assert answer.status_code == 200
+    assert opening == [("session", {"session_id": IsUUID(4)}), ("delta", {"text": "It "})]
+    done = {"response": "It walks.", "timestamp": IsStr, **opening[0][1]}
+    assert ending == [("delta", {"text": "walks."}), ("done", done)]
+    assert await program.ended() == 0
+    rows = {(str(m.session_id), m.role.value): m.content for m in await tables.messages()}
+    assert rows == {
+        (answer.json()["session_id"], "user"): "Why?",
+        (answer.json()["session_id"], "assistant"): answer.json()["response"],
+        (opening[0][1]["session_id"], "user"): "How?",
+        (opening[0][1]["session_id"], "assistant"): "It walks.",
+    }
+
+
+@one_or_two_workers
+async def test_a_signal_to_every_process_cuts_nothing_short(
+    start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
+) -> None:
+    program = await start(workers)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+
+    async with asking(program, "Why?") as asked:
+        await model_server.wait_for_requests(1)
+        program.stop_every_process()
+        await program.stopping()
+        program.stop_every_process()
+        if workers > 1:
+            await program.printed("Waiting for child process", 1)
+        ended_early, _ = await asyncio.wait([asked], timeout=0.5)
+        assert not ended_early
+        gate.set()
+        answer = await asked
+
+    assert answer.status_code == 200
+    assert await program.ended() == 0
+    assert [m.content for m in await tables.messages()] == ["Why?", answer.json()["response"]]
+
+
+@one_or_two_workers
+async def test_what_outlasts_the_grace_ends_in_overloaded_and_can_be_asked_again(
+    start: Start, tables: Tables, model_server: FakeOpenAI, postgres_url: str, workers: int
+) -> None:
+    name = f"book-chat-{uuid.uuid4()}"
+    database_url = make_url(postgres_url).update_query_dict({"application_name": name})
+    program = await start(
+        workers,
+        DATABASE_URL=database_url.render_as_string(hide_password=False),
+        SHUTDOWN_GRACE_SECONDS="0.5",
+    )
+    model_server.enqueue(stall, stall, stream("Half an ", "answer", gate=asyncio.Event()))
+
+    async with asking(program, "Why?", **new_key()) as asked:
+        await model_server.wait_for_requests(1)
+        async with asking(program, "Left?", **new_key()):
+            await model_server.wait_for_requests(2)
+        async with streaming(program, "How?", **new_key()) as events:
+            opening = [await anext(events), await anext(events)]
+            assert await connections(tables, name) > 0
+            program.stop()
+            ending = [event async for event in events]
+        answer = await asked
+
+    assert opening == [("session", {"session_id": IsUUID(5)}), ("delta", {"text": "Half an "})]
+    assert ending == [("error", OVERLOADED)]
+    assert answer.status_code == 503
+    assert answer.json() == OVERLOADED
+    assert answer.headers["retry-after"] == "1"
+    assert await program.ended() == 0
+    assert await connections(tables, name) == 0
+    rows = await tables.messages()
+    assert {m.content for m in rows} == {"Why?", "Left?", "How?"}
+    assert [m.answering_until for m in rows] == [None] * 3
+    assert "Traceback" not in program.output
+
+
+async def connections(tables: Tables, application_name: str) -> int:
+    counting = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+    async with tables.engine.connect() as connection:
+        count: int = (await connection.execute(counting, {"name": application_name})).scalar_one()
+        return count
+
+
+async def test_the_answer_to_a_reader_who_left_before_the_stop_is_recorded(
+    start: Start, tables: Tables, model_server: FakeOpenAI
+) -> None:
+    program = await start()
+    gate = asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate), held(gate))
+    async with streaming(program, "How?") as events:
+        await anext(events)
+        await anext(events)
+    async with asking(program, "Why?"):
+        await model_server.wait_for_requests(2)
+
+    program.stop()
+    await program.stopping()
+    gate.set()
+
+    assert await program.ended() == 0
+    rows = await tables.messages()
+    assert {m.content for m in rows if m.role is MessageRole.assistant} == {"It walks.", "Answer 2 to: Why?"}
+    assert len(rows) == 4
+
+
+async def test_while_the_service_stops_it_takes_no_connections_and_no_turns(
+    start: Start, tables: Tables, model_server: FakeOpenAI
+) -> None:
+    program = await start()
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+
+    async with asking(program, "Why?") as asked:
+        await model_server.wait_for_requests(1)
+        assert not await refuses_connections(program)
+        program.stop()
+        await program.stopping()
+        await eventually(lambda: refuses_connections(program))
+        gate.set()
+        answer = await asked
+
+    assert answer.status_code == 200
+    assert await program.ended() == 0
+    assert len(await tables.messages()) == 2
+
+
+async def test_an_idle_service_leaves_at_once(start: Start) -> None:
+    program = await start(SHUTDOWN_GRACE_SECONDS="600")
+
+    program.stop()
+
+    assert await program.ended() == 0
+
+
+async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
+    start: Start, tables: Tables, model_server: FakeOpenAI
+) -> None:
+    doomed, key = await start(), new_key()
+    model_server.enqueue(stall)
+    async with asking(doomed, "Why?", **key) as asked:
+        await model_server.wait_for_requests(1)
+        doomed.kill()
+        with pytest.raises(httpx2.HTTPError):
+            await asked
+    successor = await start()
+
+    async with asking(successor, "Why?", **key) as asked:
+        while_claimed = await asked
+    await expire_claims(tables)
+    async with asking(successor, "Why?", **key) as asked:
+        answered = await asked
+    async with asking(successor, "Why?", **key) as asked:
+        again = await asked
+
+    assert while_claimed.status_code == 409
+    assert while_claimed.json() == {
+        "error": {
+            "code": "turn_in_progress",
+            "message": "This question is being answered. Please ask again in a moment.",
+            "request_id": IsUUID(4),
+        }
+    }
+    assert 1 <= int(while_claimed.headers["retry-after"]) <= 40
+    assert answered.status_code == again.status_code == 200
+    assert answered.json() == again.json()
+    assert [m.content for m in await tables.messages()] == ["Why?", "Answer 2 to: Why?"]
+    assert len(await tables.sessions()) == 1
+    assert len(model_server.requests) == 2
+    assert [m["content"] for m in model_server.prompt[1:]] == ["Why?"]
+
+
+async def expire_claims(tables: Tables) -> None:
+    async with tables.engine.begin() as connection:
+        expired = update(Message).where(col(Message.answering_until).is_not(None)).values(answering_until=utc_now())
+        assert (await connection.execute(expired)).rowcount == 1
