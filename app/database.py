@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL, Connection, Executable, Row, event, text
+from sqlalchemy import URL, Connection, Engine, Executable, Row, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import greenlet_spawn
 
 from app.dsn import Dsn
 from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError, MissingTableError
@@ -44,8 +46,8 @@ class Database:
         self.dsn = dsn
         self.engine = _sqlite_engine(dsn, pool_size) if dsn.sqlite else _postgresql_engine(dsn, pool_size)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        event.listen(self.engine.sync_engine, "before_cursor_execute", _note_start)
-        event.listen(self.engine.sync_engine, "after_cursor_execute", _count_statement)
+        # SQLAlchemy's pool does not wake those who wait in it when opening a connection fails, so nobody may wait in it.
+        self._places = asyncio.Semaphore(1 if dsn.in_memory else pool_size)
 
     async def execute(self, *statements: Statement) -> Sequence[Row[Any]]:
         """Run the statements, all or none, and return the rows of the last one.
@@ -64,11 +66,20 @@ class Database:
 
     async def _attempt(self, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
         engine = self._autocommit if len(statements) == 1 else self.engine
+        request, started = current_request(), time.perf_counter()
         try:
-            async with engine.connect() as connection:
-                return await connection.run_sync(_run, statements)
+            async with asyncio.timeout(POOL_TIMEOUT_SECONDS):
+                await self._places.acquire()
+            try:
+                # One greenlet for all of it; AsyncConnection would start one for each step.
+                return await greenlet_spawn(_run, engine.sync_engine, statements)
+            finally:
+                self._places.release()
         except (SQLAlchemyError, OSError) as error:
             raise _meaning(error) from error
+        finally:
+            request.database_statements += len(statements)
+            request.database_seconds += time.perf_counter() - started
 
     async def is_migrated(self) -> bool:
         """Whether the tables are as new as the code needs them; raises DatabaseError."""
@@ -98,17 +109,18 @@ class Database:
         await self.engine.dispose()
 
 
-def _run(connection: Connection, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
-    try:
-        for statement, parameters in statements:
-            result = connection.execute(statement, parameters)
-        rows = result.all() if result.returns_rows else ()
-        connection.commit()
-    except (DBAPIError, TimeoutError) as error:
-        if isinstance(error, TimeoutError) or isinstance(_meaning(error), _InterruptedError):
-            connection.invalidate()
-        raise
-    return rows
+def _run(engine: Engine, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
+    with engine.connect() as connection:
+        try:
+            for statement, parameters in statements:
+                result = connection.execute(statement, parameters)
+            rows = result.all() if result.returns_rows else ()
+            connection.commit()
+        except (DBAPIError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) or isinstance(_meaning(error), _InterruptedError):
+                connection.invalidate()
+            raise
+        return rows
 
 
 def _postgresql_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
@@ -124,8 +136,7 @@ def _postgresql_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
 
 def _sqlite_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
     # A database in memory lives and dies with its one connection.
-    in_memory = dsn.url.database in {None, "", ":memory:"}
-    engine = _engine(dsn.url, 1 if in_memory else pool_size, {})
+    engine = _engine(dsn.url, 1 if dsn.in_memory else pool_size, {})
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     return engine
 
@@ -153,16 +164,20 @@ class _Waker:
 
     def __init__(self) -> None:
         self._away_since: float | None = None
+        self._refused_at = 0.0
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        if time.monotonic() - self._refused_at > WAKE_SECONDS + _WAKE_INTERVAL_SECONDS:
+            self._away_since = None  # Nobody has asked since: it may have been back, and sleep again.
         while True:
             try:
                 connection = await asyncpg.connect(*args, **kwargs)
-            except (TimeoutError, socket.gaierror):
+            except (TimeoutError, socket.gaierror, ssl.SSLCertVerificationError):
                 raise
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
-                self._away_since = self._away_since or time.monotonic()
-                if time.monotonic() - self._away_since >= WAKE_SECONDS:
+                self._refused_at = time.monotonic()
+                self._away_since = self._away_since or self._refused_at
+                if self._refused_at - self._away_since >= WAKE_SECONDS:
                     raise
                 await asyncio.sleep(_WAKE_INTERVAL_SECONDS)
             else:
@@ -201,16 +216,6 @@ def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _note_start(_c: object, _cursor: object, _sql: str, _parameters: object, context: Any, _many: bool) -> None:
-    context.started = time.perf_counter()
-
-
-def _count_statement(_c: object, _cursor: object, _sql: str, _parameters: object, context: Any, _many: bool) -> None:
-    request = current_request()
-    request.database_statements += 1
-    request.database_seconds += time.perf_counter() - context.started
 
 
 def _upgrade(connection: Connection) -> None:

@@ -63,6 +63,11 @@ class Dsn:
         """Whether this is the embedded database."""
         return self.url.get_backend_name() == "sqlite"
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the embedded database has no file."""
+        return self.sqlite and self.url.database in {None, "", ":memory:"}
+
 
 def parse(dsn: str) -> Dsn:
     """Translate a connection string.

@@ -1,0 +1,1 @@
+"""What the README's performance figures are measured with: `uv run python -m benchmarks`."""

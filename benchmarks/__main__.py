@@ -1,0 +1,256 @@
+"""Measure the service against the floor, and print the table of the README."""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import asyncpg
+
+from benchmarks.load import Client, closed_loop
+from benchmarks.servers import ROOT, Server, SlowProxy, model_server, serving
+from tests.conftest import migrate
+from tests.postgres import postgres_server
+
+ROUNDS = 5
+ROUND_TRIP_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A row of the table."""
+
+    what: str
+    value: str
+    target: str
+
+
+class Bench:
+    """The surroundings that all measurements share."""
+
+    def __init__(self, model_url: str, database_url: str, database: asyncpg.Connection, proxy: SlowProxy) -> None:
+        self.model_url = model_url
+        self.database_url = database_url
+        self.database = database
+        self.proxy = proxy
+
+    @asynccontextmanager
+    async def service(self, *, workers: int = 1, **settings: str) -> AsyncIterator[Server]:
+        """Serve the service."""
+        settings = {"DATABASE_URL": self.database_url, **settings}
+        async with serving("app.main:app", self.model_url, workers=workers, **settings) as server:
+            yield server
+
+    @asynccontextmanager
+    async def floor(self) -> AsyncIterator[Server]:
+        """Serve the floor."""
+        async with serving("benchmarks.floor:app", self.model_url) as server:
+            yield server
+
+    async def sessions(self, count: int, messages: int = 10) -> list[str]:
+        """Make sessions with so many messages of history each, and return their ids."""
+        ids = [uuid.uuid4() for _ in range(count)]
+        await self.database.execute(
+            "INSERT INTO chat_sessions (id, created_at, updated_at) SELECT id, now(), now() FROM unnest($1::uuid[]) AS id",
+            ids,
+        )
+        await self.database.execute(
+            """
+            INSERT INTO messages (id, session_id, role, content, created_at)
+            SELECT gen_random_uuid(), session_id,
+                   (CASE WHEN n % 2 = 1 THEN 'user' ELSE 'assistant' END)::message_role_enum,
+                   repeat('How does a humanoid robot keep its balance? ', 5), now() - interval '1 day' + n * interval '1 ms'
+            FROM unnest($1::uuid[]) AS session_id, generate_series(1, $2::int) AS n
+            """,
+            ids,
+            messages,
+        )
+        return [str(session_id) for session_id in ids]
+
+
+def question(delay_ms: int = 0, session_id: str | None = None) -> dict[str, Any]:
+    """Return a request whose answer the model delays."""
+    return {"message": f"{delay_ms} How does it keep its balance?", "session_id": session_id}
+
+
+def percentile_95(values: list[float]) -> float:
+    """Return the value that 95 % stay below."""
+    return statistics.quantiles(values, n=20)[-1]
+
+
+async def cpu_per_turn(bench: Bench) -> list[Figure]:
+    """Compare the CPU time of a turn with history to the floor's, in rounds that take turns."""
+    requests = 300
+    sessions = await bench.sessions(requests)
+    ratios = []
+    async with bench.service() as service, bench.floor() as floor:
+
+        async def cost(server: Server) -> float:
+            before = server.cpu_seconds()
+            await closed_loop(server.port, [question(session_id=session) for session in sessions], clients=4)
+            return (server.cpu_seconds() - before) / requests
+
+        await cost(service), await cost(floor)  # Warm both up.
+        for _ in range(ROUNDS):
+            of_service, of_floor = await cost(service), await cost(floor)
+            ratios.append(of_service / of_floor)
+    value = f"{statistics.median(ratios):.2f} ({of_service * 1000:.2f} ms ÷ {of_floor * 1000:.2f} ms)"
+    return [Figure("CPU time of a turn with ten messages of history ÷ the floor's", value, "≤ 1.6")]
+
+
+async def round_trips(bench: Bench, *, pooled: bool) -> list[Figure]:
+    """Count the round trips that a reader waits for, by what 20 ms each add to a turn whose model takes 200 ms."""
+    url = bench.database_url.replace(
+        f":{bench.database_url.rpartition(':')[2].partition('/')[0]}/", f":{bench.proxy.port}/"
+    )
+    [session] = await bench.sessions(1)
+    figures = []
+    async with bench.proxy.relaying(), bench.service(DATABASE_URL=url, DATABASE_POOLED=str(pooled)) as service:
+        for what, body, target in (
+            ("existing session", question(200, session), "≤ 4.5" if pooled else "≤ 2.5"),
+            ("new session", question(200), "≤ 2.5" if pooled else "≤ 1.5"),
+        ):
+            medians = []
+            for seconds in (0.0, ROUND_TRIP_SECONDS):
+                bench.proxy.round_trip_seconds = seconds
+                await closed_loop(service.port, [body] * 3, clients=1)
+                medians.append(statistics.median(await closed_loop(service.port, [body] * 15, clients=1)))
+            bench.proxy.round_trip_seconds = 0.0
+            added = (medians[1] - medians[0]) / ROUND_TRIP_SECONDS
+            where = "through a pooler" if pooled else "on a direct connection"
+            figures.append(Figure(f"Round trips waited for, {what}, {where}", f"{added:.2f}", target))
+    return figures
+
+
+async def many_at_once(bench: Bench) -> list[Figure]:
+    """Serve 150 readers spread over time, and 300 in one moment, by a model that takes two seconds."""
+    sessions = await bench.sessions(450)
+    async with bench.service() as service:
+        spread = await closed_loop(
+            service.port, [question(2000, session) for session in sessions], clients=150, spread=2.0
+        )
+        burst = await closed_loop(service.port, [question(2000, session) for session in sessions[:300]], clients=300)
+    return [
+        Figure(
+            "150 turns at once, spread evenly: p95 ÷ the model's own time", f"{percentile_95(spread) / 2:.2f}", "≤ 1.15"
+        ),
+        Figure("300 turns in one moment", f"no failure, p95 {percentile_95(burst):.2f} s", "no failure"),
+    ]
+
+
+async def first_piece(bench: Bench) -> list[Figure]:
+    """Compare the time from the model's first piece to the reader's."""
+    sessions = await bench.sessions(200)
+    async with bench.service() as service, bench.floor() as floor:
+
+        async def p95(server: Server) -> float:
+            client = Client(server.port)
+            times = [await client.first_piece("/chat/stream", question(50, session)) for session in sessions[:60]]
+            client.close()
+            return percentile_95(times)
+
+        await p95(service), await p95(floor)
+        pairs = [(await p95(service), await p95(floor)) for _ in range(ROUNDS)]
+    ratio = statistics.median(of_service / of_floor for of_service, of_floor in pairs)
+    value = f"{ratio:.2f} ({pairs[-1][0] * 1000:.2f} ms ÷ {pairs[-1][1] * 1000:.2f} ms)"
+    return [Figure("First streamed piece after the model's: p95 ÷ the floor's", value, "≤ 1.1")]
+
+
+async def cold_start(bench: Bench) -> list[Figure]:
+    """Compare the time from process start to first answer with the time to import the libraries alone."""
+    imports = [sys.executable, "-c", "import fastapi, openai, sqlmodel, asyncpg"]
+    ratios = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        subprocess.run(imports, check=True, cwd=ROOT)  # noqa: ASYNC221  # Nothing else may run meanwhile.
+        of_imports = time.perf_counter() - started
+        async with bench.service() as service:
+            ratios.append(service.seconds_to_answer / of_imports)
+            of_service = service.seconds_to_answer
+    value = f"{statistics.median(ratios):.2f} ({of_service:.2f} s ÷ {of_imports:.2f} s)"
+    return [Figure("Process start to first answer ÷ importing the libraries", value, "≤ 1.3")]
+
+
+async def memory(bench: Bench) -> list[Figure]:
+    """Watch the memory over ten thousand turns."""
+    sessions = await bench.sessions(500)
+    async with bench.service() as service:
+        turns = [question(session_id=session) for session in sessions]
+        await closed_loop(service.port, turns * 4, clients=8)
+        early = service.resident_mib()
+        await closed_loop(service.port, turns * 16, clients=8)
+        late = service.resident_mib()
+    return [
+        Figure(
+            "Resident memory after 10,000 turns (after 2,000)", f"{late:.0f} MiB ({early:.0f} MiB)", "≤ 110 MiB, flat"
+        )
+    ]
+
+
+async def long_session(bench: Bench) -> list[Figure]:
+    """Compare a turn in a session of 100,000 messages, among a million, with one in a session of ten."""
+    [short], [long] = await bench.sessions(1), await bench.sessions(1, messages=100_000)
+    await bench.sessions(90, messages=10_000)
+    await bench.database.execute("ANALYZE")
+    ratios = []
+    async with bench.service() as service:
+        for _ in range(ROUNDS * 2):
+            of_long, of_short = [
+                statistics.median(await closed_loop(service.port, [question(session_id=session)] * 40, clients=1))
+                for session in (long, short)
+            ]
+            ratios.append(of_long / of_short)
+    value = f"{statistics.median(ratios[1:]):.2f}"
+    return [Figure("A turn in a session of 100,000 messages ÷ one in a session of ten", value, "≤ 1.1")]
+
+
+async def workers(bench: Bench) -> list[Figure]:
+    """Compare the throughput of two workers with that of one."""
+    sessions = await bench.sessions(1000)
+    rates = []
+    for count in (1, 2):
+        async with bench.service(workers=count) as service:
+            bodies = [question(200, session) for session in sessions]
+            started = time.perf_counter()
+            await closed_loop(service.port, bodies, clients=40)
+            rates.append(len(bodies) / (time.perf_counter() - started))
+    value = f"{rates[1] / rates[0]:.2f} ({rates[1]:.0f} ÷ {rates[0]:.0f} turns a second)"
+    return [Figure("Throughput of two workers ÷ one, 40 readers, model of 200 ms", value, "report")]
+
+
+MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
+    "cpu": cpu_per_turn,
+    "trips": partial(round_trips, pooled=False),
+    "pooled": partial(round_trips, pooled=True),
+    "many": many_at_once,
+    "first": first_piece,
+    "start": cold_start,
+    "memory": memory,
+    "long": long_session,
+    "workers": workers,
+}
+
+
+async def main(names: list[str]) -> None:
+    """Set the surroundings up, make the measurements that are named, or all, and print each figure when it is there."""
+    with postgres_server() as postgres:
+        await asyncio.to_thread(migrate, postgres.url())
+        async with model_server() as model_url:
+            database = await asyncpg.connect(postgres.url())
+            bench = Bench(model_url, postgres.url(), database, SlowProxy(postgres.port))
+            print("| figure | measured | target |\n|---|---|---|")
+            for name in names or MEASUREMENTS:
+                for figure in await MEASUREMENTS[name](bench):
+                    print(f"| {figure.what} | {figure.value} | {figure.target} |", flush=True)
+            await database.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))

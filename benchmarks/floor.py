@@ -1,0 +1,44 @@
+"""The floor: the least that answers a question through the official SDK. It knows no session and no database."""
+
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
+
+
+class Question(BaseModel):
+    """A question."""
+
+    message: str
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    response: str
+
+
+app = FastAPI()
+client = AsyncOpenAI()
+
+
+def _prompt(question: Question) -> list[ChatCompletionMessageParam]:
+    return [{"role": "system", "content": "You are helpful."}, {"role": "user", "content": question.message}]
+
+
+@app.post("/chat")
+async def chat(question: Question) -> Answer:
+    """Answer a question."""
+    completion = await client.chat.completions.create(model="gpt-5.4-mini", messages=_prompt(question))
+    return Answer(response=completion.choices[0].message.content or "")
+
+
+@app.post("/chat/stream", response_class=EventSourceResponse)
+async def stream(question: Question) -> AsyncIterator[ServerSentEvent]:
+    """Answer a question piece by piece."""
+    pieces = await client.chat.completions.create(model="gpt-5.4-mini", messages=_prompt(question), stream=True)
+    async for piece in pieces:
+        yield ServerSentEvent(event="delta", data={"text": piece.choices[0].delta.content or ""})

@@ -1,0 +1,76 @@
+"""A lean model server: one process, a fixed answer, a settable delay.
+
+`python -m benchmarks.model PORT` answers `POST /v1/chat/completions`. The last message's first word is the delay in
+milliseconds. A streamed answer's first piece is the time at which it was sent, in nanoseconds of the monotonic clock.
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+import uvloop
+
+_COMPLETION = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_790_000_000,
+        "model": "gpt-5.4-mini",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "A humanoid robot has a body shaped like a human's. " * 8},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 100, "total_tokens": 600},
+    }
+).encode()
+_WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+    len(_COMPLETION),
+    _COMPLETION,
+)
+_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    chunk = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1_790_000_000,
+        "model": "gpt-5.4-mini",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+    }
+    return _chunked(f"data: {json.dumps(chunk)}\n\n".encode())
+
+
+def _chunked(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            body = json.loads(await reader.readexactly(length))
+            await asyncio.sleep(int(body["messages"][-1]["content"].split()[0]) / 1000)
+            if body.get("stream"):
+                writer.write(_STREAM + _event({"content": f"{time.monotonic_ns()} "}))
+                await asyncio.sleep(0.02)
+                writer.write(_event({"content": "it walks."}) + _event({}, "stop") + _chunked(b"data: [DONE]\n\n"))
+                writer.write(b"0\r\n\r\n")
+            else:
+                writer.write(_WHOLE)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.start_server(_converse, "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,113 @@
+"""The processes under measurement, and what surrounds them."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import psutil
+
+from benchmarks.load import Client, until_answered
+from tests.postgres import free_port
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def running(*command: str, environment: Mapping[str, str]) -> Iterator[psutil.Process]:
+    """Run a Python program until the block ends, with none of the caller's settings."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**inherited, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@asynccontextmanager
+async def model_server() -> AsyncIterator[str]:
+    """Run the lean model server; gives its base address."""
+    port = free_port()
+    with running("-m", "benchmarks.model", str(port), environment={}):
+        await until_answered(lambda: asyncio.open_connection("127.0.0.1", port))
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+class Server:
+    """A uvicorn server, with its process and how long it took to answer first."""
+
+    def __init__(self, port: int, process: psutil.Process, seconds_to_answer: float) -> None:
+        self.port = port
+        self.process = process
+        self.seconds_to_answer = seconds_to_answer
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the server has used."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+    def resident_mib(self) -> float:
+        """Return the memory that the server holds."""
+        return self.process.memory_info().rss / 2**20
+
+
+@asynccontextmanager
+async def serving(application: str, model_url: str, *, workers: int = 1, **settings: str) -> AsyncIterator[Server]:
+    """Serve an application in production mode; gives the server when it has given its first answer."""
+    port = free_port()
+    environment = {"OPENAI_API_KEY": "sk-benchmark", "OPENAI_BASE_URL": model_url, **settings}
+    command = ("-m", "uvicorn", application, "--port", str(port), "--workers", str(workers), "--no-access-log")
+    started = time.perf_counter()
+    with running(*command, environment=environment) as process:
+        client = Client(port)
+
+        async def first_answer() -> None:
+            status, content = await client.post("/chat", {"message": "0 Hello"})
+            assert status == 200, content  # noqa: PLR2004
+
+        await until_answered(first_answer)
+        seconds = time.perf_counter() - started
+        client.close()
+        yield Server(port, process, seconds)
+
+
+class SlowProxy:
+    """A relay to the database that delays what it passes on, in each direction by half a round trip."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = free_port()
+        self.round_trip_seconds = 0.0
+        self._target_port = target_port
+
+    @asynccontextmanager
+    async def relaying(self) -> AsyncIterator["SlowProxy"]:
+        """Relay until the block ends."""
+        server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        await asyncio.gather(self._pass_on(reader, target_writer), self._pass_on(target_reader, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await reader.read(65536):
+                loop.call_later(self.round_trip_seconds / 2, writer.write, data)
+        except ConnectionError:
+            pass
+        loop.call_later(self.round_trip_seconds / 2, writer.close)

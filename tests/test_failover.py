@@ -1,0 +1,405 @@
+"""A database that closes connections, goes away and comes back: no wrong row, no lost message, and nobody hangs."""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import redirect_stdout
+
+import asyncpg
+import httpx2
+import pytest
+from dirty_equals import IsPartialDict
+
+from tests.conftest import API_KEY, Serve, Service, eventually, migrate, running_service
+from tests.fake_openai import FakeOpenAI, held
+from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
+from tests.pooler import TcpProxy
+from tests.postgres import PostgresServer, postgres_server
+
+APPLICATION = "book_chat_under_test"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of this module's own, to be stopped and started."""
+    with postgres_server() as server:
+        migrate(server.url())
+        asyncio.run(keep_what_was_committed(server))
+        yield server
+
+
+async def keep_what_was_committed(server: PostgresServer) -> None:
+    """Undo the hurry of test servers, which lose the latest commits when they are stopped without notice."""
+    connection = await asyncpg.connect(server.url())
+    await connection.execute("ALTER DATABASE postgres SET synchronous_commit = on")
+    await connection.close()
+
+
+@pytest.fixture(scope="module")
+def database_url(server: PostgresServer) -> str:
+    return f"{server.url()}?application_name={APPLICATION}"
+
+
+@pytest.fixture
+async def network(server: PostgresServer) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(server.port).serve() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through_network(network: TcpProxy) -> str:
+    """The connection string by way of the proxy."""
+    return f"postgresql://postgres@127.0.0.1:{network.port}/postgres?sslmode=disable&connect_timeout=1"
+
+
+@pytest.fixture
+async def admin(server: PostgresServer) -> AsyncIterator[asyncpg.Connection]:
+    """A connection past the service."""
+    connection = await asyncpg.connect(server.url())
+    yield connection
+    await connection.close()
+
+
+async def ask_in_turn(service: Service, *, questions: int, name: str) -> list[Asked]:
+    """Ask one question after the other in one session."""
+    turns: list[Asked] = []
+    session_id = None
+    for number in range(questions):
+        question = f"{name} {number}"
+        response = await service.chat(question, **({"session_id": session_id} if session_id else {}))
+        turns.append((question, response))
+        session_id = response.json().get("session_id")
+    return turns
+
+
+def assert_answered(turns: list[Asked]) -> None:
+    assert [response.status_code for _, response in turns] == [200] * len(turns)
+
+
+def assert_database_errors(turns: list[Asked]) -> None:
+    for _, response in turns:
+        assert response.status_code == 500
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.json() == {
+            "error": IsPartialDict(code="database_error", request_id=response.headers["X-Request-ID"])
+        }
+
+
+async def pids(admin: asyncpg.Connection) -> set[int]:
+    """The server's processes that serve the service."""
+    rows = await admin.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = $1", APPLICATION)
+    return {row["pid"] for row in rows}
+
+
+async def kill(admin: asyncpg.Connection) -> int:
+    """End every connection of the service, and return how many there were."""
+    killed = await pids(admin)
+    await admin.execute("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", list(killed))
+
+    async def gone() -> bool:
+        return not killed & await pids(admin)
+
+    await eventually(gone)
+    return len(killed)
+
+
+async def test_connections_that_the_server_closed_while_idle_fail_no_turn(
+    serve: Serve, admin: asyncpg.Connection
+) -> None:
+    service = await serve()
+    before = await ask_at_once(service, questions=10)
+
+    killed = await kill(admin)
+    after = await ask_in_turn(service, questions=10, name="After the kill")
+
+    assert killed == 5
+    assert_answered([*before, *after])
+    await assert_rows_add_up(service.tables, [*before, *after])
+
+
+async def test_connections_that_are_killed_under_load_lose_no_message(serve: Serve, admin: asyncpg.Connection) -> None:
+    service = await serve()
+
+    killed = 0
+    async with reading(service, readers=20) as readers:
+        for _ in range(5):
+            await readers.go_on(turns=20)
+            killed += await kill(admin)
+        await readers.go_on(turns=20)
+
+    assert killed > 5
+    assert_database_errors(readers.failures)
+    # A statement is repeated once, so that it takes two kills in a row to fail a turn.
+    assert len(readers.failures) <= len(readers.turns) // 10
+    await assert_rows_add_up(service.tables, readers.turns)
+    assert_answered(await ask_in_turn(service, questions=5, name="After the load"))
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_a_server_that_restarts_under_load_loses_no_message(
+    serve: Serve, server: PostgresServer, mode: str
+) -> None:
+    service = await serve()
+
+    async with reading(service, readers=20) as readers:
+        await readers.go_on(turns=20)
+        await asyncio.to_thread(server.stop, mode)
+        await asyncio.to_thread(server.start)
+        await readers.go_on(turns=40)
+
+    assert_database_errors(readers.failures)
+    await assert_rows_add_up(service.tables, readers.turns)
+
+
+async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_it_is_back(
+    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    service = await serve()
+    turns = await ask_at_once(service, questions=5)
+    [session_id] = [response.json()["session_id"] for _, response in turns[:1]]
+
+    await asyncio.to_thread(server.stop)
+    started = time.monotonic()
+    away: list[Asked] = [
+        ("In a new session", await service.chat("In a new session")),
+        ("In a session to look up", await service.chat("In a session to look up", session_id=session_id)),
+    ]
+    seconds = time.monotonic() - started
+    readiness = await service.client.get("/health/ready")
+    health = await service.client.get("/health")
+    await asyncio.to_thread(server.start)
+    back = await ask_in_turn(service, questions=5, name="Back")
+
+    assert_database_errors(away)
+    assert seconds < 2
+    assert (readiness.status_code, health.status_code) == (503, 200)
+    assert_answered(back)
+    await assert_rows_add_up(service.tables, [*turns, *away, *back])
+
+
+async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: PostgresServer) -> None:
+    service = await serve()
+    turns = await ask_in_turn(service, questions=3, name="Before")
+
+    await asyncio.to_thread(server.stop)
+    asking = asyncio.create_task(ask_at_once(service, questions=20))
+    await asyncio.to_thread(server.start)
+    woken = await asking
+
+    assert_answered([*turns, *woken])
+    await assert_rows_add_up(service.tables, [*turns, *woken])
+
+
+async def test_a_server_that_sleeps_again_is_waited_for_again(
+    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked between the end of an outage and the next sleep, so no connection has shown that it was over."""
+    clock = Clock()
+    monkeypatch.setattr("app.database.time", clock)
+    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.2)
+    service = await serve()
+    await asyncio.to_thread(server.stop)
+    try:
+        outage = [("During an outage", await service.chat("During an outage"))]
+        clock.ahead = 3600
+        monkeypatch.setattr("app.database.WAKE_SECONDS", 10.0)
+        asking = asyncio.create_task(ask_in_turn(service, questions=1, name="An hour later"))
+    finally:
+        await asyncio.to_thread(server.start)
+    woken = await asking
+
+    assert_database_errors(outage)
+    assert_answered(woken)
+
+
+class Clock:
+    """The module `time`, with a clock that can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.perf_counter = time.perf_counter
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either(
+    serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that cannot be opened has to let the next in line try: the first ones are not the only ones told."""
+    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    network.cut()
+    service = await serve(DATABASE_URL=through_network)
+    started = time.monotonic()
+    turns = await ask_at_once(service, questions=100)
+    seconds = time.monotonic() - started
+    await network.restore()
+
+    assert_database_errors(turns)
+    assert seconds < 5
+    assert_answered(await ask_in_turn(service, questions=3, name="Back"))
+
+
+async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
+    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    service = await serve()
+    await asyncio.to_thread(server.stop)
+    started = time.monotonic()
+    try:
+        turns = await ask_at_once(service, questions=100)
+    finally:
+        seconds = time.monotonic() - started
+        await asyncio.to_thread(server.start)
+
+    assert_database_errors(turns)
+    assert seconds < 5
+    assert await service.tables.messages() == []
+    assert_answered(await ask_in_turn(service, questions=3, name="Back"))
+
+
+async def test_a_network_that_is_cut_fails_turns_only_while_it_is(
+    serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.2)
+    service = await serve(DATABASE_URL=through_network)
+    before = await ask_in_turn(service, questions=3, name="Before")
+
+    network.cut()
+    during = [(question, await service.chat(question)) for question in ("Cut 1", "Cut 2", "Cut 3")]
+    await network.restore()
+    after = await ask_in_turn(service, questions=3, name="After")
+
+    assert_answered(before)
+    assert_database_errors(during)
+    assert_answered(after)
+    await assert_rows_add_up(service.tables, [*before, *during, *after])
+
+
+async def test_connections_that_are_reset_under_load_lose_no_message(
+    serve: Serve, network: TcpProxy, through_network: str
+) -> None:
+    service = await serve(DATABASE_URL=through_network)
+
+    async with reading(service, readers=20) as readers:
+        for _ in range(5):
+            await readers.go_on(turns=20)
+            network.cut()
+            await network.restore()
+        await readers.go_on(turns=20)
+
+    assert_database_errors(readers.failures)
+    assert len(readers.failures) <= len(readers.turns) // 10
+    await assert_rows_add_up(service.tables, readers.turns)
+
+
+async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_while_it_does(
+    serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("app.database.POOL_TIMEOUT_SECONDS", 2.0)
+    service = await serve(DATABASE_URL=through_network)
+    before = await ask_in_turn(service, questions=3, name="Before")
+
+    network.blackhole()
+    started = time.monotonic()
+    during = await ask_at_once(service, questions=20)
+    seconds = time.monotonic() - started
+    await network.restore()
+    after = await ask_in_turn(service, questions=10, name="After")
+
+    assert_answered(before)
+    assert_database_errors(during)
+    assert seconds < 8
+    assert_answered(after)
+    await assert_rows_add_up(service.tables, [*before, *during, *after])
+
+
+@pytest.mark.parametrize("write", [b"assistant", b"COMMIT;"], ids=["the reply", "the question's transaction"])
+async def test_a_write_whose_acknowledgement_is_lost_is_there_once(
+    serve: Serve, network: TcpProxy, through_network: str, write: bytes
+) -> None:
+    service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
+    before = await ask_in_turn(service, questions=1, name="Before")
+    network.lose_answer_to(write)
+
+    turn = ("What is a robot?", await service.chat("What is a robot?"))
+
+    assert network.lost == 1
+    assert_answered([turn])
+    await assert_rows_add_up(service.tables, [*before, turn])
+
+
+async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct_connections(
+    serve: Serve, admin: asyncpg.Connection
+) -> None:
+    service = await serve()
+
+    async with reading(service, readers=10) as readers:
+        for kind in ("varchar", "text", "varchar", "text"):
+            await readers.go_on(turns=20)
+            await admin.execute(f"ALTER TABLE messages ALTER COLUMN content TYPE {kind}")
+        await readers.go_on(turns=20)
+
+    assert readers.failures == []
+    await assert_rows_add_up(service.tables, readers.turns)
+
+
+async def test_connections_are_few_and_are_closed_at_shutdown(
+    monkeypatch: pytest.MonkeyPatch, admin: asyncpg.Connection, database_url: str, model_server: FakeOpenAI
+) -> None:
+    for name, value in {
+        "DATABASE_URL": database_url,
+        "DATABASE_POOL_SIZE": "3",
+        "OPENAI_API_KEY": API_KEY,
+        "OPENAI_BASE_URL": model_server.url,
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    seen = []
+    with redirect_stdout(io.StringIO()):
+        async with running_service() as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
+            asking = asyncio.gather(*[client.post("/chat", json={"message": "Hello"}) for _ in range(60)])
+            while not asking.done():
+                seen.append(len(await pids(admin)))
+            responses = await asking
+            seen.append(len(await pids(admin)))
+
+    async def closed() -> bool:
+        return not await pids(admin)
+
+    assert [response.status_code for response in responses] == [200] * 60
+    assert max(seen) == 3
+    await eventually(closed)
+
+
+async def test_a_turn_on_a_warm_direct_connection_takes_six_round_trips_two_of_them_awaited(
+    serve: Serve, network: TcpProxy, through_network: str, model_server: FakeOpenAI
+) -> None:
+    service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
+    [*_, (_, warm)] = await ask_in_turn(service, questions=3, name="Warm-up")
+    network.flights.clear()
+    may_answer = asyncio.Event()
+    model_server.enqueue(held(may_answer))
+
+    asking = asyncio.create_task(service.chat("And now?", session_id=warm.json()["session_id"]))
+
+    async def question_is_recorded() -> bool:
+        return any(b"COMMIT;" in flight for flight in network.flights)
+
+    await eventually(question_is_recorded)
+    before_the_answer = len(network.flights)
+    may_answer.set()
+    response = await asking
+
+    assert response.status_code == 200
+    begin = next(number for number, flight in enumerate(network.flights) if b"BEGIN" in flight)
+    commit = next(number for number, flight in enumerate(network.flights) if b"COMMIT;" in flight)
+    assert begin == 1, "the history is read in one round trip, and nothing checks the connection before"
+    assert commit - begin + 1 == 4, "the question's transaction, which nobody waits for while the model thinks"
+    assert before_the_answer == 5
+    assert len(network.flights) == 6, "the reply is written in one round trip"
+    assert network.accepted == 1

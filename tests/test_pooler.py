@@ -1,0 +1,294 @@
+"""Behind a pooler in transaction mode, over TLS: PgBouncer, and a stand-in where that is not installed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import asyncpg
+import pytest
+from dirty_equals import IsPartialDict
+
+from app.database import REVISION
+from tests import commands
+from tests.conftest import ROOT, Serve, Service, eventually, migrate
+from tests.load import ask_at_once, assert_rows_add_up, reading
+from tests.pooler import PGBOUNCER, SERVER_CONNECTIONS, Front, PgBouncer, TlsPooler, pgbouncer
+from tests.postgres import PostgresServer
+
+ALEMBIC = ("-m", "alembic", "-c", ROOT / "alembic.ini")
+DATABASE = "behind_a_pooler"
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres: PostgresServer) -> str:
+    """The direct address of a migrated database of this module's own."""
+    create(postgres, DATABASE)
+    url = postgres.url(DATABASE)
+    migrate(url)
+    return url
+
+
+def create(postgres: PostgresServer, database: str) -> None:
+    async def connect_and_create() -> None:
+        connection = await asyncpg.connect(postgres.url())
+        await connection.execute(f"DROP DATABASE IF EXISTS {database} (FORCE)")
+        await connection.execute(f"CREATE DATABASE {database}")
+        await connection.close()
+
+    asyncio.run(connect_and_create())
+
+
+@pytest.fixture(scope="module")
+def bouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    if PGBOUNCER is None:
+        pytest.skip("PgBouncer is not installed here (on Debian: apt-get install pgbouncer)")
+    with pgbouncer(postgres.port) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+async def stand_in(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[TlsPooler]:
+    async with TlsPooler(tmp_path, postgres.port).serve() as pooler:
+        yield pooler
+
+
+@pytest.fixture(params=["bouncer", "stand_in"])
+def front(request: pytest.FixtureRequest) -> Front:
+    pooler: Front = request.getfixturevalue(request.param)
+    return pooler
+
+
+async def serve_pooled(serve: Serve, front: Front, **parameters: str) -> Service:
+    """Start the service with the string that Neon's console shows, which has to be told of a pooler on localhost."""
+    url = front.url(DATABASE, **{"sslmode": "require", **parameters})
+    return await serve(DATABASE_URL=url, DATABASE_POOLED="true")
+
+
+def assert_database_error(service: Service, reason: str) -> None:
+    [record] = service.log("database.error")
+    assert reason in record["traceback"]
+
+
+async def test_the_string_works_as_pasted(serve: Serve, front: Front) -> None:
+    assert front.url(DATABASE, sslmode="require") == (
+        f"postgresql://reader:p%40ss@localhost:{front.port}/{DATABASE}?sslmode=require"
+    )
+    service = await serve_pooled(serve, front)
+
+    first = await service.chat("What is a robot?")
+    second = await service.chat("And a humanoid?", session_id=first.json()["session_id"])
+
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert second.json()["session_id"] == first.json()["session_id"]
+    await assert_rows_add_up(service.tables, [("What is a robot?", first), ("And a humanoid?", second)])
+    assert (await service.client.get("/health/ready")).status_code == 200
+
+
+async def test_channel_binding_is_made_up_for_by_a_certificate_that_is_verified(serve: Serve, front: Front) -> None:
+    service = await serve_pooled(serve, front, channel_binding="require", sslrootcert=str(front.authority))
+
+    assert (await service.chat()).status_code == 200
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize(
+    ("host", "trusted", "reason"),
+    [
+        ("localhost", False, "unable to get local issuer certificate"),
+        ("127.0.0.1", True, "IP address mismatch"),
+    ],
+    ids=["an unknown authority", "another host's certificate"],
+)
+async def test_a_certificate_that_cannot_be_verified_is_not_put_up_with(
+    serve: Serve, front: Front, host: str, reason: str, *, trusted: bool
+) -> None:
+    authority = {"sslrootcert": str(front.authority)} if trusted else {}
+    url = front.url(DATABASE, host=host, sslmode="require", channel_binding="require", **authority)
+    service = await serve(DATABASE_URL=url, DATABASE_POOLED="true")
+
+    response = await service.chat()
+
+    assert response.status_code == 500
+    assert response.json() == {"error": IsPartialDict(code="database_error")}
+    assert_database_error(service, "CERTIFICATE_VERIFY_FAILED")
+    assert_database_error(service, reason)
+    assert await service.tables.messages() == []
+
+
+async def test_a_certificate_that_cannot_be_verified_is_no_reason_to_wait(serve: Serve, stand_in: TlsPooler) -> None:
+    service = await serve_pooled(serve, stand_in, channel_binding="require")
+
+    async with asyncio.timeout(3):  # A database that refuses connections is waited for longer.
+        response = await service.chat()
+
+    assert response.json() == {"error": IsPartialDict(code="database_error")}
+
+
+@pytest.mark.parametrize("sslmode", ["verify-ca", "prefer"])
+async def test_what_does_not_ask_for_the_hosts_name_takes_any(serve: Serve, stand_in: TlsPooler, sslmode: str) -> None:
+    authority = {"sslrootcert": str(stand_in.authority)} if sslmode == "verify-ca" else {}
+    url = stand_in.url(DATABASE, host="127.0.0.1", sslmode=sslmode, **authority)
+    service = await serve(DATABASE_URL=url, DATABASE_POOLED="true")
+
+    assert (await service.chat()).status_code == 200
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_server_without_tls_is_not_put_up_with_where_it_is_required(serve: Serve, database_url: str) -> None:
+    service = await serve(DATABASE_URL=f"{database_url}?sslmode=require")
+
+    response = await service.chat()
+
+    assert response.json() == {"error": IsPartialDict(code="database_error")}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [({"sslmode": "disable"}, "SSL required"), ({"options": "-c jit=off"}, "unsupported startup parameter: jit")],
+    ids=str,
+)
+async def test_what_the_pooler_refuses_is_a_database_error(
+    serve: Serve, front: Front, parameters: dict[str, str], reason: str
+) -> None:
+    service = await serve_pooled(serve, front, **parameters)
+
+    response = await service.chat()
+
+    assert response.status_code == 500
+    assert response.json() == {"error": IsPartialDict(code="database_error")}
+    assert_database_error(service, reason)
+
+
+async def test_the_stand_in_refuses_what_a_service_does_that_knows_of_no_pooler(
+    serve: Serve, stand_in: TlsPooler
+) -> None:
+    url = stand_in.url(DATABASE, sslmode="require")
+    unaware = await serve(DATABASE_URL=url, DATABASE_POOLED="false")
+
+    response = await unaware.chat()
+
+    assert response.json() == {"error": IsPartialDict(code="database_error")}
+    assert stand_in.refused
+    assert all(refusal.startswith("prepared statement __asyncpg") for refusal in stand_in.refused)
+    stand_in.refused.clear()
+    aware = await serve_pooled(serve, stand_in)
+    assert (await aware.chat()).status_code == 200
+    assert stand_in.refused == []
+
+
+async def test_fifty_turns_at_once_from_two_instances_share_five_connections(serve: Serve, front: Front) -> None:
+    services = [await serve_pooled(serve, front), await serve_pooled(serve, front)]
+
+    turns = await ask_at_once(*services, questions=25)
+
+    assert [response.status_code for _, response in turns] == [200] * 50
+    assert len(await services[0].tables.messages()) == 100
+    assert len(await services[0].tables.sessions()) == 50
+    await assert_rows_add_up(services[0].tables, turns)
+
+
+@pytest.fixture
+async def alter(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A direct connection for changes of the tables, which are undone in the end."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.execute("ALTER TABLE messages ALTER COLUMN content TYPE text")
+    await connection.close()
+
+
+async def test_a_column_changes_its_type_under_load(serve: Serve, front: Front, alter: asyncpg.Connection) -> None:
+    services = [await serve_pooled(serve, front), await serve_pooled(serve, front)]
+
+    async with reading(*services, readers=5) as readers:
+        for kind in ("varchar", "text", "varchar", "text"):
+            await readers.go_on(turns=15)
+            await alter.execute(f"ALTER TABLE messages ALTER COLUMN content TYPE {kind}")
+        await readers.go_on(turns=15)
+
+    assert readers.failures == []
+    await assert_rows_add_up(services[0].tables, readers.turns)
+
+
+async def test_nothing_stays_prepared_on_the_servers_connections(serve: Serve, bouncer: PgBouncer) -> None:
+    service = await serve_pooled(serve, bouncer)
+    async with reading(service, readers=10) as readers:
+        await readers.go_on(turns=30)
+
+    async with AsyncExitStack() as stack:
+        prepared = {}
+        for _ in range(SERVER_CONNECTIONS):
+            connection = await asyncpg.connect(bouncer.url(DATABASE, sslmode="require"), statement_cache_size=0)
+            stack.push_async_callback(connection.close)
+            # Who is in a transaction keeps the server's connection, so that the next one gets another.
+            await stack.enter_async_context(connection.transaction())
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            prepared[pid] = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
+
+    assert list(prepared.values()) == [0] * SERVER_CONNECTIONS
+
+
+async def test_servers_connections_that_die_behind_the_pooler_fail_no_turn(
+    serve: Serve, bouncer: PgBouncer, alter: asyncpg.Connection
+) -> None:
+    service = await serve_pooled(serve, bouncer)
+    before = await ask_at_once(service, questions=10)
+
+    await kill_backends(alter)
+    after = [(question, await service.chat(question)) for question in (f"Later {n}" for n in range(10))]
+
+    assert [response.status_code for _, response in [*before, *after]] == [200] * 20
+    await assert_rows_add_up(service.tables, [*before, *after])
+
+
+async def test_a_pooler_that_restarts_between_turns_fails_none(serve: Serve, bouncer: PgBouncer) -> None:
+    service = await serve_pooled(serve, bouncer)
+    before = await ask_at_once(service, questions=10)
+
+    await asyncio.to_thread(bouncer.stop)
+    await asyncio.to_thread(bouncer.start)
+    after = [(question, await service.chat(question)) for question in (f"Later {n}" for n in range(10))]
+
+    assert [response.status_code for _, response in [*before, *after]] == [200] * 20
+    await assert_rows_add_up(service.tables, [*before, *after])
+
+
+async def kill_backends(connection: asyncpg.Connection) -> None:
+    """End every connection to the database but this one, and wait until they are gone."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    await connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+
+    async def gone() -> bool:
+        return not await connection.fetch(f"SELECT pid {others}")
+
+    await eventually(gone)
+
+
+@pytest.fixture
+def empty(postgres: PostgresServer) -> str:
+    """The name of a database without tables."""
+    create(postgres, "migrated_through_a_pooler")
+    return "migrated_through_a_pooler"
+
+
+async def test_two_deploys_migrate_through_the_pooler_at_once(
+    front: Front, postgres: PostgresServer, empty: str, tmp_path: Path
+) -> None:
+    url = front.url(empty, sslmode="require", channel_binding="require", sslrootcert=str(front.authority))
+    environment = {"DATABASE_URL": url, "DATABASE_POOLED": "true"}
+
+    deploys = [commands.start(*ALEMBIC, "upgrade", "head", folder=tmp_path, **environment) for _ in range(2)]
+    results = [await asyncio.to_thread(commands.finish, deploy) for deploy in deploys]
+
+    assert [status for status, _ in results] == [0, 0], results
+    # Only the first to come has anything to do.
+    assert sum("Running upgrade" in output for _, output in results) == 1
+    connection = await asyncpg.connect(postgres.url(empty))
+    version = await connection.fetchval("SELECT version_num FROM alembic_version")
+    await connection.close()
+    assert version == REVISION
