@@ -87,7 +87,7 @@ def percentile_95(values: list[float]) -> float:
 
 async def cpu_per_turn(bench: Bench) -> list[Figure]:
     """Compare the CPU time of a turn with history to the floor's, in rounds that take turns."""
-    requests = 300
+    requests = 100
     sessions = await bench.sessions(requests)
     ratios = []
     async with bench.service() as service, bench.floor() as floor:
@@ -98,7 +98,7 @@ async def cpu_per_turn(bench: Bench) -> list[Figure]:
             return (server.cpu_seconds() - before) / requests
 
         await cost(service), await cost(floor)  # Warm both up.
-        for _ in range(ROUNDS):
+        for _ in range(25):
             of_service, of_floor = await cost(service), await cost(floor)
             ratios.append(of_service / of_floor)
     value = f"{statistics.median(ratios):.2f} ({of_service * 1000:.2f} ms ÷ {of_floor * 1000:.2f} ms)"
