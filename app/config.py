@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -182,6 +183,8 @@ class Settings(DatabaseSettings):
                 RedisDsn(value.get_secret_value())
             except ValidationError:
                 raise ValueError("is not an address such as redis://host:6379") from None
+            if find_spec("redis") is None:
+                raise ValueError("needs the redis extra: uv sync --extra redis")
         return value
 
     @field_validator("log_level", mode="before")
