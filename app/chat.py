@@ -24,6 +24,7 @@ from app.errors import (
     DuplicateKeyError,
     IdempotencyConflictError,
     MissingReferenceError,
+    ModelTimeoutError,
     SessionNotFoundError,
     TurnInProgressError,
 )
@@ -58,7 +59,7 @@ IdempotencyKey = Annotated[
 
 RETRIEVAL_TIMEOUT_SECONDS = 5.0
 CLAIM_MARGIN_SECONDS = 10.0
-"""How much longer than the model's deadline a turn with a key may take, for retrieval and the database."""
+"""How much longer than the model's deadline a turn with a key may take, for retrieval and the database, before it is cut off."""
 
 
 async def within_limits(question: ChatRequest, settings: Config) -> ChatRequest:
@@ -134,30 +135,47 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
         selected_text=excerpt,
         created_at=_after(conversation.last_message_at),
     )
-    if turn.idempotency_key:
-        asked.answering_until = _claim_end(settings.openai_timeout_seconds)
-        if recorded := await _claim(db, asked, new_session=conversation.is_new):
-            if emit:
-                emit(SessionEvent(session_id=recorded.session_id))
-                emit(DeltaEvent(text=recorded.response))
-            return recorded
+    if turn.idempotency_key is None:
+        return await _answer(turn, asked, conversation, emit)
 
-    answering = asyncio.create_task(_ask(turn, excerpt, conversation.history, emit))
+    seconds = settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
+    asked.answering_until = _claim_end(seconds)
+    try:
+        async with asyncio.timeout(seconds) as claim:
+            recorded = await _claim(db, asked, new_session=conversation.is_new)
+            if recorded is None:
+                return await _answer(turn, asked, conversation, emit)
+    except (IdempotencyConflictError, TurnInProgressError):
+        raise
+    except BaseException as error:
+        await _release(db, asked)
+        if isinstance(error, TimeoutError) and claim.expired():
+            raise ModelTimeoutError from error
+        raise
+    if emit:
+        emit(SessionEvent(session_id=recorded.session_id))
+        emit(DeltaEvent(text=recorded.response))
+    return recorded
+
+
+async def _answer(
+    turn: Turn, asked: Message, conversation: "Conversation", emit: Callable[[TurnEvent], None] | None
+) -> ChatResponse:
+    """Ask the model and record its reply; unless it is claimed, the question is recorded while the model thinks."""
+    answering = asyncio.create_task(_ask(turn, conversation.history, emit))
     try:
         if not turn.idempotency_key:
-            # The question is written while the model thinks, and whatever becomes of the answer.
             with contextlib.suppress(DuplicateKeyError):  # A first try had arrived before its connection was lost.
-                await _record_question(db, asked, new_session=conversation.is_new)
+                await _record_question(turn.db, asked, new_session=conversation.is_new)
         if emit:
             emit(SessionEvent(session_id=conversation.session_id))
         answer = await answering
-        return await _record_reply(db, asked, answer)
     except BaseException:
+        # The question was recorded whatever became of the answer; without it, no answer is wanted.
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
-        if turn.idempotency_key:
-            await _release(db, asked)
         raise
+    return await _record_reply(turn.db, asked, answer)
 
 
 @dataclass(frozen=True)
@@ -173,7 +191,7 @@ def _ids(question: ChatRequest, idempotency_key: uuid.UUID | None) -> Ids:
         return Ids(uuid.uuid4(), uuid.uuid4())
     # The session that the client named is part of the new one's id: naming another one is another request.
     return Ids(
-        new_session=uuid.uuid5(idempotency_key, f"session {question.session_id or ''}"),
+        new_session=uuid.uuid5(idempotency_key, f"session {(question.session_id or '')!a}"),
         message=uuid.uuid5(idempotency_key, "message"),
     )
 
@@ -248,6 +266,10 @@ def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
                 yield reply
 
 
+_IDENTITY = ("session_id", "content", "selected_text")
+"""What makes two questions with one key the same request."""
+
+
 async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResponse | None:
     """Record the question and make it ours to answer, or return the answer that it has already.
 
@@ -274,7 +296,7 @@ async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResp
     until = col(Message.answering_until)
     take_over = (
         update(Message)
-        .where(col(Message.id) == asked.id, or_(until.is_(None), until <= utc_now()))
+        .where(col(Message.id) == asked.id, or_(until.is_(None), until <= utc_now(), until == asked.answering_until))
         .values(answering_until=asked.answering_until)
         .returning(col(Message.id))
     )
@@ -283,14 +305,9 @@ async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResp
     return None
 
 
-def _claim_end(deadline_seconds: float) -> datetime:
+def _claim_end(seconds: float) -> datetime:
     """Return until when a claim made now holds; a random part of a second makes it this claim's own."""
-    seconds = deadline_seconds + CLAIM_MARGIN_SECONDS
     return utc_now() + timedelta(seconds=seconds, microseconds=secrets.randbelow(1_000_000))
-
-
-_IDENTITY = ("session_id", "content", "selected_text")
-"""What makes two questions with one key the same request."""
 
 
 async def _release(db: Database, asked: Message) -> None:
@@ -300,10 +317,9 @@ async def _release(db: Database, asked: Message) -> None:
         await db.execute((claimed.values(answering_until=None), {}))
 
 
-async def _ask(
-    turn: Turn, excerpt: str | None, history: Sequence[PromptMessage], emit: Callable[[TurnEvent], None] | None
-) -> str:
+async def _ask(turn: Turn, history: Sequence[PromptMessage], emit: Callable[[TurnEvent], None] | None) -> str:
     """Return the model's answer, from the retrieved passages and the history or from the excerpt alone."""
+    excerpt = turn.question.selected_text
     async with asyncio.timeout(RETRIEVAL_TIMEOUT_SECONDS):
         passages = () if excerpt else await turn.retrieve(turn.question.message)
     prompt = assemble_prompt(
@@ -314,7 +330,7 @@ async def _ask(
         history=history,
     )
     request = current_request()
-    request.confidential += [message["content"] for message in prompt]
+    request.confidential += [message["content"] for message in prompt if message["role"] != "system"]
     answer = await turn.model.answer(prompt, emit and (lambda text: emit(DeltaEvent(text=text))))
     request.confidential.append(answer)
     return answer

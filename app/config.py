@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
@@ -28,9 +29,9 @@ class SettingsError(Exception):
 
 
 def _http_url(text: str) -> str:
-    """Return an address of HTTP as it is, or raise ValueError."""
-    HttpUrl(text)
-    return text
+    """Return an address of HTTP without the blanks around it, or raise ValueError."""
+    HttpUrl(text.strip())
+    return text.strip()
 
 
 def _origin(text: str) -> str:
@@ -87,7 +88,7 @@ class DatabaseSettings(BaseSettings):
         """Whether the embedded defaults are allowed."""
         return self.fastapi_env == "development"
 
-    @property
+    @cached_property
     def database(self) -> Dsn:
         """The database to connect to: the embedded one where none is named."""
         parsed = dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
@@ -99,8 +100,8 @@ class Settings(DatabaseSettings):
 
     openai_api_key: Annotated[SecretStr | None, Field(validate_default=True)] = None
     """The key of the OpenAI API. Mandatory in production; without it, development uses the offline stand-in."""
-    openai_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    """Another server that speaks the OpenAI API."""
+    openai_base_url: Annotated[str, AfterValidator(_http_url)] = "https://api.openai.com/v1"
+    """The server that speaks the OpenAI API."""
     openai_model: str = "gpt-5.4-mini"
     """The model that answers."""
     openai_reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None

@@ -54,7 +54,8 @@ class Database:
 
         A single one runs in AUTOCOMMIT, in one round trip where BEGIN and COMMIT make three. What failed because the
         connection was lost, or because the tables changed under a prepared statement, is tried once more: inserts must
-        bring their own ids, so that a first try which did arrive shows itself by a duplicate key.
+        bring their own ids, so that a first try which did arrive shows itself by a duplicate key, and other statements
+        must bear to run twice.
 
         Raises DatabaseError; its DuplicateKeyError where there is such a row already, its MissingReferenceError where
         the row that is referred to is gone.
@@ -98,7 +99,10 @@ class Database:
             logger.warning("database.unchecked", exc_info=error)
 
     async def migrate(self) -> None:
-        """Bring the embedded database up to date; processes that start together take turns."""
+        """Bring the embedded database up to date; processes that start together take turns.
+
+        Raises what SQLAlchemy and Alembic raise: the service cannot start then.
+        """
         async with self._autocommit.connect() as connection:
             await connection.execute(text("BEGIN IMMEDIATE"))
             await connection.run_sync(_upgrade)
@@ -149,7 +153,6 @@ def _engine(url: URL, pool_size: int, connect_args: dict[str, Any], **kwargs: An
         poolclass=AsyncAdaptedQueuePool,
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=POOL_TIMEOUT_SECONDS,
         pool_use_lifo=True,  # Connections that are not needed age out.
         **kwargs,
     )

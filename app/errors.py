@@ -178,9 +178,10 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def log(error: BaseException) -> None:
-    """Write to the log what a client must not see."""
+    """Write to the log what a client must not see, once for each error."""
     event = error.event if isinstance(error, ChatError) else ChatError.event
-    if event:
+    if event and "logged" not in vars(error):
+        vars(error)["logged"] = True
         logger.error(event, exc_info=error)
 
 

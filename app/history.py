@@ -7,8 +7,10 @@ from fastapi import APIRouter, Path, Query
 from sqlalchemy import ColumnElement, delete, select, tuple_
 from sqlmodel import col
 
+from app.database import Database
 from app.dependencies import Db
 from app.errors import ERROR_RESPONSES, SessionNotFoundError
+from app.logs import current_request
 from app.models import ChatSession, Message, MessageItem, MessagePage
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
@@ -36,9 +38,7 @@ async def read_messages(
     messages = select(Message).where(*page).order_by(col(Message.created_at), col(Message.id)).limit(limit + 1)
     rows = await db.execute((messages, {}))
     if not rows:
-        session = select(col(ChatSession.id)).where(col(ChatSession.id) == known_id)
-        if not await db.execute((session, {})):
-            raise SessionNotFoundError
+        await _require(db, known_id)
     data = [MessageItem.model_validate(row, from_attributes=True) for row in rows[:limit]]
     return MessagePage(data=data, has_more=len(rows) > limit, after=data[-1].id if data else after)
 
@@ -46,13 +46,21 @@ async def read_messages(
 @router.delete("", status_code=204, responses=_RESPONSES)
 async def delete_session(session_id: SessionId, db: Db) -> None:
     """Delete a conversation with all its messages."""
-    deleted = delete(ChatSession).where(col(ChatSession.id) == _parse(session_id)).returning(col(ChatSession.id))
-    if not await db.execute((deleted, {})):
+    known_id = _parse(session_id)
+    await _require(db, known_id)
+    await db.execute((delete(ChatSession).where(col(ChatSession.id) == known_id), {}))
+
+
+async def _require(db: Database, session_id: uuid.UUID) -> None:
+    """Raise SessionNotFoundError if there is no such session."""
+    if not await db.execute((select(col(ChatSession.id)).where(col(ChatSession.id) == session_id), {})):
         raise SessionNotFoundError
 
 
 def _parse(session_id: str) -> uuid.UUID:
     try:
-        return uuid.UUID(session_id)
+        known_id = uuid.UUID(session_id)
     except ValueError:
         raise SessionNotFoundError from None
+    current_request().session_id = known_id
+    return known_id

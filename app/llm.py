@@ -43,7 +43,6 @@ class LanguageModel:
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.openai_model
-        self.offline = settings.openai_api_key is None
         self._deadline = settings.openai_timeout_seconds
         self._options: dict[str, Any] = {}
         if settings.openai_reasoning_effort:
@@ -54,7 +53,7 @@ class LanguageModel:
             timeout=settings.openai_timeout_seconds,
             max_retries=settings.openai_max_retries,
             http_client=DefaultAsyncHttpx2Client(
-                transport=OfflineTransport() if self.offline else None,
+                transport=None if settings.openai_api_key else OfflineTransport(),
                 event_hooks={"response": [_leave_long_waits_to_the_reader]},
             ),
         )
@@ -121,7 +120,10 @@ class LanguageModel:
         except (OpenAIError, httpx2.HTTPError) as error:
             call.fields["status"] = type(error).__name__
             raise ModelError from error
-        except (ModelError, *_UNUSABLE) as error:
+        except ModelError:
+            call.fields["status"] = "unusable"
+            raise
+        except _UNUSABLE as error:
             call.fields["status"] = "unusable"
             raise ModelError from error
         finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, override
 
+from pydantic import RedisDsn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,9 +56,11 @@ def configure(settings: Settings) -> None:
 
     Other libraries speak from WARNING on; below it some of them print the parameters of statements.
     """
-    secrets = [settings.openai_api_key.get_secret_value()] if settings.openai_api_key else []
-    if settings.database.url.password:
-        secrets.append(str(settings.database.url.password))
+    redis = RedisDsn(settings.rate_limit_storage.get_secret_value()) if settings.rate_limit_storage else None
+    passwords = [settings.database.url.password, redis.password if redis else None]
+    secrets = [str(password) for password in passwords if password]
+    if settings.openai_api_key:
+        secrets.append(settings.openai_api_key.get_secret_value())
     handler: logging.Handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(secrets))
     if settings.development and sys.stdout.isatty():

@@ -24,6 +24,51 @@ _MOST_SENTENCES = 3
 _SHORTEST_TELLING_WORD = 3
 
 
+_COMMON = frozenset(
+    [
+        "about",
+        "and",
+        "are",
+        "but",
+        "can",
+        "did",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "his",
+        "how",
+        "into",
+        "its",
+        "not",
+        "that",
+        "the",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]  # A list takes a page.
+)
+
+
 class OfflineTransport(httpx2.AsyncBaseTransport):
     """Serves `POST /chat/completions`, whole or as a stream of server-sent events."""
 
@@ -93,44 +138,5 @@ def _best_sentences(question: str, sentences: Sequence[str]) -> list[str]:
 
 def _words(text: str) -> set[str]:
     """Return the words that can tell one sentence from another, without case and a plural's s."""
-    words = re.findall(r"\w+", text.casefold())
-    return {word.removesuffix("s") for word in words if len(word) >= _SHORTEST_TELLING_WORD} - _COMMON
-
-
-_COMMON = frozenset(
-    {
-        "and",
-        "are",
-        "but",
-        "can",
-        "did",
-        "doe",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "into",
-        "its",
-        "not",
-        "that",
-    }
-    | {
-        "the",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "thi",
-        "this",
-        "those",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-    }
-    | {"which", "who", "why", "will", "with", "would", "you", "your", "about"}
-)
+    words = {word for word in re.findall(r"\w+", text.casefold()) if len(word) >= _SHORTEST_TELLING_WORD}
+    return {word.removesuffix("s") for word in words - _COMMON}

@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.chat import Asked, TurnEvent, take_turn
 from app.dependencies import Running, within_rate
-from app.errors import ERROR_RESPONSES, log, render
+from app.errors import ERROR_RESPONSES, render
 from app.models import ChatResponse, DeltaEvent, SessionEvent
 
 router = APIRouter(tags=["chat"])
@@ -33,7 +33,6 @@ async def stream_turn(turn: Asked, turns: Running) -> AsyncIterator[ServerSentEv
             deltas.append(event)
         else:
             answering.result()  # It ended early, so this raises.
-    answering.add_done_callback(_log_failure)
     return _events(answering, [session, *deltas], events)
 
 
@@ -72,9 +71,3 @@ async def _events(
 
 def _server_sent(event: TurnEvent) -> ServerSentEvent:
     return ServerSentEvent(event="session" if isinstance(event, SessionEvent) else "delta", data=event)
-
-
-def _log_failure(answering: asyncio.Task[ChatResponse]) -> None:
-    """Log how a turn failed that had begun to stream, whether or not its reader is still there."""
-    if error := answering.exception():
-        log(error)

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from app.errors import OverloadedError
+from app.errors import OverloadedError, log
 
 RETRY_AFTER_SECONDS = "1"
+CLEARING_UP_SECONDS = 5.0
+"""How long turns that were cut off may take to give up their claims."""
 
 
 class Turns:
@@ -34,6 +36,7 @@ class Turns:
         task = asyncio.create_task(_cut_off_politely(turn))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(_log_failure)
         return task
 
     async def run[T](self, turn: Coroutine[Any, Any, T]) -> T:
@@ -49,7 +52,8 @@ class Turns:
         for task in self._running:
             if not task.cancelling():  # A second call leaves those alone that are clearing up.
                 task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLEARING_UP_SECONDS)
 
 
 async def _cut_off_politely[T](turn: Coroutine[Any, Any, T]) -> T:
@@ -58,6 +62,12 @@ async def _cut_off_politely[T](turn: Coroutine[Any, Any, T]) -> T:
         return await turn
     except asyncio.CancelledError:
         raise OverloadedError(retry_after=RETRY_AFTER_SECONDS) from None
+
+
+def _log_failure(turn: asyncio.Task[Any]) -> None:
+    """Log how a turn failed, whether or not somebody still waits for it."""
+    if not turn.cancelled() and (error := turn.exception()):
+        log(error)
 
 
 @contextmanager

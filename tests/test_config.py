@@ -22,7 +22,11 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     "database_url": (None, POSTGRESQL_URL, SecretStr(POSTGRESQL_URL)),
     "database_pooled": (None, "true", True),
     "openai_api_key": (None, API_KEY, SecretStr(API_KEY)),
-    "openai_base_url": (None, "https://gateway.example.org/v1", "https://gateway.example.org/v1"),
+    "openai_base_url": (
+        "https://api.openai.com/v1",
+        "https://gateway.example.org/v1",
+        "https://gateway.example.org/v1",
+    ),
     "openai_model": ("gpt-5.4-mini", "gpt-5.4", "gpt-5.4"),
     "openai_reasoning_effort": (None, "low", "low"),
     "openai_timeout_seconds": (30.0, "2.5", 2.5),

@@ -120,7 +120,7 @@ async def test_asking_again_while_the_first_is_under_way_is_turned_away(
     gate.set()
 
     assert (second.status_code, second.json()["error"]["code"]) == (409, "turn_in_progress")
-    assert 1 <= int(second.headers["retry-after"]) <= 40
+    assert second.headers["retry-after"] == "1"
     answered = await first
     assert (await ask(service, key)).json() == answered.json()
     assert len(model_server.requests) == 1

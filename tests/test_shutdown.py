@@ -349,7 +349,7 @@ async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
             "request_id": IsUUID(4),
         }
     }
-    assert 1 <= int(while_claimed.headers["retry-after"]) <= 40
+    assert while_claimed.headers["retry-after"] == "1"
     assert answered.status_code == again.status_code == 200
     assert answered.json() == again.json()
     assert [m.content for m in await tables.messages()] == ["Why?", "Answer 2 to: Why?"]
