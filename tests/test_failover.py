@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import redirect_stdout
 
@@ -12,7 +13,7 @@ import pytest
 from dirty_equals import IsPartialDict
 
 from tests.conftest import API_KEY, Serve, Service, eventually, migrate, running_service
-from tests.fake_openai import FakeOpenAI, held
+from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer, postgres_server
@@ -329,6 +330,26 @@ async def test_a_write_whose_acknowledgement_is_lost_is_there_once(
     assert network.lost == 1
     assert_answered([turn])
     await assert_rows_add_up(service.tables, [*before, turn])
+
+
+@pytest.mark.parametrize(
+    "statement", [b"COMMIT;", b"UPDATE messages SET answering_until"], ids=["the claim", "taking over"]
+)
+async def test_a_claim_whose_acknowledgement_is_lost_is_still_ours(
+    serve: Serve, network: TcpProxy, through_network: str, model_server: FakeOpenAI, statement: bytes
+) -> None:
+    service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
+    service.client.headers["Idempotency-Key"] = str(uuid.uuid4())
+    if statement != b"COMMIT;":
+        model_server.enqueue(failure(500))
+        assert (await service.chat("Why?")).status_code == 500
+    network.lose_answer_to(statement)
+
+    response = await service.chat("Why?")
+
+    assert network.lost == 1
+    assert response.status_code == 200
+    assert len(await service.tables.messages()) == 2
 
 
 async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct_connections(

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -9,9 +10,10 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
+from app.chat import CLAIM_MARGIN_SECONDS
 from app.models import Message, MessageRole, utc_now
 from tests.conftest import Serve, Service
-from tests.fake_openai import FakeOpenAI, cut, failure, held
+from tests.fake_openai import FakeOpenAI, cut, failure, held, stall
 from tests.test_stream import all_events
 
 
@@ -106,6 +108,49 @@ async def test_a_key_of_one_session_is_a_conflict_in_another(service: Service, m
 
     assert (await ask(service, key, session_id=two)).json()["error"]["code"] == "idempotency_conflict"
     assert (await ask(service, key)).json()["error"]["code"] == "idempotency_conflict"
+
+
+async def test_a_session_id_that_utf8_cannot_carry_begins_a_new_session(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"}
+
+    one, two = [
+        await service.client.post("/chat", content=b'{"message": "Why?", "session_id": "\\ud800"}', headers=headers)
+        for _ in range(2)
+    ]
+
+    assert one.status_code == 200
+    assert one.json() == two.json()
+    assert len(model_server.requests) == 1
+
+
+async def test_a_claim_outlasts_the_models_deadline(serve: Serve, model_server: FakeOpenAI) -> None:
+    service, gate = await serve(OPENAI_TIMEOUT_SECONDS="120"), asyncio.Event()
+    model_server.enqueue(held(gate))
+    asking = asyncio.create_task(ask(service, new_key()))
+    await model_server.wait_for_requests(1)
+
+    [question] = await service.tables.messages()
+
+    assert question.answering_until is not None
+    assert question.answering_until - question.created_at >= timedelta(seconds=120 + CLAIM_MARGIN_SECONDS)
+    gate.set()
+    await asking
+
+
+async def test_a_turn_that_outlasts_its_claim_is_cut_off_and_can_be_repeated(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key()
+    monkeypatch.setattr("app.chat.CLAIM_MARGIN_SECONDS", -29.5)
+    model_server.enqueue(stall)
+
+    cut_off = await ask(service, key)
+    monkeypatch.undo()
+
+    assert (cut_off.status_code, cut_off.json()["error"]["code"]) == (500, "openai_timeout")
+    assert (await ask(service, key)).status_code == 200
 
 
 async def test_asking_again_while_the_first_is_under_way_is_turned_away(

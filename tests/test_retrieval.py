@@ -1,6 +1,8 @@
 """The step before the model call, with another retriever plugged in from outside."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from typing import override
 
 import pytest
 from dirty_equals import IsStr, IsUUID
@@ -153,3 +155,21 @@ async def test_when_retrieval_fails_the_question_is_kept_and_nothing_internal_is
     assert [(m.role, m.content) for m in await service.tables.messages()] == [(MessageRole.user, "How many legs?")]
     [record] = service.log("internal.error")
     assert record["error_message"] == "index at 10.0.0.7 is gone"
+
+
+async def test_a_retriever_that_never_returns_fails_the_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch, model_server: FakeOpenAI
+) -> None:
+    class Maze(Shelf):
+        @override
+        async def __call__(self, question: str) -> Sequence[Passage]:
+            await asyncio.Event().wait()
+            return await super().__call__(question)
+
+    monkeypatch.setattr("app.chat.RETRIEVAL_TIMEOUT_SECONDS", 0.1)
+    plug_in(Maze())
+
+    response = await service.chat("How many legs?")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert model_server.requests == []
