@@ -38,7 +38,10 @@ def _origin(text: str) -> str:
     """Return an origin as browsers send it, or raise ValueError."""
     if text == "*":
         return text
-    url = HttpUrl(text)
+    try:
+        url = HttpUrl(text)
+    except ValidationError:
+        raise ValueError(f"{text!r} is not an origin such as https://book.example.org") from None
     if url.username or url.path != "/" or url.query or url.fragment or "*" in (url.host or ""):
         raise ValueError(
             f"{text!r} is not an origin such as https://book.example.org; CORS_ORIGIN_REGEX takes patterns"
@@ -134,7 +137,7 @@ class Settings(DatabaseSettings):
     """How often one reader may ask, such as `30/minute`; unset does not limit."""
     rate_limit_storage: SecretStr | None = None
     """The Redis that counts for all processes, such as `redis://host:6379`; unset counts in each process."""
-    client_address_header: str | None = None
+    client_address_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
     """The header in which the platform's proxy puts the reader's address; its last entry counts."""
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How long the turns under way may take to finish once the platform stops the process."""

@@ -85,8 +85,8 @@ def parse(dsn: str) -> Dsn:
         return Dsn(url)
     if not url.host or not url.database:
         raise ValueError("names no host or no database; it reads postgresql://user:password@host/database")
-    if "@" in url.host:
-        raise ValueError("has an @ in its user or password, which has to be written %40")
+    if "@" in url.host + url.database:
+        raise ValueError("has an @ or / in its user or password, which have to be written %40 and %2F")
     if "," in url.host or not 0 < (url.port or 5432) < 65536:  # noqa: PLR2004  # TCP's own bounds.
         raise ValueError("has to name one host, with a port from 1 to 65535 if any")
     return _postgresql(url)

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -98,9 +98,10 @@ class EventFormatter(logging.Formatter):
         fields |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1]:
             error = record.exc_info[1]
+            confidential = {_without_escapes(text) for text in request.confidential}
             fields["error"] = _name(error)
-            fields["error_message"] = self._message(error)
-            fields["traceback"] = "".join(self._traceback(error))
+            fields["error_message"] = self._message(error, confidential)
+            fields["traceback"] = "".join(self._traceback(error, confidential))
         return fields
 
     def redact(self, text: str) -> str:
@@ -109,22 +110,22 @@ class EventFormatter(logging.Formatter):
             text = text.replace(spelling, "***")
         return text
 
-    def _traceback(self, error: BaseException) -> Iterator[str]:
+    def _traceback(self, error: BaseException, confidential: Collection[str]) -> Iterator[str]:
         """Yield the traceback as Python prints it, causes first, but for messages that quote the reader."""
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if cause:
-            yield from self._traceback(cause)
+            yield from self._traceback(cause, confidential)
             yield "\nwhich led to:\n\n"
         yield from traceback.format_tb(error.__traceback__)
-        yield f"{_name(error)}: {self._message(error)}\n"
+        yield f"{_name(error)}: {self._message(error, confidential)}\n"
         if isinstance(error, BaseExceptionGroup):
             for member in error.exceptions:
-                yield from self._traceback(member)
+                yield from self._traceback(member, confidential)
 
-    def _message(self, error: BaseException) -> str:
+    def _message(self, error: BaseException, confidential: Collection[str]) -> str:
         """Return the exception's message, or a note in its place if it shares a telling run of characters with the reader."""
         message = self.redact(str(error))[:_LONGEST_EXCEPTION_MESSAGE]
-        if any(_quotes(message, text) for text in current_request().confidential):
+        if _quotes(_without_escapes(message), confidential):
             return "(withheld: the message quotes the reader)"
         return message
 
@@ -158,15 +159,18 @@ def _name(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
 
 
-def _quotes(message: str, text: str) -> bool:
-    """Whether the message shares a run of characters with the text, however often it was escaped on the way."""
-    message, text = _without_escapes(message), _without_escapes(text)
-    length = min(_TELLING_RUN, len(text))
-    runs = (message[start : start + length] for start in range(len(message) - length + 1))
-    return length >= _SHORTEST_CONFIDENTIAL and any(run in text for run in runs)
+def _quotes(message: str, confidential: Collection[str]) -> bool:
+    """Whether the message shares a telling run of characters with one of the texts; all are without escapes."""
+    for text in confidential:
+        length = min(_TELLING_RUN, len(text))
+        runs = (message[start : start + length] for start in range(len(message) - length + 1))
+        if length >= _SHORTEST_CONFIDENTIAL and any(run in text for run in runs):
+            return True
+    return False
 
 
 def _without_escapes(text: str) -> str:
+    """Return the text in a spelling that is the same however often it was escaped on its way."""
     return json.dumps(text)[1:-1].replace("\\", "")
 
 

@@ -16,7 +16,7 @@ from app.dependencies import State
 from app.llm import LanguageModel
 from app.ratelimit import RateLimiter
 from app.retrieval import retrieve_nothing
-from app.turns import Turns, on_sigterm
+from app.turns import Turns, on_stop_signal
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
-        stack.enter_context(on_sigterm(turns.close))
+        stack.enter_context(on_stop_signal(turns.close))
         _warn_of_defaults(settings)
         yield State(
             settings=settings,

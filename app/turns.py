@@ -71,8 +71,8 @@ def _log_failure(turn: asyncio.Task[Any]) -> None:
 
 
 @contextmanager
-def on_sigterm(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run the callback when the platform asks the process to stop, beside the server's own handler.
+def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Run the callback when the process is asked to stop, beside the server's own handler.
 
     The server says nothing to the application before every response has ended, and streams have to be ended by us.
     It is told of an interrupt instead of a termination: it stops in the same way, but then leaves with status 0.
@@ -82,16 +82,25 @@ def on_sigterm(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[No
         yield
         return
     loop = asyncio.get_running_loop()
-    started: list[asyncio.Task[None]] = []
+    stopping = False
+    called: list[asyncio.Task[None]] = []
 
-    def handle(_signal: int, frame: FrameType | None) -> None:
-        # A second interrupt would make the server drop everything, and platforms that signal every process cause one.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        loop.call_soon_threadsafe(lambda: started.append(loop.create_task(callback())))
-        servers_own(signal.SIGINT, frame)
+    def call() -> None:
+        called.append(loop.create_task(callback()))
 
-    signal.signal(signal.SIGTERM, handle)
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        # A second interrupt makes the server drop everything. That is what a person means by it, but not what a
+        # supervisor means that passes a signal on which the process has had already.
+        if not stopping or number == signal.SIGINT:
+            servers_own(signal.SIGINT, frame)
+        if not stopping:
+            stopping = True
+            loop.call_soon_threadsafe(call)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, servers_own)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -83,10 +83,10 @@ class Program:
         """Wait for the end; returns the exit status."""
         return await asyncio.to_thread(self._process.wait, commands.TIMEOUT_SECONDS)
 
-    def stop_every_process(self) -> None:
-        """Send SIGTERM as some platforms do: to the command and to its workers alike."""
+    def stop_every_process(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send the signal as terminals and some platforms do: to the command and to its workers alike."""
         for pid in {self._process.pid, *self.server_pids}:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
 
     def kill(self) -> None:
         """End every process at once, as `kill -9` does."""
@@ -201,9 +201,10 @@ async def test_turns_in_flight_end_properly_within_the_grace(
     }
 
 
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @one_or_two_workers
 async def test_a_signal_to_every_process_cuts_nothing_short(
-    start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
+    start: Start, tables: Tables, model_server: FakeOpenAI, workers: int, first: signal.Signals
 ) -> None:
     program = await start(workers)
     gate = asyncio.Event()
@@ -211,7 +212,7 @@ async def test_a_signal_to_every_process_cuts_nothing_short(
 
     async with asking(program, "Why?") as asked:
         await model_server.wait_for_requests(1)
-        program.stop_every_process()
+        program.stop_every_process(first)
         await program.stopping()
         program.stop_every_process()
         if workers > 1:
