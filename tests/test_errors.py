@@ -447,7 +447,7 @@ async def test_a_long_retry_after_is_passed_on_and_not_waited_for(
 
 @on_one_database
 async def test_the_deadline_covers_the_waits_between_retries(serve: Serve, model_server: FakeOpenAI) -> None:
-    service = await serve(OPENAI_MAX_RETRIES="5", OPENAI_TIMEOUT_SECONDS="0.3")
+    service = await serve(OPENAI_MAX_RETRIES="5", OPENAI_TIMEOUT_SECONDS="1.5")
     model_server.enqueue(failure(500, **{"retry-after": "2"}))
 
     response = await service.chat()
@@ -458,7 +458,7 @@ async def test_the_deadline_covers_the_waits_between_retries(serve: Serve, model
 
 @on_one_database
 async def test_the_deadline_covers_all_tries_together(serve: Serve, model_server: FakeOpenAI) -> None:
-    service = await serve(OPENAI_MAX_RETRIES="10", OPENAI_TIMEOUT_SECONDS="1")
+    service = await serve(OPENAI_MAX_RETRIES="10", OPENAI_TIMEOUT_SECONDS="4")
     model_server.enqueue(*[failure(500, **{"retry-after-ms": "1"})] * 3, stall)
 
     response = await service.chat()

@@ -143,7 +143,7 @@ async def test_half_an_answer_ends_in_error_and_is_not_recorded(
 
 
 async def test_a_stream_that_stalls_ends_in_error_at_the_deadline(serve: Serve, model_server: FakeOpenAI) -> None:
-    service = await serve(OPENAI_TIMEOUT_SECONDS="0.3")
+    service = await serve(OPENAI_TIMEOUT_SECONDS="2")
     model_server.enqueue(stream("Half an ", "answer", gate=asyncio.Event()))
 
     events = await all_events(service)
