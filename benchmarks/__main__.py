@@ -1,4 +1,4 @@
-"""Measure the service against the floor, and print the table of the README."""
+"""Measure the service against the floor, and print a table."""
 
 import asyncio
 import statistics
