@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.config import DatabaseSettings, Settings, SettingsError
+from app.llm import LanguageModel
 from tests import commands
 from tests.conftest import API_KEY, ROOT
 
@@ -149,6 +150,22 @@ def test_variables_of_others_in_the_env_file_are_none_of_our_business(tmp_path: 
     (tmp_path / ".env").write_text("NODE_ENV=production\nHISTORY_LIMIT=3\n")
 
     assert Settings.load().history_limit == 3
+
+
+@pytest.mark.usefixtures("_development")
+def test_an_empty_base_url_is_openais_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+
+    model = LanguageModel(Settings.load())
+
+    assert str(model._client.base_url) == "https://api.openai.com/v1/"  # noqa: SLF001  # The SDK reads the variable too.
+
+
+@pytest.mark.usefixtures("_development")
+def test_blanks_around_the_base_url_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", " http://localhost:11434/v1 ")
+
+    assert Settings.load().openai_base_url == "http://localhost:11434/v1"
 
 
 @pytest.mark.usefixtures("_development")

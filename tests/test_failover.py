@@ -352,6 +352,20 @@ async def test_a_claim_whose_acknowledgement_is_lost_is_still_ours(
     assert len(await service.tables.messages()) == 2
 
 
+async def test_a_deletion_whose_acknowledgement_is_lost_has_been_made(
+    serve: Serve, network: TcpProxy, through_network: str
+) -> None:
+    service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
+    session_id = (await service.chat("Why?")).json()["session_id"]
+    network.lose_answer_to(b"DELETE FROM chat_sessions")
+
+    response = await service.client.delete(f"/chat/{session_id}")
+
+    assert network.lost == 1
+    assert response.status_code == 204
+    assert await service.tables.sessions() == []
+
+
 async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct_connections(
     serve: Serve, admin: asyncpg.Connection
 ) -> None:

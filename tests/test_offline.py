@@ -103,6 +103,14 @@ async def test_it_says_so_when_the_text_does_not_hold_the_answer(offline: Servic
     assert await answer(offline, question, selected_text=TEXT) == SILENCE
 
 
+async def test_words_that_every_text_has_tell_nothing(offline: Service) -> None:
+    reply = await answer(
+        offline, "Was his the one that does this?", selected_text="Its motor was built. This does his work."
+    )
+
+    assert reply == SILENCE
+
+
 async def test_it_quotes_sentences_of_other_languages(offline: Service) -> None:
     walks = "ہیومنائڈ روبوٹ دو ٹانگوں پر چلتا ہے\N{ARABIC FULL STOP}"
     arms = "اس کے بازو انسان جیسے ہوتے ہیں\N{ARABIC FULL STOP}"

@@ -1,6 +1,7 @@
 """Turns side by side: in one session, of readers who leave, beyond the limit, and in a session that is deleted."""
 
 import asyncio
+import gc
 import json
 import uuid
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from dirty_equals import IsPartialDict, IsUUID
 
-from app.errors import OverloadedError
+from app.errors import DatabaseError, OverloadedError
 from app.models import Message, MessageRole, utc_now
 from app.turns import Turns
 from tests.conftest import Serve, Service, eventually
@@ -475,3 +476,49 @@ async def test_closing_again_interrupts_no_turn_that_clears_up() -> None:
 
     assert isinstance(under_way.exception(), OverloadedError)
     assert cleared_up == ["An answer"]
+
+
+async def test_closing_does_not_wait_for_ever_for_a_turn_that_clears_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, begun, gate = Turns(limit=9, grace_seconds=0), asyncio.Event(), asyncio.Event()
+
+    async def clear_up_for_ever() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await gate.wait()
+
+    monkeypatch.setattr("app.turns.CLEARING_UP_SECONDS", 0.05)
+    stubborn = turns.start(clear_up_for_ever())
+    await begun.wait()
+
+    async with asyncio.timeout(10):
+        await turns.close()
+
+    assert not stubborn.done()
+    gate.set()
+    with pytest.raises(OverloadedError):
+        await stubborn
+
+
+async def test_a_turn_that_fails_after_its_caller_was_cancelled_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    turns, gate = Turns(limit=1, grace_seconds=0), asyncio.Event()
+
+    async def fail() -> None:
+        await gate.wait()
+        raise DatabaseError
+
+    caller = asyncio.create_task(turns.run(fail()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    gate.set()
+    await turns.close()
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert caller.cancelled()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == ["database.error"]
