@@ -272,6 +272,7 @@ class TcpProxy:
         self.accepted = 0
         self.lost = 0
         self._telling: bytes | None = None
+        self._saying: bytes | None = None
         self._server_port = server_port
         self._swallowing = False
         self._links: set[_Link] = set()
@@ -311,6 +312,10 @@ class TcpProxy:
     def lose_answer_to(self, telling: bytes) -> None:
         """Reset the connection when the server answers the next flight that holds these bytes; `lost` counts it."""
         self._telling = telling
+
+    def lose_answer(self, saying: bytes) -> None:
+        """Reset the connection in place of the server's next answer that holds these bytes; `lost` counts it."""
+        self._saying = saying
 
     async def restore(self) -> None:
         """Let everything through again; connections that something was lost of are reset."""
@@ -352,8 +357,9 @@ class TcpProxy:
                 link.lossy = True
                 continue
             if not from_client:
-                if self._telling and self._telling in (link.flight or b""):
-                    self._telling = None
+                told = self._telling and self._telling in (link.flight or b"")
+                if told or (self._saying and self._saying in data):
+                    self._telling = self._saying = None
                     self.lost += 1
                     link.reset()
                     return

@@ -332,18 +332,16 @@ async def test_a_write_whose_acknowledgement_is_lost_is_there_once(
     await assert_rows_add_up(service.tables, [*before, turn])
 
 
-@pytest.mark.parametrize(
-    "statement", [b"COMMIT;", b"UPDATE messages SET answering_until"], ids=["the claim", "taking over"]
-)
+@pytest.mark.parametrize("answer", [b"COMMIT", b"UPDATE 1"], ids=["the claim", "taking over"])
 async def test_a_claim_whose_acknowledgement_is_lost_is_still_ours(
-    serve: Serve, network: TcpProxy, through_network: str, model_server: FakeOpenAI, statement: bytes
+    serve: Serve, network: TcpProxy, through_network: str, model_server: FakeOpenAI, answer: bytes
 ) -> None:
     service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
     service.client.headers["Idempotency-Key"] = str(uuid.uuid4())
-    if statement != b"COMMIT;":
+    if answer == b"UPDATE 1":
         model_server.enqueue(failure(500))
         assert (await service.chat("Why?")).status_code == 500
-    network.lose_answer_to(statement)
+    network.lose_answer(answer)
 
     response = await service.chat("Why?")
 
@@ -357,7 +355,7 @@ async def test_a_deletion_whose_acknowledgement_is_lost_has_been_made(
 ) -> None:
     service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
     session_id = (await service.chat("Why?")).json()["session_id"]
-    network.lose_answer_to(b"DELETE FROM chat_sessions")
+    network.lose_answer(b"DELETE 1")
 
     response = await service.client.delete(f"/chat/{session_id}")
 
