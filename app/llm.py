@@ -20,6 +20,7 @@ from openai import (
 
 from app.config import Settings
 from app.errors import ModelError, ModelRateLimitError, ModelTimeoutError
+from app.logs import milliseconds
 from app.offline import OfflineTransport
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class LanguageModel:
             fields = {
                 "model": self.name,
                 "messages": len(prompt),
-                "duration_ms": round((time.perf_counter() - started) * 1000, 2),
+                "duration_ms": milliseconds(time.perf_counter() - started),
             }
             logger.info("openai.call", extra={"fields": fields | call.fields})
 

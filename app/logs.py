@@ -213,15 +213,16 @@ class RequestLogMiddleware:
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "duration_ms": _milliseconds(time.perf_counter() - started),
+                "duration_ms": milliseconds(time.perf_counter() - started),
                 "body_bytes": received,
                 "headers": {name: value for name, value in headers.items() if not _PRIVATE_HEADER.search(name)},
                 "database_statements": request.database_statements,
-                "database_ms": _milliseconds(request.database_seconds),
+                "database_ms": milliseconds(request.database_seconds),
             }
             logger.info("request", extra={"fields": fields})
             _current.reset(token)
 
 
-def _milliseconds(seconds: float) -> float:
+def milliseconds(seconds: float) -> float:
+    """Return a duration as the records give it, in milliseconds with two decimals."""
     return round(seconds * 1000, 2)

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import delete, make_url, select, text
+from sqlalchemy import delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
@@ -23,7 +23,7 @@ from sqlmodel import col
 from app import dsn
 from app.config import Settings
 from app.main import app
-from app.models import ChatSession, Message
+from app.models import ChatSession, Message, utc_now
 from tests.fake_openai import FakeOpenAI
 from tests.postgres import PostgresServer, postgres_server
 
@@ -119,6 +119,13 @@ class Tables:
     async def _all(self, statement: Any) -> list[Any]:
         async with self.engine.connect() as connection:
             return list((await connection.execute(statement)).all())
+
+    async def expire_claims(self) -> None:
+        """Let the one claim that there is have run out."""
+        claimed = col(Message.answering_until).is_not(None)
+        async with self.engine.begin() as connection:
+            expired = await connection.execute(update(Message).where(claimed).values(answering_until=utc_now()))
+        assert expired.rowcount == 1
 
     async def clear(self) -> None:
         async with self.engine.begin() as connection:

@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from app import chat
 from app.models import ChatSession, MessageRole
 from app.prompt import fenced
-from tests.conftest import Serve, Service
+from tests.conftest import Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, failure, held
 
 RULES = {"role": "system", "content": IsStr}
@@ -46,10 +46,12 @@ async def ask(service: Service, *questions: str, **fields: str) -> str:
 
 async def stored(service: Service, at_least: int = 0) -> list[tuple[MessageRole, str]]:
     """Who said what, oldest first, as soon as there are that many messages."""
-    async with asyncio.timeout(10):
-        while len(messages := await service.tables.messages()) < at_least:
-            pass
-    return [(message.role, message.content) for message in messages]
+
+    async def enough() -> bool:
+        return len(await service.tables.messages()) >= at_least
+
+    await eventually(enough)
+    return [(message.role, message.content) for message in await service.tables.messages()]
 
 
 def unfenced(content: str) -> str:

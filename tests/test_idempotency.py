@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 from sqlmodel import col
 
 from app.chat import CLAIM_MARGIN_SECONDS
-from app.models import Message, MessageRole, utc_now
+from app.models import Message, MessageRole
 from tests.conftest import Serve, Service
 from tests.fake_openai import FakeOpenAI, cut, failure, held, stall
 from tests.test_stream import all_events
@@ -207,7 +207,7 @@ async def test_an_attempt_whose_process_died_can_be_repeated_when_its_claim_has_
     await _forget_reply(service)
 
     while_claimed = await ask(service, key, session_id=session_id)
-    await _expire_claims(service)
+    await service.tables.expire_claims()
     repeated = await ask(service, key, session_id=session_id)
 
     assert while_claimed.json()["error"]["code"] == "turn_in_progress"
@@ -222,11 +222,6 @@ async def _forget_reply(service: Service) -> None:
     last = (await service.tables.messages())[-1]
     async with service.tables.engine.begin() as connection:
         await connection.execute(delete(Message).where(col(Message.id) == last.id))
-
-
-async def _expire_claims(service: Service) -> None:
-    async with service.tables.engine.begin() as connection:
-        await connection.execute(update(Message).values(answering_until=utc_now()))
 
 
 async def test_without_a_key_the_same_question_is_asked_twice(service: Service, model_server: FakeOpenAI) -> None:

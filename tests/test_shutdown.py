@@ -14,13 +14,12 @@ from pathlib import Path
 import httpx2
 import pytest
 from dirty_equals import IsStr, IsUUID
-from sqlalchemy import make_url, text, update
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlmodel import col
 
 from app import dsn
-from app.models import Message, MessageRole, utc_now
+from app.models import MessageRole
 from tests import commands
 from tests.conftest import API_KEY, Tables, eventually
 from tests.fake_openai import FakeOpenAI, held, stall, stream
@@ -336,7 +335,7 @@ async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
 
     async with asking(successor, "Why?", **key) as asked:
         while_claimed = await asked
-    await expire_claims(tables)
+    await tables.expire_claims()
     async with asking(successor, "Why?", **key) as asked:
         answered = await asked
     async with asking(successor, "Why?", **key) as asked:
@@ -357,9 +356,3 @@ async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
     assert len(await tables.sessions()) == 1
     assert len(model_server.requests) == 2
     assert [m["content"] for m in model_server.prompt[1:]] == ["Why?"]
-
-
-async def expire_claims(tables: Tables) -> None:
-    async with tables.engine.begin() as connection:
-        expired = update(Message).where(col(Message.answering_until).is_not(None)).values(answering_until=utc_now())
-        assert (await connection.execute(expired)).rowcount == 1
