@@ -17,7 +17,7 @@ from sqlmodel import col
 
 from app.config import Settings
 from app.database import Database, Statement
-from app.dependencies import Config, Db, Model, Retrieve, Running, within_rate
+from app.dependencies import Retrieve, Running, StateRequest, within_rate
 from app.errors import (
     ERROR_RESPONSES,
     DatabaseError,
@@ -36,6 +36,7 @@ from app.models import (
     ChatSession,
     DeltaEvent,
     Message,
+    MessageBase,
     MessageRole,
     SessionEvent,
     utc_now,
@@ -62,8 +63,8 @@ CLAIM_MARGIN_SECONDS = 10.0
 """How much longer than the model's deadline a turn with a key may take, for retrieval and the database, before it is cut off."""
 
 
-async def within_limits(question: ChatRequest, settings: Config) -> ChatRequest:
-    """Return the question if its texts are no longer than the settings allow, else refuse it as invalid."""
+def require_within_limits(question: ChatRequest, settings: Settings) -> None:
+    """Refuse a question as invalid if its texts are longer than the settings allow."""
     limits = {"message": settings.max_message_chars, "selected_text": settings.max_selected_text_chars}
     too_long = [
         {"loc": ("body", name), "msg": f"must not be longer than {limit} characters"}
@@ -72,7 +73,6 @@ async def within_limits(question: ChatRequest, settings: Config) -> ChatRequest:
     ]
     if too_long:
         raise RequestValidationError(too_long)
-    return question
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,13 @@ class Turn:
     settings: Settings
 
 
-async def get_turn(  # noqa: PLR0913, PLR0917  # FastAPI fills them in.
-    question: Annotated[ChatRequest, Depends(within_limits)],
-    db: Db,
-    model: Model,
-    retrieve: Retrieve,
-    settings: Config,
-    idempotency_key: IdempotencyKey = None,
+async def get_turn(
+    request: StateRequest, question: ChatRequest, retrieve: Retrieve, idempotency_key: IdempotencyKey = None
 ) -> Turn:
     """Return the turn that the request asks for."""
-    return Turn(question, idempotency_key, db, model, retrieve, settings)
+    state = request.state
+    require_within_limits(question, state["settings"])
+    return Turn(question, idempotency_key, state["database"], state["model"], retrieve, state["settings"])
 
 
 Asked = Annotated[Turn, Depends(get_turn)]
@@ -127,7 +124,7 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
 
     conversation = await _find_conversation(db, question, ids, 0 if excerpt else settings.history_limit)
     request.session_id = conversation.session_id
-    asked = Message(
+    asked = MessageBase(
         id=ids.message,
         session_id=conversation.session_id,
         role=MessageRole.user,
@@ -159,7 +156,7 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
 
 
 async def _answer(
-    turn: Turn, asked: Message, conversation: "Conversation", emit: Callable[[TurnEvent], None] | None
+    turn: Turn, asked: MessageBase, conversation: "Conversation", emit: Callable[[TurnEvent], None] | None
 ) -> ChatResponse:
     """Ask the model and record its reply; unless it is claimed, the question is recorded while the model thinks."""
     answering = asyncio.create_task(_ask(turn, conversation.history, emit))
@@ -256,21 +253,21 @@ async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, hist
 
 def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
     """Yield the rows in their order, but each reply right after its question: questions asked at once interleave."""
-    by_id = {row.id: row for row in rows}
-    reply_ids = {row.id: _reply_id(row.id) for row in rows}
+    replies = {row.id: row for row in rows if row.role is MessageRole.assistant}
+    reply_ids = {row.id: _reply_id(row.id) for row in rows if row.role is MessageRole.user}
     following = set(reply_ids.values())
     for row in rows:
         if row.id not in following:
             yield row
-            if reply := by_id.get(reply_ids[row.id]):
-                yield reply
+        if row.id in reply_ids and (reply := replies.get(reply_ids[row.id])):
+            yield reply
 
 
 _IDENTITY = ("session_id", "content", "selected_text")
 """What makes two questions with one key the same request."""
 
 
-async def _claim(db: Database, asked: Message, *, new_session: bool) -> ChatResponse | None:
+async def _claim(db: Database, asked: MessageBase, *, new_session: bool) -> ChatResponse | None:
     """Record the question and make it ours to answer, or return the answer that it has already.
 
     Raises IdempotencyConflictError when the key was used for another question, and TurnInProgressError when this one may
@@ -310,7 +307,7 @@ def _claim_end(seconds: float) -> datetime:
     return utc_now() + timedelta(seconds=seconds, microseconds=secrets.randbelow(1_000_000))
 
 
-async def _release(db: Database, asked: Message) -> None:
+async def _release(db: Database, asked: MessageBase) -> None:
     """Let a question whose answer failed be asked again at once."""
     claimed = update(Message).where(col(Message.id) == asked.id, col(Message.answering_until) == asked.answering_until)
     with contextlib.suppress(DatabaseError):  # The claim runs out by itself.
@@ -342,27 +339,28 @@ def _after(previous: datetime | None) -> datetime:
     return now if previous is None else max(now, previous + timedelta(microseconds=1))
 
 
-_BEGIN_SESSION = insert(ChatSession)
+_BEGIN_SESSION = insert(ChatSession).values(
+    id=bindparam("session"), created_at=bindparam("now"), updated_at=bindparam("now")
+)
 _MOVE_SESSION_ON = (
     update(ChatSession).where(col(ChatSession.id) == bindparam("session")).values(updated_at=bindparam("now"))
 )
-_INSERT_MESSAGE = insert(Message)
+_INSERT_MESSAGE = insert(Message).values({name: bindparam(f"message_{name}") for name in MessageBase.model_fields})
 
 
-async def _record_question(db: Database, asked: Message, *, new_session: bool) -> None:
+def _insertion(message: MessageBase) -> Statement:
+    return _INSERT_MESSAGE, {f"message_{name}": value for name, value in message.model_dump().items()}
+
+
+async def _record_question(db: Database, asked: MessageBase, *, new_session: bool) -> None:
     """Write the reader's message, and begin its session or move it on."""
-    now = asked.created_at
-    session: Statement
-    if new_session:
-        session = _BEGIN_SESSION, {"id": asked.session_id, "created_at": now, "updated_at": now}
-    else:
-        session = _MOVE_SESSION_ON, {"session": asked.session_id, "now": now}
-    await _write(db, session, (_INSERT_MESSAGE, asked.model_dump()))
+    session = _BEGIN_SESSION if new_session else _MOVE_SESSION_ON
+    await _write(db, (session, {"session": asked.session_id, "now": asked.created_at}), _insertion(asked))
 
 
-async def _record_reply(db: Database, asked: Message, answer: str) -> ChatResponse:
+async def _record_reply(db: Database, asked: MessageBase, answer: str) -> ChatResponse:
     """Write the model's answer, and return the one that is recorded."""
-    reply = Message(
+    reply = MessageBase(
         id=_reply_id(asked.id),
         session_id=asked.session_id,
         role=MessageRole.assistant,
@@ -371,7 +369,7 @@ async def _record_reply(db: Database, asked: Message, answer: str) -> ChatRespon
     )
     recorded: Any = reply
     try:
-        await _write(db, (_INSERT_MESSAGE, reply.model_dump()))
+        await _write(db, _insertion(reply))
     except DuplicateKeyError:
         [recorded] = await db.execute((select(Message).where(col(Message.id) == reply.id), {}))
     return ChatResponse(response=recorded.content, session_id=reply.session_id, timestamp=recorded.created_at)

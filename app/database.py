@@ -6,11 +6,12 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL, Connection, Engine, Executable, Row, event, text
+from sqlalchemy import URL, Connection, Engine, Executable, Row, UpdateBase, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -45,14 +46,15 @@ class Database:
     def __init__(self, dsn: Dsn, *, pool_size: int) -> None:
         self.dsn = dsn
         self.engine = _sqlite_engine(dsn, pool_size) if dsn.sqlite else _postgresql_engine(dsn, pool_size)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._transactional = self.engine.execution_options(isolation_level="SERIALIZABLE")
         # SQLAlchemy's pool does not wake those who wait in it when opening a connection fails, so nobody may wait in it.
         self._places = asyncio.Semaphore(1 if dsn.in_memory else pool_size)
 
     async def execute(self, *statements: Statement) -> Sequence[Row[Any]]:
         """Run the statements, all or none, and return the rows of the last one.
 
-        A single one runs in AUTOCOMMIT, in one round trip where BEGIN and COMMIT make three. What failed because the
+        PostgreSQL gets them as one statement in AUTOCOMMIT, in one round trip where a transaction takes one for each and
+        two more; so their parameters need names of their own, and none sees what another does. What failed because the
         connection was lost, or because the tables changed under a prepared statement, is tried once more: inserts must
         bring their own ids, so that a first try which did arrive shows itself by a duplicate key, and other statements
         must bear to run twice.
@@ -66,8 +68,14 @@ class Database:
             return await self._attempt(statements)
 
     async def _attempt(self, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
-        engine = self._autocommit if len(statements) == 1 else self.engine
         request, started = current_request(), time.perf_counter()
+        request.database_statements += len(statements)
+        engine = self.engine
+        if len(statements) > 1:
+            if self.dsn.sqlite:
+                engine = self._transactional
+            else:
+                statements = [_as_one(statements)]
         try:
             async with asyncio.timeout(POOL_TIMEOUT_SECONDS):
                 await self._places.acquire()
@@ -79,7 +87,6 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             raise _meaning(error) from error
         finally:
-            request.database_statements += len(statements)
             request.database_seconds += time.perf_counter() - started
 
     async def is_migrated(self) -> bool:
@@ -103,7 +110,7 @@ class Database:
 
         Raises what SQLAlchemy and Alembic raise: the service cannot start then.
         """
-        async with self._autocommit.connect() as connection:
+        async with self.engine.connect() as connection:
             await connection.execute(text("BEGIN IMMEDIATE"))
             await connection.run_sync(_upgrade)
             await connection.execute(text("COMMIT"))
@@ -125,6 +132,18 @@ def _run(engine: Engine, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
                 connection.invalidate()
             raise
         return rows
+
+
+def _as_one(statements: Sequence[Statement]) -> Statement:
+    """Return the last statement with the ones before it in its WITH clause."""
+    parameters = {name: value for _, given in statements for name, value in given.items()}
+    return _with(*(statement for statement, _ in statements)), parameters
+
+
+@lru_cache
+def _with(*statements: UpdateBase) -> Executable:
+    *first, last = statements
+    return last.add_cte(*(statement.cte(f"statement_{number}") for number, statement in enumerate(first, 1)))
 
 
 def _postgresql_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
@@ -149,6 +168,8 @@ def _engine(url: URL, pool_size: int, connect_args: dict[str, Any], **kwargs: An
     return create_async_engine(
         url,
         connect_args=connect_args,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
         hide_parameters=True,  # They are readers' words, and an exception's message would quote them.
         poolclass=AsyncAdaptedQueuePool,
         pool_size=pool_size,

@@ -30,19 +30,9 @@ class StateRequest(Request[State]):
 # They are coroutines, though nothing is awaited: FastAPI would send plain functions to a thread.
 
 
-async def get_settings(request: StateRequest) -> Settings:
-    """Return the settings that the service started with."""
-    return request.state["settings"]
-
-
 async def get_database(request: StateRequest) -> Database:
     """Return the database."""
     return request.state["database"]
-
-
-async def get_model(request: StateRequest) -> LanguageModel:
-    """Return the model that answers."""
-    return request.state["model"]
 
 
 async def get_retriever(request: StateRequest) -> Retriever:
@@ -60,8 +50,6 @@ async def within_rate(request: StateRequest) -> None:
     await request.state["limiter"].check(request)
 
 
-Config = Annotated[Settings, Depends(get_settings)]
 Db = Annotated[Database, Depends(get_database)]
-Model = Annotated[LanguageModel, Depends(get_model)]
 Retrieve = Annotated[Retriever, Depends(get_retriever)]
 Running = Annotated[Turns, Depends(get_turns)]

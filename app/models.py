@@ -67,12 +67,8 @@ class ChatSession(SQLModel, table=True):
     )
 
 
-class Message(SQLModel, table=True):
-    """One thing said in a session."""
-
-    __tablename__ = "messages"
-    # "The last ten of a session" is one walk down this index; the id decides between equal times.
-    __table_args__ = (Index("ix_messages_session_id_created_at_id", "session_id", "created_at", "id"),)
+class MessageBase(SQLModel):
+    """A message's columns; an instance is one that is not written yet."""
 
     id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
     session_id: uuid.UUID = Field(foreign_key="chat_sessions.id", ondelete="CASCADE")
@@ -84,6 +80,14 @@ class Message(SQLModel, table=True):
 
     answering_until: datetime | None = None
     """Until when a process may be answering this message; only those with an idempotency key have it."""
+
+
+class Message(MessageBase, table=True):
+    """One thing said in a session."""
+
+    __tablename__ = "messages"
+    # "The last ten of a session" is one walk down this index; the id decides between equal times.
+    __table_args__ = (Index("ix_messages_session_id_created_at_id", "session_id", "created_at", "id"),)
 
     session: ChatSession = Relationship(back_populates="messages")
 
