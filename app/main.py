@@ -1,6 +1,7 @@
 """The application: lifespan, middleware, routers."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,6 +43,9 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         stack.push_async_callback(turns.close)
         stack.enter_context(on_stop_signal(turns.close))
         _warn_of_defaults(settings)
+        # What is there now stays: walking it again and again would be most of the garbage collector's work.
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         yield State(
             settings=settings,
             database=database,
