@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-import anyio
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
@@ -287,13 +286,6 @@ class ErrorMiddleware:
             await self.app(scope, receive_within_limit, send_and_remember)
         except Exception as error:
             if response_started:
-                if _reader_left(error):
-                    return
                 raise
             response = await _on_error(Request(scope), error)
             await response(scope, receive, send)
-
-
-def _reader_left(error: Exception) -> bool:
-    """Whether FastAPI's event stream broke off because nobody reads it any more, which is no fault."""
-    return isinstance(error, ExceptionGroup) and error.split(anyio.BrokenResourceError)[1] is None

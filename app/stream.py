@@ -1,28 +1,94 @@
 """The turn as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, override
 
 from fastapi import APIRouter, Depends
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.types import Message, Send
 
 from app.chat import Asked, TurnEvent, take_turn
 from app.dependencies import Running, within_rate
 from app.errors import ERROR_RESPONSES, render
-from app.models import ChatResponse, DeltaEvent, SessionEvent
+from app.models import ApiModel, ChatResponse, DeltaEvent, SessionEvent
 
 router = APIRouter(tags=["chat"])
 
+KEEPALIVE_SECONDS = 15.0
 
-async def stream_turn(turn: Asked, turns: Running) -> AsyncIterator[ServerSentEvent]:
-    """Begin a turn and return its events, once the question is recorded and the first piece of the answer is there.
+_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # Proxies are not to hold pieces back.
+}
+_EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["session", "delta", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"itemSchema": _EVENT_SCHEMA}}},
+    **ERROR_RESPONSES,
+}
 
-    What fails before is raised, and so gets its proper status.
+
+class EventStream(StreamingResponse):
+    """Server-sent events whose response starts with the first of them: what is raised before gets its proper status.
+
+    FastAPI's own event streams start it at once; whether the turn works is known later, with the model's first piece.
+    """
+
+    @override
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        super().init_headers({**_HEADERS, **(headers or {})})
+
+    @override
+    async def stream_response(self, send: Send) -> None:
+        start: Message | None = None
+
+        async def send_start_with_body(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if start is not None:
+                await send(start)
+                start = None
+            await send(message)
+
+        await super().stream_response(send_start_with_body)
+
+
+@router.post(
+    "/chat/stream",
+    dependencies=[Depends(within_rate)],
+    response_class=EventStream,
+    responses=_RESPONSES,
+)
+async def chat_stream(turn: Asked, turns: Running) -> EventStream:
+    """Answer like `POST /chat`, piece by piece, as server-sent events.
+
+    First `session` with `{session_id}`, then `delta` with `{text}` as often as it takes, then either `done` with what
+    `POST /chat` returns or `error` with the error body. The answer is finished and recorded even if nobody reads it.
     """
     events: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
     answering = turns.start(take_turn(turn, emit=events.put_nowait))
     answering.add_done_callback(lambda _: events.put_nowait(None))
+    return EventStream(_events(answering, events))
+
+
+async def _events(
+    answering: asyncio.Task[ChatResponse], events: asyncio.Queue[TurnEvent | None]
+) -> AsyncIterator[bytes]:
+    """Yield the turn's events from the first piece of the answer on, and one last one that says how it ended.
+
+    A cut stream can look like a finished one, hence the last one. What fails before the first piece is raised.
+    """
     session: SessionEvent | None = None
     deltas: list[DeltaEvent] = []
     while session is None or not deltas:
@@ -33,41 +99,24 @@ async def stream_turn(turn: Asked, turns: Running) -> AsyncIterator[ServerSentEv
             deltas.append(event)
         else:
             answering.result()  # It ended early, so this raises.
-    return _events(answering, [session, *deltas], events)
+    yield _server_sent("session", session) + b"".join(_server_sent("delta", delta) for delta in deltas)
 
-
-@router.post(
-    "/chat/stream",
-    dependencies=[Depends(within_rate)],
-    response_class=EventSourceResponse,
-    responses=ERROR_RESPONSES,
-)
-async def chat_stream(
-    events: Annotated[AsyncIterator[ServerSentEvent], Depends(stream_turn)],
-) -> AsyncIterator[ServerSentEvent]:
-    """Answer like `POST /chat`, piece by piece, as server-sent events.
-
-    First `session` with `{session_id}`, then `delta` with `{text}` as often as it takes, then either `done` with what
-    `POST /chat` returns or `error` with the error body. The answer is finished and recorded even if nobody reads it.
-    """
-    async for event in events:
-        yield event
-
-
-async def _events(
-    answering: asyncio.Task[ChatResponse], opening: Sequence[TurnEvent], following: asyncio.Queue[TurnEvent | None]
-) -> AsyncIterator[ServerSentEvent]:
-    """Yield the turn's events and one last one that says how it ended, since a cut stream can look like a finished one."""
-    for event in opening:
-        yield _server_sent(event)
-    while (next_event := await following.get()) is not None:
-        yield _server_sent(next_event)
+    while True:
+        try:
+            async with asyncio.timeout(KEEPALIVE_SECONDS):
+                next_event = await events.get()
+        except TimeoutError:
+            yield KEEPALIVE_COMMENT
+            continue
+        if next_event is None:
+            break
+        yield _server_sent("delta", next_event)
     if error := answering.exception():
         body, _, _ = render(error)
-        yield ServerSentEvent(event="error", raw_data=body.model_dump_json(exclude_none=True))
+        yield _server_sent("error", body)
     else:
-        yield ServerSentEvent(event="done", data=answering.result())
+        yield _server_sent("done", answering.result())
 
 
-def _server_sent(event: TurnEvent) -> ServerSentEvent:
-    return ServerSentEvent(event="session" if isinstance(event, SessionEvent) else "delta", data=event)
+def _server_sent(event: str, data: ApiModel) -> bytes:
+    return format_sse_event(event=event, data_str=data.model_dump_json(exclude_none=True))
