@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator
-from sqlalchemy import Row, bindparam, insert, or_, select, update
+from sqlalchemy import Row, bindparam, delete, insert, or_, select, tuple_, update
 from sqlmodel import col
 
 from app.config import Settings
@@ -38,15 +38,30 @@ from app.models import (
     Message,
     MessageBase,
     MessageRole,
-    SessionEvent,
     utc_now,
 )
 from app.prompt import assemble_prompt
-from app.retrieval import Retriever
+from app.retrieval import Passage, Retriever
 
 router = APIRouter(tags=["chat"])
 
-type TurnEvent = SessionEvent | DeltaEvent
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The passages that the answer can rely on; told of only if there are any."""
+
+    passages: Sequence[Passage]
+
+    @property
+    def sources(self) -> list[dict[str, str]]:
+        """Return where each stands and what it is called."""
+        return [{"source": passage.source, "title": passage.title} for passage in self.passages]
+
+
+type TurnEvent = MessageBase | Retrieved | DeltaEvent
+"""What is told of a turn under way: the recorded question, what was looked up, each piece of the answer."""
+
+type Emit = Callable[[TurnEvent], None]
 
 IdempotencyKey = Annotated[
     uuid.UUID | None,
@@ -85,6 +100,9 @@ class Turn:
     model: LanguageModel
     retrieve: Retriever
     settings: Settings
+    owner: str | None = None
+    """Whose the session is, should a new one begin; `title` is what it is called then."""
+    title: str | None = None
 
 
 async def get_turn(
@@ -109,7 +127,7 @@ async def chat(turn: Asked, turns: Running) -> ChatResponse:
     return await turns.run(take_turn(turn))
 
 
-async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = None) -> ChatResponse:
+async def take_turn(turn: Turn, *, emit: Emit | None = None) -> ChatResponse:
     """Answer the question and record both; with `emit`, tell of the recorded question and of each piece of the answer.
 
     When this returns, the answer is in the database. When it raises a ModelError, the question is; when it raises a
@@ -139,9 +157,9 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
     asked.answering_until = _claim_end(seconds)
     try:
         async with asyncio.timeout(seconds) as claim:
-            recorded = await _claim(db, asked, new_session=conversation.is_new)
+            recorded = await _claim(turn, asked, new_session=conversation.is_new)
             if recorded is None:
-                return await _answer(turn, asked, conversation, emit)
+                return await _answer(turn, asked, conversation, emit, is_recorded=True)
     except (IdempotencyConflictError, TurnInProgressError):
         raise
     except BaseException as error:
@@ -150,29 +168,56 @@ async def take_turn(turn: Turn, *, emit: Callable[[TurnEvent], None] | None = No
             raise ModelTimeoutError from error
         raise
     if emit:
-        emit(SessionEvent(session_id=recorded.session_id))
+        emit(asked)
         emit(DeltaEvent(text=recorded.response))
     return recorded
 
 
+async def retake_turn(turn: Turn, asked: MessageBase, *, emit: Emit | None = None) -> ChatResponse:
+    """Answer a recorded question anew, once all that was said after it is deleted; otherwise as `take_turn`."""
+    question, db = turn.question, turn.db
+    request = current_request()
+    request.session_id = asked.session_id
+    request.confidential += [question.message, question.selected_text or ""]
+    place = tuple_(col(Message.created_at), col(Message.id))
+    await db.execute(
+        (
+            delete(Message).where(
+                col(Message.session_id) == asked.session_id, place > tuple_(asked.created_at, asked.id)
+            ),
+            {},
+        )
+    )
+    history_limit = 0 if question.selected_text else turn.settings.history_limit
+    conversation = await _find_conversation(db, question, Ids(asked.session_id, asked.id), history_limit)
+    if conversation.is_new:
+        raise SessionNotFoundError
+    return await _answer(turn, asked, conversation, emit, is_recorded=True)
+
+
 async def _answer(
-    turn: Turn, asked: MessageBase, conversation: "Conversation", emit: Callable[[TurnEvent], None] | None
+    turn: Turn,
+    asked: MessageBase,
+    conversation: "Conversation",
+    emit: Emit | None,
+    *,
+    is_recorded: bool = False,
 ) -> ChatResponse:
-    """Ask the model and record its reply; unless it is claimed, the question is recorded while the model thinks."""
+    """Ask the model and record its reply; unless it is recorded, the question is while the model thinks."""
     answering = asyncio.create_task(_ask(turn, conversation.history, emit))
     try:
-        if not turn.idempotency_key:
+        if not is_recorded:
             with contextlib.suppress(DuplicateKeyError):  # A first try had arrived before its connection was lost.
-                await _record_question(turn.db, asked, new_session=conversation.is_new)
+                await _record_question(turn, asked, new_session=conversation.is_new)
         if emit:
-            emit(SessionEvent(session_id=conversation.session_id))
-        answer = await answering
+            emit(asked)
+        answer, retrieved = await answering
     except BaseException:
         # The question was recorded whatever became of the answer; without it, no answer is wanted.
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
         raise
-    return await _record_reply(turn.db, asked, answer)
+    return await _record_reply(turn.db, asked, answer, retrieved)
 
 
 @dataclass(frozen=True)
@@ -193,7 +238,7 @@ def _ids(question: ChatRequest, idempotency_key: uuid.UUID | None) -> Ids:
     )
 
 
-def _reply_id(message_id: uuid.UUID) -> uuid.UUID:
+def reply_id(message_id: uuid.UUID) -> uuid.UUID:
     """Return the id of the one reply that a message can have."""
     return uuid.uuid5(message_id, "reply")
 
@@ -254,7 +299,7 @@ async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, hist
 def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
     """Yield the rows in their order, but each reply right after its question: questions asked at once interleave."""
     replies = {row.id: row for row in rows if row.role is MessageRole.assistant}
-    reply_ids = {row.id: _reply_id(row.id) for row in rows if row.role is MessageRole.user}
+    reply_ids = {row.id: reply_id(row.id) for row in rows if row.role is MessageRole.user}
     following = set(reply_ids.values())
     for row in rows:
         if row.id not in following:
@@ -267,22 +312,23 @@ _IDENTITY = ("session_id", "content", "selected_text")
 """What makes two questions with one key the same request."""
 
 
-async def _claim(db: Database, asked: MessageBase, *, new_session: bool) -> ChatResponse | None:
+async def _claim(turn: Turn, asked: MessageBase, *, new_session: bool) -> ChatResponse | None:
     """Record the question and make it ours to answer, or return the answer that it has already.
 
     Raises IdempotencyConflictError when the key was used for another question, and TurnInProgressError when this one may
     still be being answered. A question whose answer failed, or whose process died, becomes ours.
     """
+    db = turn.db
     try:
-        await _record_question(db, asked, new_session=new_session)
+        await _record_question(turn, asked, new_session=new_session)
     except DuplicateKeyError:
         pass
     else:
         return None
 
-    rows = await db.execute((select(Message).where(col(Message.id).in_([asked.id, _reply_id(asked.id)])), {}))
+    rows = await db.execute((select(Message).where(col(Message.id).in_([asked.id, reply_id(asked.id)])), {}))
     recorded = {row.id: row for row in rows}
-    question, reply = recorded.get(asked.id), recorded.get(_reply_id(asked.id))
+    question, reply = recorded.get(asked.id), recorded.get(reply_id(asked.id))
     if question is None or not all(getattr(question, name) == getattr(asked, name) for name in _IDENTITY):
         raise IdempotencyConflictError
     if reply is not None:
@@ -314,11 +360,14 @@ async def _release(db: Database, asked: MessageBase) -> None:
         await db.execute((claimed.values(answering_until=None), {}))
 
 
-async def _ask(turn: Turn, history: Sequence[PromptMessage], emit: Callable[[TurnEvent], None] | None) -> str:
-    """Return the model's answer, from the retrieved passages and the history or from the excerpt alone."""
+async def _ask(turn: Turn, history: Sequence[PromptMessage], emit: Emit | None) -> tuple[str, Retrieved]:
+    """Return the model's answer, from the retrieved passages and the history or from the excerpt alone, and the passages."""
     excerpt = turn.question.selected_text
     async with asyncio.timeout(RETRIEVAL_TIMEOUT_SECONDS):
         passages = () if excerpt else await turn.retrieve(turn.question.message)
+    retrieved = Retrieved(passages)
+    if passages and emit:
+        emit(retrieved)
     prompt = assemble_prompt(
         turn.question.message,
         book_title=turn.settings.book_title,
@@ -330,7 +379,7 @@ async def _ask(turn: Turn, history: Sequence[PromptMessage], emit: Callable[[Tur
     request.confidential += [message["content"] for message in prompt if message["role"] != "system"]
     answer = await turn.model.answer(prompt, emit and (lambda text: emit(DeltaEvent(text=text))))
     request.confidential.append(answer)
-    return answer
+    return answer, retrieved
 
 
 def _after(previous: datetime | None) -> datetime:
@@ -340,7 +389,11 @@ def _after(previous: datetime | None) -> datetime:
 
 
 _BEGIN_SESSION = insert(ChatSession).values(
-    id=bindparam("session"), created_at=bindparam("now"), updated_at=bindparam("now")
+    id=bindparam("session"),
+    created_at=bindparam("now"),
+    updated_at=bindparam("now"),
+    owner=bindparam("session_owner"),
+    title=bindparam("session_title"),
 )
 _MOVE_SESSION_ON = (
     update(ChatSession).where(col(ChatSession.id) == bindparam("session")).values(updated_at=bindparam("now"))
@@ -352,20 +405,23 @@ def _insertion(message: MessageBase) -> Statement:
     return _INSERT_MESSAGE, {f"message_{name}": value for name, value in message.model_dump().items()}
 
 
-async def _record_question(db: Database, asked: MessageBase, *, new_session: bool) -> None:
+async def _record_question(turn: Turn, asked: MessageBase, *, new_session: bool) -> None:
     """Write the reader's message, and begin its session or move it on."""
-    session = _BEGIN_SESSION if new_session else _MOVE_SESSION_ON
-    await _write(db, (session, {"session": asked.session_id, "now": asked.created_at}), _insertion(asked))
+    session: Statement = _MOVE_SESSION_ON, {"session": asked.session_id, "now": asked.created_at}
+    if new_session:
+        session = _BEGIN_SESSION, {**session[1], "session_owner": turn.owner, "session_title": turn.title}
+    await _write(turn.db, session, _insertion(asked))
 
 
-async def _record_reply(db: Database, asked: MessageBase, answer: str) -> ChatResponse:
+async def _record_reply(db: Database, asked: MessageBase, answer: str, retrieved: Retrieved) -> ChatResponse:
     """Write the model's answer, and return the one that is recorded."""
     reply = MessageBase(
-        id=_reply_id(asked.id),
+        id=reply_id(asked.id),
         session_id=asked.session_id,
         role=MessageRole.assistant,
         content=answer,
         created_at=_after(asked.created_at),
+        sources=retrieved.sources or None,
     )
     recorded: Any = reply
     try:

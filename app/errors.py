@@ -112,6 +112,24 @@ class SessionNotFoundError(ChatError):
     event = None
 
 
+class ChatKitNotInstalledError(ChatError):
+    """The service has not what speaks ChatKit's protocol."""
+
+    status = 404
+    code = "not_found"
+    message = "ChatKit is not enabled here. Its operator can install the extra: uv sync --extra chatkit"
+    event = None
+
+
+class UnsupportedRequestError(ChatError):
+    """The request is for something that only other ChatKit services have."""
+
+    status = 400
+    code = "unsupported"
+    message = "This assistant reads and writes text only: no attachments, tools, actions or audio."
+    event = None
+
+
 class IdempotencyConflictError(ChatError):
     """The idempotency key was used for another request."""
 
@@ -158,8 +176,8 @@ _HTTP_ERRORS = {
 _CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 
 _DESCRIPTIONS: dict[int | str, str] = {
-    400: "`validation_error`: the request is not valid.",
-    404: "`not_found`: there is no such conversation.",
+    400: "`validation_error`: the request is not valid; `unsupported`: it is for something that ChatKit can, but not this service.",
+    404: "`not_found`: there is no such conversation, or ChatKit is not enabled.",
     409: "`turn_in_progress`: the first request with this Idempotency-Key is still under way; "
     "`idempotency_conflict`: it was another request.",
     413: "`payload_too_large`: the request is too large.",

@@ -1,10 +1,11 @@
 """A conversation read back, and deleted."""
 
 import uuid
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import ColumnElement, delete, select, tuple_
+from sqlalchemy import ColumnElement, Row, delete, select, tuple_
 from sqlmodel import col
 
 from app.database import Database
@@ -30,17 +31,31 @@ async def read_messages(
 ) -> MessagePage:
     """Return a conversation's messages, oldest first, a page at a time."""
     known_id = _parse(session_id)
-    place = tuple_(col(Message.created_at), col(Message.id))
-    page: list[ColumnElement[bool]] = [col(Message.session_id) == known_id]
-    if after is not None:
-        cursor = select(col(Message.created_at), col(Message.id)).where(*page, col(Message.id) == after)
-        page.append(place > cursor.scalar_subquery())
-    messages = select(Message).where(*page).order_by(col(Message.created_at), col(Message.id)).limit(limit + 1)
-    rows = await db.execute((messages, {}))
+    rows, has_more = await load_page(db, Message, col(Message.session_id) == known_id, after=after, limit=limit)
     if not rows:
         await _require(db, known_id)
-    data = [MessageItem.model_validate(row, from_attributes=True) for row in rows[:limit]]
-    return MessagePage(data=data, has_more=len(rows) > limit, after=data[-1].id if data else after)
+    data = [MessageItem.model_validate(row, from_attributes=True) for row in rows]
+    return MessagePage(data=data, has_more=has_more, after=data[-1].id if data else after)
+
+
+async def load_page(  # noqa: PLR0913
+    db: Database,
+    table: type[Message | ChatSession],
+    where: ColumnElement[bool],
+    *,
+    after: uuid.UUID | None,
+    limit: int,
+    newest_first: bool = False,
+) -> tuple[Sequence[Row[Any]], bool]:
+    """Return the table's rows that follow the one of the id `after`, in the order of their making, and whether more do."""
+    place = tuple_(col(table.created_at), col(table.id))
+    page = [where]
+    if after is not None:
+        cursor = select(col(table.created_at), col(table.id)).where(where, col(table.id) == after).scalar_subquery()
+        page.append(place < cursor if newest_first else place > cursor)
+    order = [column.desc() if newest_first else column.asc() for column in place]
+    rows = await db.execute((select(table).where(*page).order_by(*order).limit(limit + 1), {}))
+    return rows[:limit], len(rows) > limit
 
 
 @router.delete("", status_code=204, responses=_RESPONSES)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, errors, health, history, logs, stream
+from app import chat, chatkit, errors, health, history, logs, stream
 from app.config import Settings
 from app.database import Database
 from app.dependencies import State
@@ -81,7 +81,7 @@ class CORSFromSettings:
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
             allow_methods=("GET", "POST", "DELETE"),
-            allow_headers=("Idempotency-Key", "X-Request-ID"),
+            allow_headers=("Idempotency-Key", "X-Reader-Token", "X-Request-ID"),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
         await cors(scope, receive, send)
@@ -97,6 +97,7 @@ app = FastAPI(
 app.include_router(chat.router)
 app.include_router(stream.router)
 app.include_router(history.router)
+app.include_router(chatkit.router)
 app.include_router(health.router)
 # The last one added is the outermost.
 app.add_middleware(errors.ErrorMiddleware)

@@ -54,11 +54,15 @@ class ChatSession(SQLModel, table=True):
     """One reader's conversation."""
 
     __tablename__ = "chat_sessions"
+    __table_args__ = (Index("ix_chat_sessions_owner_created_at_id", "owner", "created_at", "id"),)
 
     id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
     created_at: datetime = Field(default_factory=utc_now)
     updated_at: datetime = Field(default_factory=utc_now, sa_column_kwargs={"onupdate": utc_now})
     """When the conversation last moved on."""
+    title: str | None = Field(default=None, sa_type=Text)
+    owner: str | None = Field(default=None, sa_type=Text)
+    """The digest of its reader's token; without one, whoever knows the id may read the session."""
 
     messages: list["Message"] = Relationship(
         back_populates="session",
@@ -80,6 +84,8 @@ class MessageBase(SQLModel):
 
     answering_until: datetime | None = None
     """Until when a process may be answering this message; only those with an idempotency key have it."""
+    sources: list[dict[str, str]] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    """The source and title of each passage that the answer could rely on."""
 
 
 class Message(MessageBase, table=True):
@@ -88,6 +94,9 @@ class Message(MessageBase, table=True):
     __tablename__ = "messages"
     # "The last ten of a session" is one walk down this index; the id decides between equal times.
     __table_args__ = (Index("ix_messages_session_id_created_at_id", "session_id", "created_at", "id"),)
+
+    feedback: str | None = Field(default=None, sa_type=Text)
+    """What the reader thinks of the answer: `positive` or `negative`."""
 
     session: ChatSession = Relationship(back_populates="messages")
 
@@ -118,7 +127,7 @@ class ApiModel(SQLModel):
     model_config = {"use_attribute_docstrings": True}
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return the text if PostgreSQL and the wire can carry it: JSON can spell two characters that they cannot."""
     if "\x00" in text:
         raise ValueError("must not contain NUL characters")
@@ -140,14 +149,14 @@ def _absent_if_blank(text: str | None) -> str | None:
 class ChatRequest(ApiModel):
     """A reader's question."""
 
-    message: Annotated[str, AfterValidator(_storable), AfterValidator(_not_blank)] = Field(
+    message: Annotated[str, AfterValidator(storable), AfterValidator(_not_blank)] = Field(
         schema_extra={"examples": ["What is a humanoid robot?"]}
     )
     """The question itself."""
     session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
     """The session to continue; a new one begins if it is absent or not known."""
-    selected_text: Annotated[Annotated[str, AfterValidator(_storable)] | None, AfterValidator(_absent_if_blank)] = (
-        Field(default=None, schema_extra={"examples": [None]})
+    selected_text: Annotated[Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank)] = Field(
+        default=None, schema_extra={"examples": [None]}
     )
     """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
 

@@ -127,7 +127,7 @@ def test_a_downgrade_leaves_no_enum_type_behind(postgresql: str) -> None:
 def test_upgrading_twice_changes_nothing(url: str) -> None:
     session_id = "00000000000040008000000000000000"
     migrate(url)
-    query(url, f"INSERT INTO chat_sessions VALUES ('{session_id}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)")
+    query(url, f"INSERT INTO chat_sessions VALUES ('{session_id}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, NULL, NULL)")
 
     migrate(url)
 
@@ -156,6 +156,8 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "chat_sessions.id uuid",
         "chat_sessions.created_at timestamp with time zone",
         "chat_sessions.updated_at timestamp with time zone",
+        "chat_sessions.title text null",
+        "chat_sessions.owner text null",
         "documents.id uuid",
         "documents.source text",
         "documents.title text",
@@ -171,6 +173,8 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.selected_text text null",
         "messages.created_at timestamp with time zone",
         "messages.answering_until timestamp with time zone null",
+        "messages.feedback text null",
+        "messages.sources json null",
     ]
 
 
@@ -191,8 +195,11 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
     ]
-    [index] = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_messages_%'")
-    assert index[0].endswith(" ON public.messages USING btree (session_id, created_at, id)")
+    indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
+    assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
+        "public.chat_sessions USING btree (owner, created_at, id)",
+        "public.messages USING btree (session_id, created_at, id)",
+    ]
     assert query(postgresql, "SELECT enum_range(NULL::message_role_enum)::text") == [("{user,assistant,system}",)]
 
 
@@ -211,6 +218,8 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "chat_sessions.id CHAR(32)",
         "chat_sessions.created_at DATETIME",
         "chat_sessions.updated_at DATETIME",
+        "chat_sessions.title TEXT null",
+        "chat_sessions.owner TEXT null",
         "documents.id CHAR(32)",
         "documents.source TEXT",
         "documents.title TEXT",
@@ -226,6 +235,8 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.selected_text TEXT null",
         "messages.created_at DATETIME",
         "messages.answering_until DATETIME null",
+        "messages.feedback TEXT null",
+        "messages.sources JSON null",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
     assert query(sqlite, keys) == [("chat_sessions", "session_id", "id", "CASCADE")]

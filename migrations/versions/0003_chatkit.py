@@ -1,0 +1,29 @@
+"""Keep what ChatKit shows: a session's title and owner, a message's feedback and sources."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0003"
+down_revision: str | None = "0002"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+
+def upgrade() -> None:
+    """Add the columns, and the index that lists a reader's own sessions."""
+    op.add_column("chat_sessions", sa.Column("title", sa.Text()))
+    op.add_column("chat_sessions", sa.Column("owner", sa.Text()))
+    op.create_index("ix_chat_sessions_owner_created_at_id", "chat_sessions", ["owner", "created_at", "id"])
+    op.add_column("messages", sa.Column("feedback", sa.Text()))
+    op.add_column("messages", sa.Column("sources", sa.JSON()))
+
+
+def downgrade() -> None:
+    """Drop them."""
+    with op.batch_alter_table("messages") as messages:
+        messages.drop_column("sources")
+        messages.drop_column("feedback")
+    op.drop_index("ix_chat_sessions_owner_created_at_id", table_name="chat_sessions")
+    with op.batch_alter_table("chat_sessions") as chat_sessions:
+        chat_sessions.drop_column("owner")
+        chat_sessions.drop_column("title")

@@ -1,0 +1,449 @@
+"""`POST /chatkit`, over a real socket, on both databases, read with the types of ChatKit's own package."""
+
+import asyncio
+import hashlib
+import uuid
+from typing import Any
+
+import pytest
+from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
+from pydantic import TypeAdapter
+
+from app.dependencies import get_retriever
+from app.main import app
+from app.models import MessageRole
+from app.retrieval import Passage, Retriever
+from tests import commands
+from tests.conftest import ROOT, Serve, Service, eventually
+from tests.fake_openai import FakeOpenAI, completion, cut_stream, failure, held, stream
+
+EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
+TOKEN = "a-readers-own-token-0001"
+STRANGER = "a-strangers-own-token-02"
+UNKNOWN = str(uuid.UUID(int=1))
+
+
+def user_input(text: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "content": [{"type": "input_text", "text": text}],
+        "attachments": [],
+        "inference_options": {},
+        **fields,
+    }
+
+
+class Widget:
+    """The widget's side of the protocol."""
+
+    def __init__(self, service: Service, token: str | None = TOKEN) -> None:
+        self.service = service
+        self.headers = {"X-Reader-Token": token} if token else {}
+
+    async def send(self, kind: str, /, **params: Any) -> Any:
+        return await self.service.client.post("/chatkit", json={"type": kind, "params": params}, headers=self.headers)
+
+    async def stream(self, kind: str, /, **params: Any) -> list[Any]:
+        response = await self.send(kind, **params)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"].startswith("text/event-stream")
+        frames = response.text.removesuffix("\n\n").split("\n\n")
+        assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+        return [EVENT.validate_json(frame.removeprefix("data: ")) for frame in frames]
+
+    async def create(self, text: str = "What is a robot?", **fields: Any) -> list[Any]:
+        return await self.stream("threads.create", input=user_input(text, **fields))
+
+    async def add(self, thread_id: str, text: str) -> list[Any]:
+        return await self.stream("threads.add_user_message", thread_id=thread_id, input=user_input(text))
+
+    async def items(self, thread_id: str, **params: Any) -> Page[ThreadItem]:
+        response = await self.send("items.list", thread_id=thread_id, **params)
+        assert response.status_code == 200, response.text
+        return Page[ThreadItem].model_validate_json(response.content)
+
+    async def threads(self, **params: Any) -> Page[Thread]:
+        response = await self.send("threads.list", **params)
+        assert response.status_code == 200, response.text
+        return Page[Thread].model_validate_json(response.content)
+
+    async def thread(self, thread_id: str) -> Thread:
+        response = await self.send("threads.get_by_id", thread_id=thread_id)
+        assert response.status_code == 200, response.text
+        return Thread.model_validate_json(response.content)
+
+
+@pytest.fixture
+def widget(service: Service) -> Widget:
+    return Widget(service)
+
+
+def thread_id_of(events: list[Any]) -> str:
+    created: str = events[0].thread.id
+    return created
+
+
+def kinds(events: list[Any]) -> list[str]:
+    return [event.update.type if event.type == "thread.item.updated" else event.type for event in events]
+
+
+async def test_a_new_thread_streams_its_turn_in_the_order_of_the_protocol(
+    widget: Widget, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(stream("A robot ", "that walks", "."))
+
+    events = await widget.create("What is a humanoid?")
+
+    part = "assistant_message.content_part"
+    assert kinds(events) == [
+        "thread.created",
+        "thread.item.done",
+        "stream_options",
+        "thread.item.added",
+        f"{part}.added",
+        f"{part}.text_delta",
+        f"{part}.text_delta",
+        f"{part}.text_delta",
+        f"{part}.done",
+        "thread.item.done",
+    ]
+    thread, asked, answer = events[0].thread, events[1].item, events[-1].item
+    assert thread.title == "What is a humanoid?"
+    assert [event.update.delta for event in events[5:8]] == ["A robot ", "that walks", "."]
+    assert answer.content[0].text == "A robot that walks."
+    assert (await widget.items(thread.id, order="asc")).data == [asked, answer]
+    for made in (thread, asked, answer):
+        assert uuid.UUID(made.id).hex
+        assert made.created_at.tzinfo is not None
+    rows = await widget.service.tables.messages()
+    assert [(str(row.id), row.content) for row in rows] == [
+        (asked.id, "What is a humanoid?"),
+        (answer.id, "A robot that walks."),
+    ]
+
+
+async def test_a_quoted_text_is_a_selected_text(widget: Widget, model_server: FakeOpenAI) -> None:
+    session_id = thread_id_of(await widget.create("Earlier?"))
+    await widget.service.chat("Why?", session_id=session_id, selected_text="It walks.")
+    of_chat = model_server.prompt
+
+    events = await widget.stream(
+        "threads.add_user_message", thread_id=session_id, input=user_input("Why?", quoted_text="It walks.")
+    )
+
+    assert model_server.prompt == of_chat
+    assert events[0].item.quoted_text == "It walks."
+
+
+async def test_a_conversation_goes_on_from_widget_to_chat_and_back(widget: Widget, model_server: FakeOpenAI) -> None:
+    thread_id = thread_id_of(await widget.create("First?"))
+
+    response = await widget.service.chat("Second?", session_id=thread_id)
+    await widget.add(thread_id, "Third?")
+
+    assert response.json()["session_id"] == thread_id
+    asked = [message["content"] for message in model_server.prompt if message["role"] == "user"]
+    assert asked == ["First?", "Second?", "Third?"]
+    assert len((await widget.thread(thread_id)).items.data) == 6
+    read_back = (await widget.service.client.get(f"/chat/{thread_id}/messages")).json()["data"]
+    assert len(read_back) == 6
+
+
+async def test_a_session_of_chat_is_opened_by_its_id_but_listed_to_nobody(widget: Widget) -> None:
+    session_id = (await widget.service.chat("First?")).json()["session_id"]
+
+    await widget.add(session_id, "Second?")
+
+    assert len((await widget.items(session_id)).data) == 4
+    assert (await widget.threads()).data == []
+
+
+async def test_a_retry_replaces_what_came_after_the_question(widget: Widget, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(stream("One."), stream("Two."), stream("Three."), failure(500), stream("Four."))
+    first = await widget.create("First?")
+    thread_id, question, answer = thread_id_of(first), first[1].item, first[-1].item
+    await widget.add(thread_id, "Second?")
+
+    again = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
+
+    assert kinds(again)[:2] == ["stream_options", "thread.item.added"]
+    assert again[-1].item.id == answer.id
+    assert [message["content"] for message in model_server.prompt if message["role"] == "user"] == ["First?"]
+    assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Three."]
+
+    failed = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
+    assert (failed[-1].type, failed[-1].allow_retry) == ("error", True)
+    assert [m.content for m in await widget.service.tables.messages()] == ["First?"]
+
+    await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
+    assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Four."]
+    for item_id in (answer.id, UNKNOWN, "no-id"):
+        response = await widget.send("threads.retry_after_item", thread_id=thread_id, item_id=item_id)
+        assert response.status_code == 404
+
+
+@pytest.mark.parametrize("reply", [failure(500), cut_stream], ids=["failure", "half an answer"])
+async def test_a_failing_model_ends_the_stream_in_an_error(
+    widget: Widget, model_server: FakeOpenAI, reply: Any
+) -> None:
+    model_server.enqueue(reply)
+
+    events = await widget.create()
+
+    assert (events[-1].type, events[-1].code, events[-1].allow_retry) == ("error", "custom", True)
+    assert events[-1].message
+    assert [m.role for m in await widget.service.tables.messages()] == [MessageRole.user]
+
+
+async def test_a_stopped_answer_is_recorded_whole(widget: Widget, model_server: FakeOpenAI) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, stream("A robot ", "walks.")))
+    body = {"type": "threads.create", "params": {"input": user_input("Why?")}}
+    async with widget.service.client.stream("POST", "/chatkit", json=body, headers=widget.headers) as response:
+        async for line in response.aiter_lines():
+            if "thread.item.added" in line:
+                break
+    gate.set()
+
+    async def is_recorded() -> bool:
+        return [m.content for m in await widget.service.tables.messages()] == ["Why?", "A robot walks."]
+
+    await eventually(is_recorded)
+    [thread] = (await widget.threads()).data
+    assert len((await widget.items(thread.id)).data) == 2
+
+
+async def test_a_thread_is_renamed_rated_and_deleted(widget: Widget) -> None:
+    events = await widget.create()
+    thread_id, answer = thread_id_of(events), events[-1].item
+    [before] = await widget.service.tables.sessions()
+
+    renamed = await widget.send("threads.update", thread_id=thread_id, title="  Robots ")
+    rated = await widget.send("items.feedback", thread_id=thread_id, item_ids=[answer.id], kind="positive")
+    elsewhere = await widget.send("items.feedback", thread_id=thread_id, item_ids=[UNKNOWN], kind="negative")
+
+    assert Thread.model_validate_json(renamed.content).title == "Robots"
+    assert (await widget.thread(thread_id)).title == "Robots"
+    assert [rated.json(), elsewhere.json()] == [{}, {}]
+    assert [m.feedback for m in await widget.service.tables.messages()] == [None, "positive"]
+    [after] = await widget.service.tables.sessions()
+    assert after.updated_at == before.updated_at
+
+    deleted = await widget.send("threads.delete", thread_id=thread_id)
+    assert deleted.json() == {}
+    assert await widget.service.tables.messages() == []
+    assert (await widget.send("threads.get_by_id", thread_id=thread_id)).status_code == 404
+
+
+async def test_a_thread_that_is_deleted_while_the_model_thinks_ends_in_an_error(
+    widget: Widget, model_server: FakeOpenAI
+) -> None:
+    thread_id = thread_id_of(await widget.create())
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, stream("Late.")))
+    adding = asyncio.create_task(widget.add(thread_id, "Why?"))
+
+    async def is_recorded() -> bool:
+        return len(await widget.service.tables.messages()) == 3
+
+    await eventually(is_recorded)
+    await widget.send("threads.delete", thread_id=thread_id)
+    gate.set()
+
+    assert ((await adding)[-1].type, (await adding)[-1].allow_retry) == ("error", False)
+    assert await widget.service.tables.messages() == []
+
+
+@pytest.mark.parametrize("token", [STRANGER, None], ids=["another token", "no token"])
+async def test_a_strangers_thread_is_neither_listed_nor_opened(service: Service, token: str | None) -> None:
+    owner, stranger = Widget(service), Widget(service, token)
+    events = await owner.create()
+    thread_id = thread_id_of(events)
+    before = await service.tables.messages()
+
+    assert [thread.id for thread in (await owner.threads()).data] == [thread_id]
+    assert (await stranger.threads()).data == []
+    for kind, params in requests_for(thread_id, events[1].item.id).items():
+        response = await stranger.send(kind, **params)
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), kind
+
+    assert await service.tables.messages() == before
+    [session] = await service.tables.sessions()
+    assert session.owner == hashlib.sha256(TOKEN.encode()).hexdigest()
+    assert TOKEN not in service.output
+
+
+def requests_for(thread_id: str, item_id: str) -> dict[str, dict[str, Any]]:
+    """Every request that names a thread."""
+    return {
+        "threads.get_by_id": {"thread_id": thread_id},
+        "threads.update": {"thread_id": thread_id, "title": "Mine"},
+        "threads.delete": {"thread_id": thread_id},
+        "items.list": {"thread_id": thread_id},
+        "items.feedback": {"thread_id": thread_id, "item_ids": [item_id], "kind": "negative"},
+        "threads.add_user_message": {"thread_id": thread_id, "input": user_input("Why?")},
+        "threads.retry_after_item": {"thread_id": thread_id, "item_id": item_id},
+    }
+
+
+@pytest.mark.parametrize("thread_id", [UNKNOWN, "thr_1"], ids=["unknown", "malformed"])
+async def test_an_unknown_thread_is_not_found_before_anything_streams(widget: Widget, thread_id: str) -> None:
+    for kind, params in requests_for(thread_id, UNKNOWN).items():
+        assert (await widget.send(kind, **params)).status_code == 404, kind
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages_hold_every_item_and_every_thread_once(widget: Widget, order: str) -> None:
+    threads = [thread_id_of(await widget.create(f"Question {number}")) for number in range(3)]
+    await widget.add(threads[0], "And then?")
+    texts, listed = [], []
+    after, more = None, True
+    while more:
+        items = await widget.items(threads[0], order=order, limit=3, after=after)
+        texts += [item.content[0].text for item in items.data if item.type == "user_message"]
+        after, more = items.after, items.has_more
+    after, more = None, True
+    while more:
+        page = await widget.threads(order=order, limit=2, after=after)
+        listed += [thread.id for thread in page.data]
+        after, more = page.after, page.has_more
+
+    assert (texts if order == "asc" else texts[::-1]) == ["Question 0", "And then?"]
+    assert (listed if order == "asc" else listed[::-1]) == threads
+
+
+async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) -> None:
+    async def search(_question: str) -> list[Passage]:
+        return [
+            Passage(text="It walks.", source="https://book.example.org/gait", title="Gait", score=0.9),
+            Passage(text="It runs.", source="docs/run.md", title="Running", score=0.4),
+        ]
+
+    async def get_search() -> Retriever:
+        return search
+
+    app.dependency_overrides[get_retriever] = get_search
+    try:
+        events = await widget.create()
+    finally:
+        app.dependency_overrides.clear()
+
+    answer = events[-1].item
+    page, file = [annotation.source for annotation in answer.content[0].annotations]
+    assert (page.type, page.url, page.title) == ("url", "https://book.example.org/gait", "Gait")
+    assert (file.type, file.filename, file.title) == ("file", "docs/run.md", "Running")
+    assert kinds(events).count("assistant_message.content_part.annotation_added") == 2
+    assert (await widget.items(answer.thread_id, order="desc")).data[0] == answer
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("{", "body"),
+        ({"type": "threads.fly", "params": {}}, "body"),
+        ({"type": "threads.create", "params": {}}, "threads.create.params.input"),
+        ({"type": "threads.create", "params": {"input": user_input(" ")}}, "message"),
+        ({"type": "threads.create", "params": {"input": user_input("x" * 4001)}}, "message"),
+        ({"type": "threads.create", "params": {"input": user_input("a\x00b")}}, "message"),
+        ({"type": "threads.create", "params": {"input": user_input("a", quoted_text="\x00")}}, "selected_text"),
+    ],
+)
+async def test_a_bad_body_is_refused_by_field(widget: Widget, body: Any, field: str) -> None:
+    request: dict[str, Any] = {"content": body} if isinstance(body, str) else {"json": body}
+    headers = {**widget.headers, "Content-Type": "application/json"}
+    response = await widget.service.client.post("/chatkit", headers=headers, **request)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "validation_error")
+    assert [detail["field"] for detail in response.json()["error"]["details"]] == [field]
+    assert await widget.service.tables.sessions() == []
+
+
+async def test_a_title_has_to_say_something_that_can_be_stored(widget: Widget) -> None:
+    thread_id = thread_id_of(await widget.create())
+    for title in (" ", "x" * 201, "a\x00b"):
+        response = await widget.send("threads.update", thread_id=thread_id, title=title)
+        assert [detail["field"] for detail in response.json()["error"]["details"]] == ["title"]
+
+
+async def test_a_body_that_is_not_said_to_be_json_is_refused(widget: Widget) -> None:
+    response = await widget.service.client.post("/chatkit", content='{"type": "threads.list", "params": {}}')
+
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("attachments.create", {"name": "a.png", "size": 1, "mime_type": "image/png"}),
+        ("attachments.delete", {"attachment_id": "a"}),
+        ("input.transcribe", {"audio_base64": "", "mime_type": "audio/webm"}),
+        ("threads.sync_custom_action", {"thread_id": UNKNOWN, "action": {"type": "a", "payload": {}}}),
+    ],
+)
+async def test_what_this_service_has_not_is_refused(widget: Widget, kind: str, params: dict[str, Any]) -> None:
+    response = await widget.send(kind, **params)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported")
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("threads.custom_action", {"thread_id": UNKNOWN, "action": {"type": "a", "payload": {}}}),
+        ("threads.add_client_tool_output", {"thread_id": UNKNOWN, "result": 1}),
+        ("threads.create", {"input": user_input("Why?", attachments=["atc_1"])}),
+        ("threads.create", {"input": user_input("Why?", inference_options={"tool_choice": {"id": "search"}})}),
+    ],
+)
+async def test_what_this_service_has_not_is_refused_in_the_stream(
+    widget: Widget, kind: str, params: dict[str, Any]
+) -> None:
+    [event] = await widget.stream(kind, **params)
+
+    assert (event.type, event.allow_retry) == ("error", False)
+    assert await widget.service.tables.sessions() == []
+
+
+async def test_turns_count_against_the_rate_and_lists_do_not(serve: Serve) -> None:
+    widget = Widget(await serve(RATE_LIMIT="1/minute"))
+    await widget.create()
+
+    refused = await widget.send("threads.create", input=user_input("Again?"))
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert len((await widget.threads()).data) == 1
+
+
+async def test_an_overloaded_service_refuses_a_turn_before_it_streams(serve: Serve, model_server: FakeOpenAI) -> None:
+    widget = Widget(await serve(MAX_CONCURRENT_TURNS="1"))
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, completion("Done.")))
+    first = asyncio.create_task(widget.service.chat())
+
+    async def is_asked() -> bool:
+        return bool(model_server.requests)
+
+    await eventually(is_asked)
+    refused = await widget.send("threads.create", input=user_input("Me too?"))
+    gate.set()
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert (await first).status_code == 200
+
+
+async def test_without_the_extra_the_address_says_how_to_enable_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.chatkit.find_spec", lambda _name: None)
+
+    response = await service.client.post("/chatkit", content="{")
+
+    assert response.status_code == 404
+    assert "uv sync --extra chatkit" in response.json()["error"]["message"]
+
+
+def test_the_application_does_not_import_chatkit() -> None:
+    status, output = commands.run(
+        "-c", "import app.main, sys; print(sorted({'chatkit', 'agents', 'mcp'} & set(sys.modules)))", folder=ROOT
+    )
+
+    assert (status, output.strip()) == (0, "[]")
