@@ -155,7 +155,13 @@ async def test_a_session_is_read_back_with_its_messages_oldest_first(database: D
         session = await orm.get_one(ChatSession, SESSION_ID)
         await orm.refresh(session, ["messages"])
 
-    assert session.model_dump() == {"id": SESSION_ID, "created_at": LONG_AGO, "updated_at": LONG_AGO}
+    assert session.model_dump() == {
+        "id": SESSION_ID,
+        "created_at": LONG_AGO,
+        "updated_at": LONG_AGO,
+        "title": None,
+        "owner": None,
+    }
     assert [(m.session_id, m.role, m.content, m.selected_text, m.created_at) for m in session.messages] == [
         (SESSION_ID, MessageRole.user, "How many legs?", "A hexapod has six legs.", LONG_AGO),
         (SESSION_ID, MessageRole.assistant, "Six.", None, LONG_AGO + INSTANT),
