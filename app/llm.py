@@ -18,7 +18,6 @@ from openai import (
     OpenAIError,
     RateLimitError,
 )
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from app.config import Settings
 from app.errors import ModelError, ModelRateLimitError, ModelTimeoutError
@@ -27,13 +26,10 @@ from app.offline import OfflineTransport
 
 logger = logging.getLogger(__name__)
 
-# `client.chat.completions.create` would first walk every message to transform it, which takes as long as all the rest.
-_PATH = "/chat/completions"
 LONGEST_RETRY_WAIT_SECONDS = 2.0
 
-
 _UNUSABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What happens when the answer is no completion: the SDK builds what it can from any body, and hands on the text of others."""
+"""What happens when the answer is no completion."""
 
 
 class PromptMessage(TypedDict):
@@ -44,7 +40,11 @@ class PromptMessage(TypedDict):
 
 
 class LanguageModel:
-    """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key."""
+    """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
+
+    The SDK sends and retries, and its failures are told apart here. Its `chat.completions.create` would walk every message
+    to transform it and make a model of every piece of the answer, which takes longer than all else that is done per call.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.openai_model
@@ -62,6 +62,7 @@ class LanguageModel:
                 event_hooks={"response": [_leave_long_waits_to_the_reader]},
             ),
         )
+        self._url = f"{self._client.base_url}chat/completions"
 
     async def answer(self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None) -> str:
         """Return the model's whole answer, never blank; with `on_delta`, hand on each piece as it arrives.
@@ -78,11 +79,11 @@ class LanguageModel:
             return content
 
     async def _ask(self, call: "_Call", prompt: Sequence[PromptMessage]) -> tuple[str, str]:
-        # Whatever the server sent: the SDK does not hold it to the type.
-        completion: Any = await self._client.post(_PATH, cast_to=ChatCompletion, body=self._request(prompt))
-        call.note(completion.usage, completion._request_id)  # noqa: SLF001  # Public, says the SDK's README.
-        choice = completion.choices[0]
-        return _storable(choice.message.content or ""), choice.finish_reason or "stop"
+        response = await self._client.post(self._url, cast_to=httpx2.Response, body=self._request(prompt))
+        completion = response.json()
+        call.note(completion, response)
+        choice = completion["choices"][0]
+        return _storable(choice["message"].get("content") or ""), choice.get("finish_reason") or "stop"
 
     async def _stream(
         self, call: "_Call", prompt: Sequence[PromptMessage], on_delta: Callable[[str], None]
@@ -91,14 +92,15 @@ class LanguageModel:
         finish_reason = None
         body = {**self._request(prompt), "stream": True, "stream_options": {"include_usage": True}}
         async with await self._client.post(
-            _PATH, cast_to=ChatCompletion, body=body, stream=True, stream_cls=AsyncStream[ChatCompletionChunk]
+            self._url, cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
         ) as stream:
+            chunk: Any  # Whatever the server sent.
             async for chunk in stream:
-                call.note(chunk.usage, stream.response.headers.get("x-request-id"))
-                for choice in chunk.choices or ():
-                    finish_reason = choice.finish_reason or finish_reason
-                    if choice.delta.content:
-                        pieces.append(_storable(choice.delta.content))
+                call.note(chunk, stream.response)
+                for choice in chunk.get("choices") or ():
+                    finish_reason = choice.get("finish_reason") or finish_reason
+                    if content := (choice.get("delta") or {}).get("content"):
+                        pieces.append(_storable(content))
                         on_delta(pieces[-1])
         return "".join(pieces), finish_reason
 
@@ -151,11 +153,12 @@ class _Call:
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {"status": "cancelled"}
 
-    def note(self, usage: object, request_id: str | None) -> None:
+    def note(self, body: dict[str, Any], response: httpx2.Response) -> None:
+        usage = body.get("usage")
         for name in ("prompt_tokens", "completion_tokens"):
-            if isinstance(count := getattr(usage, name, None), int):
+            if isinstance(usage, dict) and isinstance(count := usage.get(name), int):
                 self.fields[name] = count
-        self.fields["upstream_request_id"] = request_id
+        self.fields["upstream_request_id"] = response.headers.get("x-request-id")
 
     def fail(self, error: APIStatusError) -> None:
         self.fields |= {"status": error.status_code, "upstream_request_id": error.request_id}
