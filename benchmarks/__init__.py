@@ -1,1 +1,1 @@
-"""What the README's performance figures are measured with: `uv run python -m benchmarks`."""
+"""What the README's performance figures are measured with: `uv run --group benchmarks python -m benchmarks`."""

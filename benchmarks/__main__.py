@@ -15,11 +15,14 @@ from typing import Any
 import asyncpg
 
 from benchmarks.load import Client, closed_loop
+from benchmarks.plot import draw, percentile_95
 from benchmarks.servers import ROOT, Server, SlowProxy, model_server, serving
 from tests.conftest import migrate
 from tests.postgres import postgres_server
 
 ROUNDS = 5
+CONCURRENCIES = (1, 50, 100, 200, 300, 400, 500, 600)
+LATENCY_PLOT = ROOT / "docs" / "latency.png"
 ROUND_TRIP_SECONDS = 0.02
 
 
@@ -78,11 +81,6 @@ class Bench:
 def question(delay_ms: int = 0, session_id: str | None = None) -> dict[str, Any]:
     """Return a request whose answer the model delays."""
     return {"message": f"{delay_ms} How does it keep its balance?", "session_id": session_id}
-
-
-def percentile_95(values: list[float]) -> float:
-    """Return the value that 95 % stay below."""
-    return statistics.quantiles(values, n=20)[-1]
 
 
 async def cpu_per_turn(bench: Bench) -> list[Figure]:
@@ -210,6 +208,22 @@ async def long_session(bench: Bench) -> list[Figure]:
     return [Figure("A turn in a session of 100,000 messages ÷ one in a session of ten", value, "≤ 1.1")]
 
 
+async def latency(bench: Bench) -> list[Figure]:
+    """Plot how long turns take, in existing sessions, against how many are under way at once; the model takes a second."""
+    model_seconds = 1.0
+    sessions = await bench.sessions(CONCURRENCIES[-1])
+    seconds: dict[str, list[list[float]]] = {"service": [], "floor": []}
+    async with bench.service() as service, bench.floor() as floor:
+        for clients in CONCURRENCIES:
+            bodies = [question(int(model_seconds * 1000), session) for session in sessions[:clients]] * 2
+            for name, server in (("service", service), ("floor", floor)):
+                seconds[name].append(await closed_loop(server.port, bodies, clients=clients, spread=model_seconds))
+    draw(LATENCY_PLOT, CONCURRENCIES, seconds, model_seconds=model_seconds)
+    of_service, of_floor = (statistics.median(seconds[name][-1]) for name in ("service", "floor"))
+    value = f"{of_service / of_floor:.2f} ({of_service:.2f} s ÷ {of_floor:.2f} s)"
+    return [Figure(f"Median of {CONCURRENCIES[-1]} turns at once, model of 1 s ÷ the floor's", value, "report")]
+
+
 async def workers(bench: Bench) -> list[Figure]:
     """Compare the throughput of two workers with that of one."""
     sessions = await bench.sessions(1000)
@@ -233,6 +247,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "start": cold_start,
     "memory": memory,
     "long": long_session,
+    "latency": latency,
     "workers": workers,
 }
 
