@@ -12,7 +12,17 @@ from dirty_equals import IsStr, IsUUID
 
 from app.models import MessageRole
 from tests.conftest import Serve, Service, eventually
-from tests.fake_openai import FakeOpenAI, Reply, cut_stream, empty_choices, error_event, failure, html_page, stream
+from tests.fake_openai import (
+    Exchange,
+    FakeOpenAI,
+    Reply,
+    cut_stream,
+    empty_choices,
+    error_event,
+    failure,
+    html_page,
+    stream,
+)
 
 type Event = tuple[str, dict[str, Any]]
 
@@ -81,6 +91,25 @@ async def test_the_first_piece_arrives_while_the_model_still_speaks(service: Ser
         assert [m.role for m in await service.tables.messages()] == [MessageRole.user]
         gate.set()
         assert [name async for name, _ in events] == ["delta", "done"]
+
+
+async def test_what_a_provider_adds_between_the_pieces_is_passed_over(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    async def annotate_and_stop(exchange: Exchange) -> None:
+        for chunk in (
+            {"choices": [{"index": 0, "finish_reason": None, "content_filter_offsets": {}}]},
+            {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+            {"choices": None},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        ):
+            await exchange.event(json.dumps(chunk))
+        await exchange.close()
+
+    model_server.enqueue(stream("It walks.", then=annotate_and_stop))
+
+    assert [name for name, _ in await all_events(service)] == ["session", "delta", "done"]
+    assert await replies(service) == ["It walks."]
 
 
 @pytest.mark.parametrize(
