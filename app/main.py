@@ -81,7 +81,14 @@ class CORSFromSettings:
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
             allow_methods=("GET", "POST", "DELETE"),
-            allow_headers=("Idempotency-Key", "X-Reader-Token", "X-Request-ID"),
+            # The last two are ChatKit's widget's own.
+            allow_headers=(
+                "Idempotency-Key",
+                "X-Reader-Token",
+                "X-Request-ID",
+                "ChatKit-Device-Id",
+                "ChatKit-Frame-Instance-Id",
+            ),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
         await cors(scope, receive, send)

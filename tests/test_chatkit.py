@@ -430,6 +430,19 @@ async def test_an_overloaded_service_refuses_a_turn_before_it_streams(serve: Ser
     assert (await first).status_code == 200
 
 
+async def test_the_widgets_preflight_passes(service: Service) -> None:
+    preflight = {
+        "Origin": "http://localhost:3000",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "chatkit-frame-instance-id, content-type, x-reader-token",
+    }
+
+    response = await service.client.options("/chatkit", headers=preflight)
+
+    assert response.status_code == 200, response.text
+    assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+
+
 async def test_without_the_extra_the_address_says_how_to_enable_it(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,13 +97,13 @@ async def test_what_a_provider_adds_between_the_pieces_is_passed_over(
     service: Service, model_server: FakeOpenAI
 ) -> None:
     async def annotate_and_stop(exchange: Exchange) -> None:
-        for chunk in (
-            {"choices": [{"index": 0, "finish_reason": None, "content_filter_offsets": {}}]},
-            {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
-            {"choices": None},
-            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        for choices in (
+            [{"index": 0, "finish_reason": None, "content_filter_offsets": {}}],
+            [{"index": 0, "delta": None, "finish_reason": None}],
+            None,
+            [{"index": 0, "delta": {}, "finish_reason": "stop"}],
         ):
-            await exchange.event(json.dumps(chunk))
+            await exchange.event(json.dumps({"choices": choices}))
         await exchange.close()
 
     model_server.enqueue(stream("It walks.", then=annotate_and_stop))
