@@ -98,12 +98,12 @@ async def test_what_a_provider_adds_between_the_pieces_is_passed_over(
 ) -> None:
     async def annotate_and_stop(exchange: Exchange) -> None:
         for choices in (
-            [{"index": 0, "finish_reason": None, "content_filter_offsets": {}}],
-            [{"index": 0, "delta": None, "finish_reason": None}],
-            None,
-            [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+            '[{"index": 0, "finish_reason": null, "content_filter_offsets": {}}]',
+            '[{"index": 0, "delta": null, "finish_reason": null}]',
+            "null",
+            '[{"index": 0, "delta": {}, "finish_reason": "stop"}]',
         ):
-            await exchange.event(json.dumps({"choices": choices}))
+            await exchange.event(f'{{"choices": {choices}}}')
         await exchange.close()
 
     model_server.enqueue(stream("It walks.", then=annotate_and_stop))
