@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy import delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
+from starlette.types import ASGIApp
 
 from app import dsn
 from app.config import Settings
@@ -195,19 +197,27 @@ async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
 
 
 @asynccontextmanager
-async def running_service() -> AsyncIterator[str]:
-    """Serve the application on a free port; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    serving = asyncio.create_task(server.serve())
+async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve the application on the socket."""
+    server = uvicorn.Server(uvicorn.Config(application, log_config=None))
+    serving = asyncio.create_task(server.serve([listener]))
     while not (server.started or serving.done()):  # noqa: ASYNC110  # uvicorn has no event for it.
         await asyncio.sleep(0.005)
     if serving.done():
-        raise RuntimeError("the service did not start")
+        raise RuntimeError("the server did not start")
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield
     finally:
         server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def running_service() -> AsyncIterator[str]:
+    """Serve the service on a free port; gives its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with running(app, listener):
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture
