@@ -177,7 +177,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, database_url: str, model_server
             # Logging keeps the stream that it finds here; capsys has another one in each phase of a test.
             with redirect_stdout(io.StringIO()) as stdout:
                 base_url = await stack.enter_async_context(running_service())
-            client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base_url, timeout=20))
+            client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base_url, timeout=20, verify=False))
             return Service(client, tables, stdout)
 
         parsed = dsn.parse(database_url)
