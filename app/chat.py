@@ -192,18 +192,22 @@ async def retake_turn(turn: Turn, asked: MessageBase, *, emit: Emit | None = Non
     conversation = await _find_conversation(db, question, Ids(asked.session_id, asked.id), history_limit)
     if conversation.is_new:
         raise SessionNotFoundError
-    return await _answer(turn, asked, conversation, emit, is_recorded=True)
+    return await _answer(turn, asked, conversation, emit, is_recorded=True, anew=True)
 
 
-async def _answer(
+async def _answer(  # noqa: PLR0913
     turn: Turn,
     asked: MessageBase,
     conversation: "Conversation",
     emit: Emit | None,
     *,
     is_recorded: bool = False,
+    anew: bool = False,
 ) -> ChatResponse:
-    """Ask the model and record its reply; unless it is recorded, the question is while the model thinks."""
+    """Ask the model and record its reply; a question that is not recorded yet is recorded while the model thinks.
+
+    With `anew` the reply takes the place of one that is recorded already.
+    """
     answering = asyncio.create_task(_ask(turn, conversation.history, emit))
     try:
         if not is_recorded:
@@ -217,7 +221,7 @@ async def _answer(
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
         raise
-    return await _record_reply(turn.db, asked, answer, retrieved)
+    return await _record_reply(turn.db, asked, answer, retrieved, anew=anew)
 
 
 @dataclass(frozen=True)
@@ -413,8 +417,10 @@ async def _record_question(turn: Turn, asked: MessageBase, *, new_session: bool)
     await _write(turn.db, session, _insertion(asked))
 
 
-async def _record_reply(db: Database, asked: MessageBase, answer: str, retrieved: Retrieved) -> ChatResponse:
-    """Write the model's answer, and return the one that is recorded."""
+async def _record_reply(
+    db: Database, asked: MessageBase, answer: str, retrieved: Retrieved, *, anew: bool
+) -> ChatResponse:
+    """Write the model's answer, and return the one that is recorded: the first, or with `anew` the last."""
     reply = MessageBase(
         id=reply_id(asked.id),
         session_id=asked.session_id,
@@ -427,7 +433,14 @@ async def _record_reply(db: Database, asked: MessageBase, answer: str, retrieved
     try:
         await _write(db, _insertion(reply))
     except DuplicateKeyError:
-        [recorded] = await db.execute((select(Message).where(col(Message.id) == reply.id), {}))
+        of_reply = col(Message.id) == reply.id
+        if anew:
+            changes = reply.model_dump(include={"content", "created_at", "sources"})
+            replace = update(Message).where(of_reply).values(feedback=None, **changes).returning(col(Message.id))
+            if not await db.execute((replace, {})):
+                raise SessionNotFoundError from None
+        else:
+            [recorded] = await db.execute((select(Message).where(of_reply), {}))
     return ChatResponse(response=recorded.content, session_id=reply.session_id, timestamp=recorded.created_at)
 
 

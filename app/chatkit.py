@@ -1,8 +1,10 @@
 """The endpoint of OpenAI's ChatKit widget, for a service that has the `chatkit` extra installed."""
 
 import asyncio
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -17,8 +19,9 @@ ReaderToken = Annotated[
     Header(
         alias="X-Reader-Token",
         pattern=r"^[A-Za-z0-9._~-]{16,128}$",
-        description="A secret that the page made up for its reader and keeps. Threads begun with it are listed to nobody "
-        "else and opened for nobody else; without it nothing is listed, and whoever knows a thread's id can open it.",
+        description="A secret that the page made up for its reader and keeps. Here, threads begun with it are listed to "
+        "nobody else and opened for nobody else; without it nothing is listed, and whoever knows a thread's id can open "
+        "it.",
     ),
 ]
 
@@ -41,7 +44,13 @@ async def chatkit(request: StateRequest, retrieve: Retrieve, token: ReaderToken 
     """
     if find_spec("chatkit") is None:
         raise ChatKitNotInstalledError
-    # Its import takes a while, which nobody else's answer is to wait for, the first one least of all.
-    protocol = await asyncio.to_thread(import_module, "app.chatkit_protocol")
-    response: Response = await protocol.respond(request, retrieve, token)
+    if not _protocol.cache_info().currsize:
+        # Its import takes a while, which nobody else's answer is to wait for, the first one least of all.
+        await asyncio.to_thread(_protocol)
+    response: Response = await _protocol().respond(request, retrieve, token)
     return response
+
+
+@cache
+def _protocol() -> ModuleType:
+    return import_module("app.chatkit_protocol")

@@ -6,7 +6,6 @@ beside the turn. See docs/decisions/0008.
 
 import asyncio
 import hashlib
-import textwrap
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,12 +48,13 @@ from chatkit.types import (
     UserMessageTextContent,
     is_streaming_req,
 )
-from fastapi import Response
+from fastapi import HTTPException, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import format_sse_event
 from pydantic import AfterValidator, BaseModel, StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import Row, delete, select, update
 from sqlmodel import col
+from starlette.requests import ClientDisconnect
 
 from app.chat import Emit, Retrieved, Turn, reply_id, require_within_limits, retake_turn, take_turn
 from app.dependencies import StateRequest, within_rate
@@ -76,7 +76,10 @@ _TITLE: TypeAdapter[str] = TypeAdapter(
 
 async def respond(request: StateRequest, retrieve: Retriever, token: str | None) -> Response:
     """Return the answer to a request of the widget; raises ChatError, and RequestValidationError for a bad body."""
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise HTTPException(400) from None
     try:
         asked = _REQUEST.validate_json(body if _is_json(request) else b"")
     except ValidationError as error:
@@ -138,7 +141,7 @@ class _Reader:
         except ValidationError as error:
             raise _invalid(error) from None
         require_within_limits(question, self.request.state["settings"])
-        title = textwrap.shorten(question.message, _TITLE_CHARS, placeholder="…") or question.message[:_TITLE_CHARS]
+        title = _shortened(question.message)
         turn = self._turn(question, title)
         return await self._stream(lambda emit: take_turn(turn, emit=emit), new_title=None if thread else title)
 
@@ -341,6 +344,12 @@ def _annotations(sources: Sequence[Mapping[str, str]]) -> list[Annotation]:
         )
         for found in sources
     ]
+
+
+def _shortened(text: str) -> str:
+    """Return a title: the text on one line, cut where it is long; not every language has words to cut between."""
+    line = " ".join(text.split())
+    return line if len(line) <= _TITLE_CHARS else f"{line[: _TITLE_CHARS - 1]}…"
 
 
 def _last_id(rows: Sequence[Row[Any]]) -> str:

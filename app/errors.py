@@ -10,6 +10,8 @@ ChatError                        the service itself failed               500 int
 │   └── MissingTableError        … it has not been migrated
 ├── NotReadyError                the readiness check failed              503 not_ready
 ├── SessionNotFoundError         no such conversation                    404 not_found
+├── ChatKitNotInstalledError     the chatkit extra is not there          404 not_found
+├── UnsupportedRequestError      ChatKit can, but not this service       400 unsupported
 ├── IdempotencyConflictError     the key belongs to another request      409 idempotency_conflict
 ├── TurnInProgressError          the key's first request is under way    409 turn_in_progress
 ├── RateLimitedError             one reader asks too often               429 rate_limited
@@ -176,7 +178,8 @@ _HTTP_ERRORS = {
 _CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 
 _DESCRIPTIONS: dict[int | str, str] = {
-    400: "`validation_error`: the request is not valid; `unsupported`: it is for something that ChatKit can, but not this service.",
+    400: "`validation_error`: the request is not valid; `unsupported`: ChatKit asks for what this service has not, "
+    "which is an `error` event where it expects a stream.",
     404: "`not_found`: there is no such conversation, or ChatKit is not enabled.",
     409: "`turn_in_progress`: the first request with this Idempotency-Key is still under way; "
     "`idempotency_conflict`: it was another request.",
@@ -229,6 +232,8 @@ _REASONS = {
     "json_invalid": "must be JSON",
     "missing": "is missing",
     "uuid_parsing": "must be a UUID",
+    "union_tag_invalid": "is of a type that there is not",
+    "union_tag_not_found": "must have a type",
     "model_attributes_type": "must be a JSON object, sent with Content-Type: application/json",
 }
 

@@ -81,7 +81,8 @@ class LanguageModel:
     async def _ask(self, call: "_Call", prompt: Sequence[PromptMessage]) -> tuple[str, str]:
         response = await self._client.post(self._url, cast_to=httpx2.Response, body=self._request(prompt))
         completion = response.json()
-        call.note(completion, response)
+        call.trace(response)
+        call.count(completion)
         choice = completion["choices"][0]
         return _storable(choice["message"].get("content") or ""), choice.get("finish_reason") or "stop"
 
@@ -94,9 +95,10 @@ class LanguageModel:
         async with await self._client.post(
             self._url, cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
         ) as stream:
+            call.trace(stream.response)
             chunk: Any  # Whatever the server sent.
             async for chunk in stream:
-                call.note(chunk, stream.response)
+                call.count(chunk)
                 for choice in chunk.get("choices") or ():
                     finish_reason = choice.get("finish_reason") or finish_reason
                     if content := (choice.get("delta") or {}).get("content"):
@@ -153,12 +155,14 @@ class _Call:
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {"status": "cancelled"}
 
-    def note(self, body: dict[str, Any], response: httpx2.Response) -> None:
+    def trace(self, response: httpx2.Response) -> None:
+        self.fields["upstream_request_id"] = response.headers.get("x-request-id")
+
+    def count(self, body: dict[str, Any]) -> None:
         usage = body.get("usage")
         for name in ("prompt_tokens", "completion_tokens"):
             if isinstance(usage, dict) and isinstance(count := usage.get(name), int):
                 self.fields[name] = count
-        self.fields["upstream_request_id"] = response.headers.get("x-request-id")
 
     def fail(self, error: APIStatusError) -> None:
         self.fields |= {"status": error.status_code, "upstream_request_id": error.request_id}

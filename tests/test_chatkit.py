@@ -181,6 +181,32 @@ async def test_a_retry_replaces_what_came_after_the_question(widget: Widget, mod
         assert response.status_code == 404
 
 
+@pytest.mark.parametrize("first_to_end", ["stopped", "retried"])
+async def test_a_retry_wins_over_the_answer_that_was_stopped(
+    widget: Widget, model_server: FakeOpenAI, first_to_end: str
+) -> None:
+    gates = {name: asyncio.Event() for name in ("stopped", "retried")}
+    model_server.enqueue(*[stream(f"{name} ", "answer.", gate=gate) for name, gate in gates.items()])
+    asking = asyncio.create_task(widget.create("Why?"))
+    await model_server.wait_for_requests(1)
+
+    async def is_asked() -> bool:
+        return bool(await widget.service.tables.messages())
+
+    await eventually(is_asked)
+    [question] = await widget.service.tables.messages()
+    where = {"thread_id": str(question.session_id), "item_id": str(question.id)}
+    retrying = asyncio.create_task(widget.stream("threads.retry_after_item", **where))
+    await model_server.wait_for_requests(2)
+    turns = {"stopped": asking, "retried": retrying}
+    for name in sorted(gates, key=lambda name: name != first_to_end):
+        gates[name].set()
+        await turns[name]
+
+    assert [m.content for m in await widget.service.tables.messages()] == ["Why?", "retried answer."]
+    assert (await retrying)[-1].item.content[0].text == "retried answer."
+
+
 @pytest.mark.parametrize("reply", [failure(500), cut_stream], ids=["failure", "half an answer"])
 async def test_a_failing_model_ends_the_stream_in_an_error(
     widget: Widget, model_server: FakeOpenAI, reply: Any
@@ -340,6 +366,7 @@ async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) ->
     [
         ("{", "body"),
         ({"type": "threads.fly", "params": {}}, "body"),
+        ({"params": {}}, "body"),
         ({"type": "threads.create", "params": {}}, "threads.create.params.input"),
         ({"type": "threads.create", "params": {"input": user_input(" ")}}, "message"),
         ({"type": "threads.create", "params": {"input": user_input("x" * 4001)}}, "message"),
@@ -354,7 +381,23 @@ async def test_a_bad_body_is_refused_by_field(widget: Widget, body: Any, field: 
 
     assert (response.status_code, response.json()["error"]["code"]) == (400, "validation_error")
     assert [detail["field"] for detail in response.json()["error"]["details"]] == [field]
+    assert "fly" not in response.text
     assert await widget.service.tables.sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("question", "title"),
+    [
+        ("What\n is  it?", "What is it?"),
+        ("x" * 80, "x" * 80),
+        ("ロボット" * 30, ("ロボット" * 30)[:79] + "…"),
+    ],
+)
+async def test_a_thread_is_titled_by_its_question(widget: Widget, question: str, title: str) -> None:
+    events = await widget.create(question)
+
+    assert events[0].thread.title == title
+    assert [thread.title for thread in (await widget.threads()).data] == [title]
 
 
 async def test_a_title_has_to_say_something_that_can_be_stored(widget: Widget) -> None:

@@ -31,30 +31,22 @@ pytestmark = [
 ]
 
 
-async def listening(port: int) -> socket.socket:
-    """Return a socket on the port of this machine, once nothing else is on it: tests in other processes take it too."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                return socket.create_server(("127.0.0.1", port))
-            except OSError:
-                await asyncio.sleep(0.05)
-
-
 @pytest.fixture
 async def visit() -> AsyncIterator[Visit]:
-    """Open the page in a browser of its own, served from this port of localhost; it asks the service."""
+    """Open the page in a browser of its own, at this address; it asks the service."""
     async with AsyncExitStack() as stack:
 
-        async def open_page(service: Service, port: int = 3000) -> Page:
-            site = await listening(port)
+        async def open_page(service: Service, origin: str = "http://localhost:3000") -> Page:
+            site = socket.create_server(("127.0.0.1", 0))
             await stack.enter_async_context(running(SITE, site))
             playwright = await stack.enter_async_context(async_playwright())
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM)
+            # The address is the browser's alone: the port that goes with it may be a developer's own.
+            rule = f"--host-resolver-rules=MAP localhost 127.0.0.1:{site.getsockname()[1]}"
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[rule])
             stack.push_async_callback(browser.close)
             page = await browser.new_page()
             await page.add_init_script(f"globalThis.CHAT_API = '{service.client.base_url}'.replace(/\\/$/, '')")
-            await page.goto(f"http://localhost:{site.getsockname()[1]}/")
+            await page.goto(origin)
             return page
 
         yield open_page
@@ -119,7 +111,7 @@ async def test_a_reader_is_told_what_went_wrong_and_asks_again(
 async def test_a_page_that_is_not_allowed_reaches_nothing(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    page = await visit(service, 0)
+    page = await visit(service, "http://localhost:3001")
 
     await ask(page, "How does it walk?")
 

@@ -112,6 +112,32 @@ async def test_what_a_provider_adds_between_the_pieces_is_passed_over(
     assert await replies(service) == ["It walks."]
 
 
+async def test_while_the_model_is_silent_comments_keep_the_stream_open(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.KEEPALIVE_SECONDS", 0.01)
+    gate = asyncio.Event()
+    model_server.enqueue(stream("Well, ", "no.", gate=gate))
+
+    async with streamed(service) as response:
+        lines = [line async for line in _opening_gate(response.aiter_lines(), gate, at=": ping")]
+
+    assert lines.count(": ping") >= 1
+    assert [line for line in lines if line.startswith("event: ")] == [
+        "event: session",
+        "event: delta",
+        "event: delta",
+        "event: done",
+    ]
+
+
+async def _opening_gate(lines: AsyncIterator[str], gate: asyncio.Event, *, at: str) -> AsyncIterator[str]:
+    async for line in lines:
+        if line == at:
+            gate.set()
+        yield line
+
+
 @pytest.mark.parametrize(
     ("reply", "code"),
     [

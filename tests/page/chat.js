@@ -72,11 +72,15 @@ async function* ask(message, selected_text) {
 }
 
 async function call(path, options) {
-  const response = await fetch(api + path, options).catch(() => {
-    throw new Error("The assistant cannot be reached. Please try again later.");
-  });
-  if (!response.ok) throw readable(await response.json());
-  return response;
+  let body;
+  try {
+    const response = await fetch(api + path, options);
+    if (response.ok) return response;
+    body = await response.json();
+  } catch {
+    throw new Error("The assistant cannot be reached. Please try again later."); // Nor is a proxy's error page of use.
+  }
+  throw readable(body);
 }
 
 function readable({ error }) {
