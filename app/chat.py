@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator
-from sqlalchemy import Row, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import Row, and_, bindparam, delete, insert, or_, select, tuple_, update
 from sqlmodel import col
 
 from app.config import Settings
@@ -103,6 +103,8 @@ class Turn:
     owner: str | None = None
     """Whose the session is, should a new one begin; `title` is what it is called then."""
     title: str | None = None
+    session_must_exist: bool = False
+    """Whether an unknown session is an error, rather than the beginning of a new one."""
 
 
 async def get_turn(
@@ -141,6 +143,8 @@ async def take_turn(turn: Turn, *, emit: Emit | None = None) -> ChatResponse:
     ids = _ids(question, turn.idempotency_key)
 
     conversation = await _find_conversation(db, question, ids, 0 if excerpt else settings.history_limit)
+    if conversation.is_new and turn.session_must_exist:
+        raise SessionNotFoundError
     request.session_id = conversation.session_id
     asked = MessageBase(
         id=ids.message,
@@ -179,15 +183,10 @@ async def retake_turn(turn: Turn, asked: MessageBase, *, emit: Emit | None = Non
     request = current_request()
     request.session_id = asked.session_id
     request.confidential += [question.message, question.selected_text or ""]
-    place = tuple_(col(Message.created_at), col(Message.id))
-    await db.execute(
-        (
-            delete(Message).where(
-                col(Message.session_id) == asked.session_id, place > tuple_(asked.created_at, asked.id)
-            ),
-            {},
-        )
-    )
+    after = tuple_(col(Message.created_at), col(Message.id)) > tuple_(asked.created_at, asked.id)
+    # Replies go with their questions: one to an earlier question stays, even if it came late.
+    begun_after = and_(col(Message.session_id) == asked.session_id, col(Message.reply_to).is_(None), after)
+    await db.execute((delete(Message).where(or_(begun_after, col(Message.reply_to) == asked.id)), {}))
     history_limit = 0 if question.selected_text else turn.settings.history_limit
     conversation = await _find_conversation(db, question, Ids(asked.session_id, asked.id), history_limit)
     if conversation.is_new:
@@ -267,7 +266,7 @@ _recent = (
 )
 # One statement tells an empty session, which gives a row of nulls, from an unknown one, which gives none.
 _SESSION_AND_RECENT_MESSAGES = (
-    select(_recent.c.id, _recent.c.role, _recent.c.content, _recent.c.created_at)
+    select(_recent.c.id, _recent.c.role, _recent.c.content, _recent.c.created_at, _recent.c.reply_to)
     .select_from(ChatSession)
     .outerjoin(_recent, _recent.c.session_id == col(ChatSession.id))
     .where(col(ChatSession.id) == bindparam("session"))
@@ -302,13 +301,12 @@ async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, hist
 
 def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
     """Yield the rows in their order, but each reply right after its question: questions asked at once interleave."""
-    replies = {row.id: row for row in rows if row.role is MessageRole.assistant}
-    reply_ids = {row.id: reply_id(row.id) for row in rows if row.role is MessageRole.user}
-    following = set(reply_ids.values())
+    ids = {row.id for row in rows}
+    replies = {row.reply_to: row for row in rows if row.reply_to}
     for row in rows:
-        if row.id not in following:
+        if row.reply_to not in ids:
             yield row
-        if row.id in reply_ids and (reply := replies.get(reply_ids[row.id])):
+        if reply := replies.get(row.id):
             yield reply
 
 
@@ -427,6 +425,7 @@ async def _record_reply(
         role=MessageRole.assistant,
         content=answer,
         created_at=_after(asked.created_at),
+        reply_to=asked.id,
         sources=retrieved.sources or None,
     )
     recorded: Any = reply
@@ -445,7 +444,7 @@ async def _record_reply(
 
 
 async def _write(db: Database, *statements: Statement) -> None:
-    """Execute the statements; raises SessionNotFoundError if the reader has deleted the session meanwhile."""
+    """Execute the statements; raises SessionNotFoundError if the session, or the question, has been deleted meanwhile."""
     try:
         await db.execute(*statements)
     except MissingReferenceError as error:

@@ -142,7 +142,7 @@ class _Reader:
             raise _invalid(error) from None
         require_within_limits(question, self.request.state["settings"])
         title = _shortened(question.message)
-        turn = self._turn(question, title)
+        turn = self._turn(question, title, session_must_exist=thread is not None)
         return await self._stream(lambda emit: take_turn(turn, emit=emit), new_title=None if thread else title)
 
     async def ask_again(self, thread_id: str, item_id: str) -> Response:
@@ -227,7 +227,7 @@ class _Reader:
     async def _execute(self, statement: Any) -> Sequence[Row[Any]]:
         return await self.request.state["database"].execute((statement, {}))
 
-    def _turn(self, question: ChatRequest, title: str | None = None) -> Turn:
+    def _turn(self, question: ChatRequest, title: str | None = None, *, session_must_exist: bool = True) -> Turn:
         state = self.request.state
         return Turn(
             question,
@@ -238,6 +238,7 @@ class _Reader:
             settings=state["settings"],
             owner=self.owner,
             title=title,
+            session_must_exist=session_must_exist,
         )
 
     async def _stream(
@@ -374,7 +375,6 @@ def _is_json(request: StateRequest) -> bool:
 
 
 def _invalid(error: ValidationError, *place: str) -> RequestValidationError:
-    """Return what the handler of invalid requests takes, without the input."""
-    return RequestValidationError(
-        [{**detail, "loc": ("body", *place, *detail["loc"])} for detail in error.errors(include_input=False)]
-    )
+    """Return what the handler of invalid requests takes, without the input, also where it has keys of the client's own."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return RequestValidationError([{**detail, "loc": ("body", *place, *detail["loc"][:4])} for detail in details])

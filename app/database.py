@@ -111,9 +111,12 @@ class Database:
         Raises what SQLAlchemy and Alembic raise: the service cannot start then.
         """
         async with self.engine.connect() as connection:
+            # SQLite changes a table by rebuilding it, and to drop the old one would delete all that refers to its rows.
+            await connection.execute(text("PRAGMA foreign_keys = OFF"))
             await connection.execute(text("BEGIN IMMEDIATE"))
             await connection.run_sync(_upgrade)
             await connection.execute(text("COMMIT"))
+            await connection.execute(text("PRAGMA foreign_keys = ON"))
 
     async def close(self) -> None:
         """Close every connection."""

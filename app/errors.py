@@ -228,6 +228,7 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     return _json(*render(error))
 
 
+_MOST_DETAILS = 20
 _REASONS = {
     "json_invalid": "must be JSON",
     "missing": "is missing",
@@ -240,13 +241,14 @@ _REASONS = {
 
 async def _on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
     code, message = _HTTP_ERRORS[400]
+    # A long list can be wrong in as many places as it has items.
     details = [
         # The second part of an invalid body's location is a character's position, not a field.
         ErrorDetail(
             field=".".join(str(part) for part in e["loc"][1:] if isinstance(part, str)) or str(e["loc"][0]),
             reason=_REASONS.get(e.get("type", ""), e["msg"].removeprefix("Value error, ")),
         )
-        for e in error.errors()
+        for e in error.errors()[:_MOST_DETAILS]
     ]
     return _json(_body(code, message, details), 400)
 

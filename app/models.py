@@ -82,6 +82,8 @@ class MessageBase(SQLModel):
     """The passage that the reader had marked when asking."""
     created_at: datetime = Field(default_factory=utc_now)
 
+    reply_to: uuid.UUID | None = Field(default=None, foreign_key="messages.id", ondelete="CASCADE", index=True)
+    """The question that an answer is to; it goes where its question goes."""
     answering_until: datetime | None = None
     """Until when a process may be answering this message; only those with an idempotency key have it."""
     sources: list[dict[str, str]] | None = Field(default=None, sa_type=JSON(none_as_null=True))

@@ -207,6 +207,70 @@ async def test_a_retry_wins_over_the_answer_that_was_stopped(
     assert (await retrying)[-1].item.content[0].text == "retried answer."
 
 
+async def test_a_retry_takes_later_questions_away_with_answers_that_are_still_to_come(
+    widget: Widget, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("One."), held(gate, stream("Two.")), stream("Three."))
+    first = await widget.create("First?")
+    thread_id = thread_id_of(first)
+    adding = asyncio.create_task(widget.add(thread_id, "Second?"))
+
+    async def is_asked() -> bool:
+        return len(await widget.service.tables.messages()) == 3
+
+    await eventually(is_asked)
+    await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=first[1].item.id)
+    gate.set()
+
+    assert ((await adding)[-1].type, (await adding)[-1].allow_retry) == ("error", False)
+    assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Three."]
+
+
+async def test_a_retry_leaves_the_late_answer_to_an_earlier_question_alone(
+    widget: Widget, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("One."), held(gate, stream("Two.")), stream("Three."), stream("Four."))
+    thread_id = thread_id_of(await widget.create("First?"))
+    slow = asyncio.create_task(widget.add(thread_id, "Slow?"))
+    await model_server.wait_for_requests(2)
+    quick = await widget.add(thread_id, "Quick?")
+    gate.set()
+    await slow
+
+    await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=quick[0].item.id)
+
+    contents = [m.content for m in await widget.service.tables.messages()]
+    assert sorted(contents) == ["First?", "Four.", "One.", "Quick?", "Slow?", "Two."]
+    assert [m["content"] for m in model_server.prompt[1:]] == ["First?", "One.", "Slow?", "Two.", "Quick?"]
+
+
+async def test_a_thread_that_is_deleted_while_it_is_added_to_stays_deleted(
+    widget: Widget, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread_id = thread_id_of(await widget.create())
+
+    async def delete_meanwhile(_request: object) -> None:
+        await widget.service.tables.clear()
+
+    monkeypatch.setattr("app.chatkit_protocol.within_rate", delete_meanwhile)
+    response = await widget.send("threads.add_user_message", thread_id=thread_id, input=user_input("Still there?"))
+
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    assert await widget.service.tables.sessions() == []
+
+
+async def test_a_body_with_many_faults_is_refused_with_some_of_them(widget: Widget) -> None:
+    response = await widget.send("threads.create", input=user_input("Why?", attachments=[1] * 1000))
+
+    assert response.status_code == 400
+    assert (
+        response.json()["error"]["details"]
+        == [{"field": "threads.create.params.input.attachments", "reason": "Input should be a valid string"}] * 20
+    )
+
+
 @pytest.mark.parametrize("reply", [failure(500), cut_stream], ids=["failure", "half an answer"])
 async def test_a_failing_model_ends_the_stream_in_an_error(
     widget: Widget, model_server: FakeOpenAI, reply: Any
@@ -367,6 +431,13 @@ async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) ->
         ("{", "body"),
         ({"type": "threads.fly", "params": {}}, "body"),
         ({"params": {}}, "body"),
+        (
+            {
+                "type": "threads.add_structured_input",
+                "params": {"thread_id": "t", "item_id": "i", "input": {"answers": {"fly": 5}}},
+            },
+            "threads.add_structured_input.params.input.answers",
+        ),
         ({"type": "threads.create", "params": {}}, "threads.create.params.input"),
         ({"type": "threads.create", "params": {"input": user_input(" ")}}, "message"),
         ({"type": "threads.create", "params": {"input": user_input("x" * 4001)}}, "message"),

@@ -5,18 +5,21 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app import dsn
-from app.database import REVISION
+from app.database import REVISION, Database
 from tests import commands
 from tests.conftest import ROOT, Serve, migrate
 from tests.postgres import PostgresServer
@@ -134,6 +137,41 @@ def test_upgrading_twice_changes_nothing(url: str) -> None:
     assert len(query(url, "SELECT id FROM chat_sessions")) == 1
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_service_migrates_the_embedded_database_without_losing_what_refers_to_what(url: str) -> None:
+    session_id, question_id, reply_id = ("00000000000040008000000000000000"[:-1] + digit for digit in "012")
+    migrate(url)
+    query(
+        url,
+        f"INSERT INTO chat_sessions (id, created_at, updated_at) VALUES ('{session_id}', '2026-01-01', '2026-01-01')",
+        *(
+            f"INSERT INTO messages (id, session_id, role, content, created_at, reply_to) "
+            f"VALUES ('{message_id}', '{session_id}', 'user', 'Why?', '2026-01-01', {reply_to})"
+            for message_id, reply_to in ((question_id, "NULL"), (reply_id, f"'{question_id}'"))
+        ),
+    )
+
+    async def rebuild_a_table_and_delete() -> list[int]:
+        database = Database(dsn.parse(url), pool_size=1)
+        with patch("app.database._upgrade", rebuild_messages):
+            await database.migrate()
+        kept = await database.execute((text("SELECT id FROM messages"), {}))
+        await database.execute((text("DELETE FROM chat_sessions"), {}))
+        left = await database.execute((text("SELECT id FROM messages"), {}))
+        await database.close()
+        return [len(kept), len(left)]
+
+    assert asyncio.run(rebuild_a_table_and_delete()) == [2, 0]
+
+
+def rebuild_messages(connection: Connection) -> None:
+    """Do what Alembic does to alter a table of SQLite's, to the table of sessions too."""
+    operations = Operations(MigrationContext.configure(connection))
+    for table in ("chat_sessions", "messages"):
+        with operations.batch_alter_table(table, recreate="always"):
+            pass
+
+
 def test_the_code_knows_the_newest_revision() -> None:
     assert ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_heads() == [REVISION]
 
@@ -175,6 +213,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.answering_until timestamp with time zone null",
         "messages.feedback text null",
         "messages.sources json null",
+        "messages.reply_to uuid null",
     ]
 
 
@@ -192,12 +231,14 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "alembic_version: PRIMARY KEY (version_num)",
         "chat_sessions: PRIMARY KEY (id)",
         "documents: PRIMARY KEY (id)",
+        "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
         "public.chat_sessions USING btree (owner, created_at, id)",
+        "public.messages USING btree (reply_to)",
         "public.messages USING btree (session_id, created_at, id)",
     ]
     assert query(postgresql, "SELECT enum_range(NULL::message_role_enum)::text") == [("{user,assistant,system}",)]
@@ -237,9 +278,13 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.answering_until DATETIME null",
         "messages.feedback TEXT null",
         "messages.sources JSON null",
+        "messages.reply_to CHAR(32) null",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
-    assert query(sqlite, keys) == [("chat_sessions", "session_id", "id", "CASCADE")]
+    assert sorted(query(sqlite, keys)) == [
+        ("chat_sessions", "session_id", "id", "CASCADE"),
+        ("messages", "reply_to", "id", "CASCADE"),
+    ]
     index = "SELECT name FROM pragma_index_info('ix_messages_session_id_created_at_id') ORDER BY seqno"
     assert query(sqlite, index) == [("session_id",), ("created_at",), ("id",)]
 

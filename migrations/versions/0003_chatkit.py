@@ -1,4 +1,4 @@
-"""Keep what ChatKit shows: a session's title and owner, a message's feedback and sources."""
+"""Keep what ChatKit shows, and which question an answer is to."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,11 +16,18 @@ def upgrade() -> None:
     op.create_index("ix_chat_sessions_owner_created_at_id", "chat_sessions", ["owner", "created_at", "id"])
     op.add_column("messages", sa.Column("feedback", sa.Text()))
     op.add_column("messages", sa.Column("sources", sa.JSON()))
+    with op.batch_alter_table("messages") as messages:
+        messages.add_column(sa.Column("reply_to", sa.Uuid()))
+        messages.create_foreign_key("messages_reply_to_fkey", "messages", ["reply_to"], ["id"], ondelete="CASCADE")
+        messages.create_index("ix_messages_reply_to", ["reply_to"])
 
 
 def downgrade() -> None:
     """Drop them."""
     with op.batch_alter_table("messages") as messages:
+        messages.drop_index("ix_messages_reply_to")
+        messages.drop_constraint("messages_reply_to_fkey", type_="foreignkey")
+        messages.drop_column("reply_to")
         messages.drop_column("sources")
         messages.drop_column("feedback")
     op.drop_index("ix_chat_sessions_owner_created_at_id", table_name="chat_sessions")
