@@ -261,6 +261,21 @@ async def test_a_thread_that_is_deleted_while_it_is_added_to_stays_deleted(
     assert await widget.service.tables.sessions() == []
 
 
+async def test_a_reader_who_leaves_while_asking_is_no_failure_of_ours(widget: Widget) -> None:
+    service, address = widget.service, widget.service.client.base_url
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"POST /chatkit HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+
+    async def is_recorded() -> bool:
+        return await service.logged("request")
+
+    await eventually(is_recorded)
+    assert [record["status"] for record in service.log("request")] == [400]
+    assert not await service.logged("internal.error")
+
+
 async def test_a_body_with_many_faults_is_refused_with_some_of_them(widget: Widget) -> None:
     response = await widget.send("threads.create", input=user_input("Why?", attachments=[1] * 1000))
 
