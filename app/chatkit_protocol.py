@@ -220,7 +220,7 @@ class _Reader:
         self, table: type[ChatSession | Message], where: Any, after: str | None, limit: int | None, order: str
     ) -> tuple[Sequence[Row[Any]], bool]:
         size = min(max(limit or PAGE_SIZE, 1), LARGEST_PAGE)
-        cursor = None if after is None else _uuid(after)
+        cursor = None if after is None else _cursor(after)
         db = self.request.state["database"]
         return await load_page(db, table, where, after=cursor, limit=size, newest_first=order == "desc")
 
@@ -363,6 +363,13 @@ def _uuid(text: str) -> uuid.UUID:
         return uuid.UUID(text)
     except ValueError:
         raise SessionNotFoundError from None
+
+
+def _cursor(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise RequestValidationError([{"loc": ("body", "after"), "msg": "is not the `after` of a page"}]) from None
 
 
 def _json(model: BaseModel) -> str:

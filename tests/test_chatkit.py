@@ -416,6 +416,18 @@ async def test_pages_hold_every_item_and_every_thread_once(widget: Widget, order
     assert (listed if order == "asc" else listed[::-1]) == threads
 
 
+@pytest.mark.parametrize("after", ["", "x"])
+async def test_what_is_no_cursor_is_refused(widget: Widget, after: str) -> None:
+    thread_id = thread_id_of(await widget.create())
+
+    for response in (
+        await widget.send("threads.list", after=after),
+        await widget.send("items.list", thread_id=thread_id, after=after),
+    ):
+        assert response.status_code == 400
+        assert [detail["field"] for detail in response.json()["error"]["details"]] == ["after"]
+
+
 async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) -> None:
     async def search(_question: str) -> list[Passage]:
         return [
