@@ -647,7 +647,7 @@ FAILURES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def database_with_password(postgres: PostgresServer) -> str:
     """A migrated database whose address holds a password; the server does not ask for it."""
     asyncio.run(run(postgres.url(), "CREATE DATABASE with_password"))
