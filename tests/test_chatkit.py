@@ -121,6 +121,33 @@ async def test_a_new_thread_streams_its_turn_in_the_order_of_the_protocol(
     ]
 
 
+async def test_a_conversation_from_its_first_question_to_its_deletion(widget: Widget, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(*[stream(f"Answer {number}.") for number in (1, 2, 3)], completion("Answer 4."))
+
+    created = await widget.create("First?")
+    thread_id = thread_id_of(created)
+    added = await widget.add(thread_id, "Second?")
+    retried = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=added[0].item.id)
+    rated = await widget.send("items.feedback", thread_id=thread_id, item_ids=[retried[-1].item.id], kind="negative")
+    renamed = await widget.send("threads.update", thread_id=thread_id, title="Robots")
+    continued = await widget.service.chat("Third?", session_id=thread_id)
+
+    assert [response.status_code for response in (rated, renamed, continued)] == [200, 200, 200]
+    assert continued.json()["session_id"] == thread_id
+    told = ["First?", "Answer 1.", "Second?", "Answer 3.", "Third?", "Answer 4."]
+    assert [message["content"] for message in model_server.prompt[1:]] == told[:-1]
+    thread = await widget.thread(thread_id)
+    items: list[Any] = thread.items.data
+    assert (thread.title, [item.content[0].text for item in items]) == ("Robots", told)
+    assert [listed.id for listed in (await widget.threads()).data] == [thread_id]
+    assert (await widget.items(thread_id, order="asc")).data == items
+    assert (await widget.items(thread_id)).data == items[::-1]
+
+    await widget.send("threads.delete", thread_id=thread_id)
+    assert (await widget.threads()).data == []
+    assert await widget.service.tables.messages() == []
+
+
 async def test_a_quoted_text_is_a_selected_text(widget: Widget, model_server: FakeOpenAI) -> None:
     session_id = thread_id_of(await widget.create("Earlier?"))
     await widget.service.chat("Why?", session_id=session_id, selected_text="It walks.")
