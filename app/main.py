@@ -81,7 +81,7 @@ class CORSFromSettings:
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
             allow_methods=("GET", "POST", "DELETE"),
-            # The last two are ChatKit's widget's own.
+            # The last two are what the ChatKit widget sends.
             allow_headers=(
                 "Idempotency-Key",
                 "X-Reader-Token",
