@@ -168,18 +168,16 @@ async def test_what_the_pooler_refuses_is_a_database_error(
 async def test_the_stand_in_refuses_what_a_service_does_that_knows_of_no_pooler(
     serve: Serve, stand_in: TlsPooler
 ) -> None:
-    url = stand_in.url(DATABASE, sslmode="require")
-    unaware = await serve(DATABASE_URL=url, DATABASE_POOLED="false")
+    aware = await serve_pooled(serve, stand_in)
+    assert (await aware.chat()).status_code == 200
+    assert stand_in.refused == []
 
+    unaware = await serve(DATABASE_URL=stand_in.url(DATABASE, sslmode="require"), DATABASE_POOLED="false")
     response = await unaware.chat()
 
     assert response.json() == {"error": IsPartialDict(code="database_error")}
     assert stand_in.refused
     assert all(refusal.startswith("prepared statement __asyncpg") for refusal in stand_in.refused)
-    stand_in.refused.clear()
-    aware = await serve_pooled(serve, stand_in)
-    assert (await aware.chat()).status_code == 200
-    assert stand_in.refused == []
 
 
 async def test_fifty_turns_at_once_from_two_instances_share_five_connections(serve: Serve, front: Front) -> None:
