@@ -139,19 +139,16 @@ async def take_turn(turn: Turn, *, emit: Emit | None = None) -> ChatResponse:
     question, db, settings = turn.question, turn.db, turn.settings
     request = current_request()
     request.confidential += [question.message, question.selected_text or ""]
-    excerpt = question.selected_text
     ids = _ids(question, turn.idempotency_key)
 
-    conversation = await _find_conversation(db, question, ids, 0 if excerpt else settings.history_limit)
-    if conversation.is_new and turn.session_must_exist:
-        raise SessionNotFoundError
+    conversation = await _find_conversation(turn, ids)
     request.session_id = conversation.session_id
     asked = MessageBase(
         id=ids.message,
         session_id=conversation.session_id,
         role=MessageRole.user,
         content=question.message,
-        selected_text=excerpt,
+        selected_text=question.selected_text,
         created_at=_after(conversation.last_message_at),
     )
     if turn.idempotency_key is None:
@@ -179,18 +176,15 @@ async def take_turn(turn: Turn, *, emit: Emit | None = None) -> ChatResponse:
 
 async def retake_turn(turn: Turn, asked: MessageBase, *, emit: Emit | None = None) -> ChatResponse:
     """Answer a recorded question anew, once all that was said after it is deleted; otherwise as `take_turn`."""
-    question, db = turn.question, turn.db
+    question = turn.question
     request = current_request()
     request.session_id = asked.session_id
     request.confidential += [question.message, question.selected_text or ""]
     after = tuple_(col(Message.created_at), col(Message.id)) > tuple_(asked.created_at, asked.id)
     # Replies go with their questions: one to an earlier question stays, even if it came late.
     begun_after = and_(col(Message.session_id) == asked.session_id, col(Message.reply_to).is_(None), after)
-    await db.execute((delete(Message).where(or_(begun_after, col(Message.reply_to) == asked.id)), {}))
-    history_limit = 0 if question.selected_text else turn.settings.history_limit
-    conversation = await _find_conversation(db, question, Ids(asked.session_id, asked.id), history_limit)
-    if conversation.is_new:
-        raise SessionNotFoundError
+    await turn.db.execute((delete(Message).where(or_(begun_after, col(Message.reply_to) == asked.id)), {}))
+    conversation = await _find_conversation(turn, Ids(asked.session_id, asked.id))
     return await _answer(turn, asked, conversation, emit, is_recorded=True, anew=True)
 
 
@@ -274,21 +268,25 @@ _SESSION_AND_RECENT_MESSAGES = (
 )
 
 
-async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, history_limit: int) -> Conversation:
-    """Return the session with its last messages, or a new one when the id is absent, malformed or not known."""
-    try:
-        session_id = uuid.UUID(question.session_id or "")
-    except ValueError:
-        return Conversation(ids.new_session)
+async def _find_conversation(turn: Turn, ids: Ids) -> Conversation:
+    """Return the session with its last messages, or a new one when the id is absent, malformed or not known.
 
+    Raises SessionNotFoundError instead of beginning a new one where the session must exist.
+    """
+    try:
+        session_id = uuid.UUID(turn.question.session_id or "")
+    except ValueError:
+        return _new_conversation(turn, ids)
+
+    history_limit = 0 if turn.question.selected_text else turn.settings.history_limit
     parameters = {
         "session": session_id,
         "asked": ids.message,
         "limit": max(history_limit, 1),  # The time of the last one is wanted even where no history is.
     }
-    rows = await db.execute((_SESSION_AND_RECENT_MESSAGES, parameters))
+    rows = await turn.db.execute((_SESSION_AND_RECENT_MESSAGES, parameters))
     if not rows:
-        return Conversation(ids.new_session)
+        return _new_conversation(turn, ids)
     last_message_at = rows[-1].created_at
     history = _in_turns(rows) if history_limit and last_message_at else ()
     return Conversation(
@@ -297,6 +295,12 @@ async def _find_conversation(db: Database, question: ChatRequest, ids: Ids, hist
         history=[PromptMessage(role=row.role.value, content=row.content) for row in history],
         last_message_at=last_message_at,
     )
+
+
+def _new_conversation(turn: Turn, ids: Ids) -> Conversation:
+    if turn.session_must_exist:
+        raise SessionNotFoundError
+    return Conversation(ids.new_session)
 
 
 def _in_turns(rows: Sequence[Row[Any]]) -> Iterator[Row[Any]]:

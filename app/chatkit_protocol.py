@@ -59,8 +59,7 @@ from starlette.requests import ClientDisconnect
 from app.chat import Emit, Retrieved, Turn, reply_id, require_within_limits, retake_turn, take_turn
 from app.dependencies import StateRequest, within_rate
 from app.errors import SessionNotFoundError, UnsupportedRequestError, render
-from app.history import load_page
-from app.logs import current_request
+from app.history import load_page, parse_id, parse_session_id
 from app.models import ChatRequest, ChatResponse, ChatSession, DeltaEvent, Message, MessageBase, MessageRole, storable
 from app.retrieval import Retriever
 from app.stream import Events, EventStream, begin, following, until_recorded
@@ -142,13 +141,13 @@ class _Reader:
             raise _invalid(error) from None
         require_within_limits(question, self.request.state["settings"])
         title = _shortened(question.message)
-        turn = self._turn(question, title, session_must_exist=thread is not None)
+        turn = self._turn(question, title)
         return await self._stream(lambda emit: take_turn(turn, emit=emit), new_title=None if thread else title)
 
     async def ask_again(self, thread_id: str, item_id: str) -> Response:
         """Begin a turn that answers a recorded question anew."""
         thread = await self._find(thread_id)
-        chosen = col(Message.session_id) == uuid.UUID(thread.id), col(Message.id) == _uuid(item_id)
+        chosen = col(Message.session_id) == uuid.UUID(thread.id), col(Message.id) == parse_id(item_id)
         rows = await self._execute(select(Message).where(*chosen, col(Message.role) == MessageRole.user))
         if not rows:
             raise SessionNotFoundError
@@ -198,14 +197,13 @@ class _Reader:
         """Record what the reader thinks of these items."""
         thread = await self._find(thread_id)
         rated = update(Message).where(
-            col(Message.session_id) == uuid.UUID(thread.id), col(Message.id).in_([_uuid(item) for item in item_ids])
+            col(Message.session_id) == uuid.UUID(thread.id), col(Message.id).in_([parse_id(item) for item in item_ids])
         )
         await self._execute(rated.values(feedback=kind))
 
     async def _find(self, thread_id: str) -> Thread:
         """Return a thread, without its items; raises SessionNotFoundError if there is none or it is a stranger's."""
-        known_id = _uuid(thread_id)
-        current_request().session_id = known_id
+        known_id = parse_session_id(thread_id)
         rows = await self._execute(select(ChatSession).where(col(ChatSession.id) == known_id))
         if not rows or rows[0].owner not in {None, self.owner}:
             raise SessionNotFoundError
@@ -227,7 +225,7 @@ class _Reader:
     async def _execute(self, statement: Any) -> Sequence[Row[Any]]:
         return await self.request.state["database"].execute((statement, {}))
 
-    def _turn(self, question: ChatRequest, title: str | None = None, *, session_must_exist: bool = True) -> Turn:
+    def _turn(self, question: ChatRequest, title: str | None = None) -> Turn:
         state = self.request.state
         return Turn(
             question,
@@ -238,7 +236,7 @@ class _Reader:
             settings=state["settings"],
             owner=self.owner,
             title=title,
-            session_must_exist=session_must_exist,
+            session_must_exist=question.session_id is not None,
         )
 
     async def _stream(
@@ -355,14 +353,6 @@ def _shortened(text: str) -> str:
 
 def _last_id(rows: Sequence[Row[Any]]) -> str:
     return str(rows[-1].id)
-
-
-def _uuid(text: str) -> uuid.UUID:
-    """Return an id; a malformed one is an unknown one."""
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise SessionNotFoundError from None
 
 
 def _cursor(text: str) -> uuid.UUID:

@@ -30,7 +30,7 @@ async def read_messages(
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
 ) -> MessagePage:
     """Return a conversation's messages, oldest first, a page at a time."""
-    known_id = _parse(session_id)
+    known_id = parse_session_id(session_id)
     rows, has_more = await load_page(db, Message, col(Message.session_id) == known_id, after=after, limit=limit)
     if not rows:
         await _require(db, known_id)
@@ -61,7 +61,7 @@ async def load_page(  # noqa: PLR0913
 @router.delete("", status_code=204, responses=_RESPONSES)
 async def delete_session(session_id: SessionId, db: Db) -> None:
     """Delete a conversation with all its messages."""
-    known_id = _parse(session_id)
+    known_id = parse_session_id(session_id)
     await _require(db, known_id)
     await db.execute((delete(ChatSession).where(col(ChatSession.id) == known_id), {}))
 
@@ -72,10 +72,16 @@ async def _require(db: Database, session_id: uuid.UUID) -> None:
         raise SessionNotFoundError
 
 
-def _parse(session_id: str) -> uuid.UUID:
-    try:
-        known_id = uuid.UUID(session_id)
-    except ValueError:
-        raise SessionNotFoundError from None
+def parse_session_id(session_id: str) -> uuid.UUID:
+    """Return the id, and have the request's records name it; raises SessionNotFoundError as `parse_id`."""
+    known_id = parse_id(session_id)
     current_request().session_id = known_id
     return known_id
+
+
+def parse_id(text: str) -> uuid.UUID:
+    """Return the id of something of a conversation; a malformed one is an unknown one, so it raises SessionNotFoundError."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise SessionNotFoundError from None

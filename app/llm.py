@@ -43,7 +43,7 @@ class LanguageModel:
     """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
 
     The SDK sends and retries, and its failures are told apart here. Its `chat.completions.create` would walk every message
-    to transform it and make a model of every piece of the answer, which takes longer than all else that is done per call.
+    to transform it and make a model of every piece of the answer, which takes as long as all the rest of the call.
     """
 
     def __init__(self, settings: Settings) -> None:
