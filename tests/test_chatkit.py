@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from app.dependencies import get_retriever
 from app.main import app
-from app.models import MessageRole
+from app.models import Message, MessageRole
 from app.retrieval import Passage, Retriever
 from tests import commands
 from tests.conftest import ROOT, Serve, Service, eventually
@@ -70,6 +70,15 @@ class Widget:
         response = await self.send("threads.get_by_id", thread_id=thread_id)
         assert response.status_code == 200, response.text
         return Thread.model_validate_json(response.content)
+
+    async def until_recorded(self, count: int) -> list[Message]:
+        """Wait for so many messages in all, and return them."""
+
+        async def are_recorded() -> bool:
+            return len(await self.service.tables.messages()) == count
+
+        await eventually(are_recorded)
+        return await self.service.tables.messages()
 
 
 @pytest.fixture
@@ -216,12 +225,7 @@ async def test_a_retry_wins_over_the_answer_that_was_stopped(
     model_server.enqueue(*[stream(f"{name} ", "answer.", gate=gate) for name, gate in gates.items()])
     asking = asyncio.create_task(widget.create("Why?"))
     await model_server.wait_for_requests(1)
-
-    async def is_asked() -> bool:
-        return bool(await widget.service.tables.messages())
-
-    await eventually(is_asked)
-    [question] = await widget.service.tables.messages()
+    [question] = await widget.until_recorded(1)
     where = {"thread_id": str(question.session_id), "item_id": str(question.id)}
     retrying = asyncio.create_task(widget.stream("threads.retry_after_item", **where))
     await model_server.wait_for_requests(2)
@@ -242,11 +246,7 @@ async def test_a_retry_takes_later_questions_away_with_answers_that_are_still_to
     first = await widget.create("First?")
     thread_id = thread_id_of(first)
     adding = asyncio.create_task(widget.add(thread_id, "Second?"))
-
-    async def is_asked() -> bool:
-        return len(await widget.service.tables.messages()) == 3
-
-    await eventually(is_asked)
+    await widget.until_recorded(3)
     await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=first[1].item.id)
     gate.set()
 
@@ -295,10 +295,7 @@ async def test_a_reader_who_leaves_while_asking_is_no_failure_of_ours(widget: Wi
     await writer.drain()
     writer.close()
 
-    async def is_recorded() -> bool:
-        return await service.logged("request")
-
-    await eventually(is_recorded)
+    await eventually(lambda: service.logged("request"))
     assert [record["status"] for record in service.log("request")] == [400]
     assert not await service.logged("internal.error")
 
@@ -373,11 +370,7 @@ async def test_a_thread_that_is_deleted_while_the_model_thinks_ends_in_an_error(
     gate = asyncio.Event()
     model_server.enqueue(held(gate, stream("Late.")))
     adding = asyncio.create_task(widget.add(thread_id, "Why?"))
-
-    async def is_recorded() -> bool:
-        return len(await widget.service.tables.messages()) == 3
-
-    await eventually(is_recorded)
+    await widget.until_recorded(3)
     await widget.send("threads.delete", thread_id=thread_id)
     gate.set()
 
@@ -586,11 +579,7 @@ async def test_an_overloaded_service_refuses_a_turn_before_it_streams(serve: Ser
     gate = asyncio.Event()
     model_server.enqueue(held(gate, completion("Done.")))
     first = asyncio.create_task(widget.service.chat())
-
-    async def is_asked() -> bool:
-        return bool(model_server.requests)
-
-    await eventually(is_asked)
+    await model_server.wait_for_requests(1)
     refused = await widget.send("threads.create", input=user_input("Me too?"))
     gate.set()
 

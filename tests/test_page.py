@@ -45,7 +45,7 @@ async def visit() -> AsyncIterator[Visit]:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[rule])
             stack.push_async_callback(browser.close)
             page = await browser.new_page()
-            await page.add_init_script(f"globalThis.CHAT_API = '{service.client.base_url}'.replace(/\\/$/, '')")
+            await page.add_init_script(f"globalThis.CHAT_API = '{str(service.client.base_url).rstrip('/')}'")
             await page.goto(origin)
             return page
 
