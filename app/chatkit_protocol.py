@@ -4,11 +4,11 @@ A thread is a session, an item is a message. The package's own server is not use
 beside the turn. See docs/decisions/0008.
 """
 
-import asyncio
-import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
 from typing import Annotated, Any
 
 from chatkit.types import (
@@ -56,16 +56,30 @@ from sqlalchemy import Row, delete, select, update
 from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
-from app.chat import Emit, Retrieved, Turn, reply_id, require_within_limits, retake_turn, take_turn
+from app.chat import Emit, Turn, TurnEvent, as_response, ask_model, new_turn, take_turn
+from app.conversations import find_conversation, replace_reply, reply_id, title_of
 from app.dependencies import StateRequest, within_rate
 from app.errors import SessionNotFoundError, UnsupportedRequestError, render
-from app.history import load_page, parse_id, parse_session_id
-from app.models import ChatRequest, ChatResponse, ChatSession, DeltaEvent, Message, MessageBase, MessageRole, storable
+from app.history import find_session, load_page, parse_id
+from app.idempotency import take_over
+from app.logs import keep_out_of_log
+from app.models import (
+    ChatRequest,
+    ChatResponse,
+    ChatSession,
+    DeltaEvent,
+    Message,
+    MessageBase,
+    MessageRole,
+    Source,
+    SourcesEvent,
+    storable,
+    utc_now,
+)
 from app.retrieval import Retriever
-from app.stream import Events, EventStream, begin, following, until_recorded
+from app.stream import EventStream, Take, begin_turn
 
 PAGE_SIZE, LARGEST_PAGE = 20, 100
-_TITLE_CHARS = 80
 
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
 _TITLE: TypeAdapter[str] = TypeAdapter(
@@ -73,34 +87,34 @@ _TITLE: TypeAdapter[str] = TypeAdapter(
 )
 
 
-async def respond(request: StateRequest, retrieve: Retriever, token: str | None) -> Response:
+async def respond(request: StateRequest, retriever: Retriever, owner: str | None) -> Response:
     """Return the answer to a request of the widget; raises ChatError, and RequestValidationError for a bad body."""
     try:
         body = await request.body()
     except ClientDisconnect:
         raise HTTPException(400) from None
     try:
-        asked = _REQUEST.validate_json(body if _is_json(request) else b"")
+        parsed = _REQUEST.validate_json(body if _is_json(request) else b"")
     except ValidationError as error:
         raise _invalid(error) from None
-    reader = _Reader(request, retrieve, hashlib.sha256(token.encode()).hexdigest() if token else None)
-    match asked:
-        case ThreadsCreateReq():
-            return await reader.ask(asked.params.input, None)
-        case ThreadsAddUserMessageReq():
-            return await reader.ask(asked.params.input, asked.params.thread_id)
-        case ThreadsRetryAfterItemReq():
-            return await reader.ask_again(asked.params.thread_id, asked.params.item_id)
-        case _ if is_streaming_req(asked):
-            return EventStream(_frames(_refusal()))
-    answer = await _answer(reader, asked)
+    reader = _Reader(request, retriever, owner)
+    match parsed:
+        case ThreadsCreateReq(params=params):
+            return await reader.begin_thread(params.input)
+        case ThreadsAddUserMessageReq(params=params):
+            return await reader.continue_thread(params.thread_id, params.input)
+        case ThreadsRetryAfterItemReq(params=params):
+            return await reader.regenerate(params.thread_id, params.item_id)
+        case _ if is_streaming_req(parsed):
+            return _stream(_refusal())
+    answer = await _answer(reader, parsed)
     return Response(_json(answer) if answer else b"{}", media_type="application/json")
 
 
-async def _answer(reader: "_Reader", asked: ChatKitReq) -> BaseModel | None:
+async def _answer(reader: "_Reader", parsed: ChatKitReq) -> BaseModel | None:
     """Return the answer to a request that begins no turn."""
     answer: BaseModel | None = None
-    match asked:
+    match parsed:
         case ThreadsListReq(params=page):
             answer = await reader.threads(page.after, page.limit, page.order)
         case ThreadsGetByIdReq(params=params):
@@ -123,51 +137,52 @@ class _Reader:
     """Who asks, and what of theirs the tables hold."""
 
     request: StateRequest
-    retrieve: Retriever
+    retriever: Retriever
     owner: str | None
 
-    async def ask(self, given: UserMessageInput, thread_id: str | None) -> Response:
-        """Begin a turn, in a new thread or in this one."""
-        if given.attachments or given.inference_options.tool_choice:
-            return EventStream(_frames(_refusal()))
-        thread = await self._find(thread_id) if thread_id is not None else None
-        try:
-            question = ChatRequest(
-                message="".join(part.text for part in given.content),
-                session_id=thread.id if thread else None,
-                selected_text=given.quoted_text,
-            )
-        except ValidationError as error:
-            raise _invalid(error) from None
-        require_within_limits(question, self.request.state["settings"])
-        title = _shortened(question.message)
-        turn = self._turn(question, title)
-        return await self._stream(lambda emit: take_turn(turn, emit=emit), new_title=None if thread else title)
+    async def begin_thread(self, given: UserMessageInput) -> Response:
+        """Begin a turn in a new thread."""
+        if _is_unsupported(given):
+            return _stream(_refusal())
+        turn = new_turn(self.request, _question(given), self.retriever, self.owner)
+        return await self._stream(partial(take_turn, turn), shown=_Shown.thread)
 
-    async def ask_again(self, thread_id: str, item_id: str) -> Response:
+    async def continue_thread(self, thread_id: str, given: UserMessageInput) -> Response:
+        """Begin a turn in this thread."""
+        if _is_unsupported(given):
+            return _stream(_refusal())
+        turn = new_turn(self.request, _question(given, thread_id), self.retriever, self.owner)
+        return await self._stream(partial(take_turn, turn, may_begin_session=False), shown=_Shown.question)
+
+    async def regenerate(self, thread_id: str, item_id: str) -> Response:
         """Begin a turn that answers a recorded question anew."""
-        thread = await self._find(thread_id)
-        chosen = col(Message.session_id) == uuid.UUID(thread.id), col(Message.id) == parse_id(item_id)
-        rows = await self._execute(select(Message).where(*chosen, col(Message.role) == MessageRole.user))
+        session = await self._find(thread_id)
+        rows = await self._execute(
+            select(Message).where(
+                col(Message.session_id) == session.id,
+                col(Message.id) == parse_id(item_id),
+                col(Message.role) == MessageRole.user,
+            )
+        )
         if not rows:
             raise SessionNotFoundError
-        asked = MessageBase.model_validate(rows[0], from_attributes=True)
-        question = ChatRequest(message=asked.content, session_id=thread.id, selected_text=asked.selected_text)
-        turn = self._turn(question)
-        return await self._stream(lambda emit: retake_turn(turn, asked, emit=emit), is_new_item=False)
+        question = MessageBase.model_validate(rows[0], from_attributes=True)
+        request = ChatRequest(message=question.content, session_id=thread_id, selected_text=question.selected_text)
+        turn = new_turn(self.request, request, self.retriever, self.owner)
+        return await self._stream(partial(_regenerate, turn, question), shown=_Shown.answer)
 
     async def threads(self, after: str | None, limit: int | None, order: str) -> Page[Thread]:
         """Return the reader's own threads, without their items."""
         if self.owner is None:
             return Page()
-        own = col(ChatSession.owner) == self.owner
-        rows, has_more = await self._page(ChatSession, own, after, limit, order)
-        return Page(data=[_thread(row) for row in rows], has_more=has_more, after=_last_id(rows) if has_more else None)
+        rows, page = await self._page(ChatSession, col(ChatSession.owner) == self.owner, after, limit, order)
+        return Page(data=[_thread(row) for row in rows], **page)
 
     async def thread(self, thread_id: str) -> Thread:
         """Return a thread with its first items."""
-        thread = await self._find(thread_id)
-        thread.items = await self._items(thread.id, None, None, "asc")
+        session = await self._find(thread_id)
+        thread = _thread(session)
+        thread.items = await self._items(session.id, None, None, "asc")
         return thread
 
     async def rename(self, thread_id: str, title: str) -> Thread:
@@ -176,138 +191,153 @@ class _Reader:
             title = _TITLE.validate_python(title)
         except ValidationError as error:
             raise _invalid(error, "title") from None
-        thread = await self._find(thread_id)
-        renamed = update(ChatSession).where(col(ChatSession.id) == uuid.UUID(thread.id))
-        # The title is no part of the conversation, which does not move on with it.
-        await self._execute(renamed.values(title=title, updated_at=col(ChatSession.updated_at)))
+        session = await self._find(thread_id)
+        await self._execute(update(ChatSession).where(col(ChatSession.id) == session.id).values(title=title))
+        thread = _thread(session)
         thread.title = title
         return thread
 
     async def delete(self, thread_id: str) -> None:
         """Delete a thread with its items."""
-        thread = await self._find(thread_id)
-        await self._execute(delete(ChatSession).where(col(ChatSession.id) == uuid.UUID(thread.id)))
+        session = await self._find(thread_id)
+        await self._execute(delete(ChatSession).where(col(ChatSession.id) == session.id))
 
     async def items(self, thread_id: str, after: str | None, limit: int | None, order: str) -> Page[ThreadItem]:
         """Return a page of a thread's items."""
-        thread = await self._find(thread_id)
-        return await self._items(thread.id, after, limit, order)
+        session = await self._find(thread_id)
+        return await self._items(session.id, after, limit, order)
 
     async def rate(self, thread_id: str, item_ids: Sequence[str], kind: str) -> None:
         """Record what the reader thinks of these items."""
-        thread = await self._find(thread_id)
-        rated = update(Message).where(
-            col(Message.session_id) == uuid.UUID(thread.id), col(Message.id).in_([parse_id(item) for item in item_ids])
-        )
+        session = await self._find(thread_id)
+        ids = [parse_id(item_id) for item_id in item_ids]
+        rated = update(Message).where(col(Message.session_id) == session.id, col(Message.id).in_(ids))
         await self._execute(rated.values(feedback=kind))
 
-    async def _find(self, thread_id: str) -> Thread:
-        """Return a thread, without its items; raises SessionNotFoundError if there is none or it is a stranger's."""
-        known_id = parse_session_id(thread_id)
-        rows = await self._execute(select(ChatSession).where(col(ChatSession.id) == known_id))
-        if not rows or rows[0].owner not in {None, self.owner}:
-            raise SessionNotFoundError
-        return _thread(rows[0])
+    async def _find(self, thread_id: str) -> Row[Any]:
+        return await find_session(self.request.state["database"], thread_id, self.owner)
 
-    async def _items(self, thread_id: str, after: str | None, limit: int | None, order: str) -> Page[ThreadItem]:
-        of_thread = col(Message.session_id) == uuid.UUID(thread_id)
-        rows, has_more = await self._page(Message, of_thread, after, limit, order)
-        return Page(data=[_item(row) for row in rows], has_more=has_more, after=_last_id(rows) if has_more else None)
+    async def _items(self, session_id: uuid.UUID, after: str | None, limit: int | None, order: str) -> Page[ThreadItem]:
+        rows, page = await self._page(Message, col(Message.session_id) == session_id, after, limit, order)
+        return Page(data=[_item(row) for row in rows], **page)
 
     async def _page(
         self, table: type[ChatSession | Message], where: Any, after: str | None, limit: int | None, order: str
-    ) -> tuple[Sequence[Row[Any]], bool]:
+    ) -> tuple[Sequence[Row[Any]], dict[str, Any]]:
+        """Return a page's rows, and whether and where the next page begins."""
         size = min(max(limit or PAGE_SIZE, 1), LARGEST_PAGE)
         cursor = None if after is None else _cursor(after)
         db = self.request.state["database"]
-        return await load_page(db, table, where, after=cursor, limit=size, newest_first=order == "desc")
+        rows, has_more = await load_page(db, table, where, after=cursor, limit=size, newest_first=order == "desc")
+        return rows, {"has_more": has_more, "after": str(rows[-1].id) if has_more else None}
 
     async def _execute(self, statement: Any) -> Sequence[Row[Any]]:
         return await self.request.state["database"].execute((statement, {}))
 
-    def _turn(self, question: ChatRequest, title: str | None = None) -> Turn:
-        state = self.request.state
-        return Turn(
-            question,
-            idempotency_key=None,
-            db=state["database"],
-            model=state["model"],
-            retrieve=self.retrieve,
-            settings=state["settings"],
-            owner=self.owner,
-            title=title,
-            session_must_exist=question.session_id is not None,
-        )
-
-    async def _stream(
-        self,
-        take: Callable[[Emit], Coroutine[Any, Any, ChatResponse]],
-        *,
-        new_title: str | None = None,
-        is_new_item: bool = True,
-    ) -> Response:
+    async def _stream(self, take: Take, *, shown: "_Shown") -> Response:
         await within_rate(self.request)
-        answering, events = begin(self.request.state["turns"], take)
-        return EventStream(_frames(_turn_events(answering, events, new_title, is_new_item=is_new_item)))
+        return _stream(_turn_events(begin_turn(self.request.state["turns"], take), shown))
+
+
+def _is_unsupported(given: UserMessageInput) -> bool:
+    return bool(given.attachments or given.inference_options.tool_choice)
+
+
+def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequest:
+    try:
+        return ChatRequest(
+            message="".join(part.text for part in given.content),
+            session_id=thread_id,
+            selected_text=given.quoted_text,
+        )
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+async def _regenerate(turn: Turn, question: MessageBase, emit: Emit) -> ChatResponse:
+    """Answer a recorded question anew; the old answer, and what was said after it, stay until the new one is recorded.
+
+    Of several requests for one question, the last gives the answer that stays. Otherwise as `take_turn`.
+    """
+    keep_out_of_log(question.content, question.selected_text)
+    history_limit = 0 if question.selected_text else turn.settings.history_limit
+    conversation = await find_conversation(
+        turn.db, str(question.session_id), owner=turn.owner, history_limit=history_limit, before=question
+    )
+    if conversation is None:
+        raise SessionNotFoundError
+    await take_over(turn.db, question)
+    emit(question)
+    answer = await ask_model(turn, conversation.history, emit)
+    until = conversation.last_message_at
+    return as_response(await replace_reply(turn.db, question, answer.text, answer.sources, until=until))
+
+
+class _Shown(IntEnum):
+    """What of a turn is new to the widget; each includes those before."""
+
+    answer = 0
+    question = 1
+    thread = 2
 
 
 async def _turn_events(
-    answering: asyncio.Task[ChatResponse], events: Events, new_title: str | None, *, is_new_item: bool
-) -> AsyncIterator[ThreadStreamEvent | bytes]:
-    """Yield what the widget shows of a turn; what fails before the question is recorded is raised."""
-    asked, early = await until_recorded(answering, events)
-    thread_id = str(asked.session_id)
-    if new_title is not None:
-        yield ThreadCreatedEvent(
-            thread=Thread(id=thread_id, title=new_title, created_at=asked.created_at, items=Page())
-        )
-    if is_new_item:
-        yield ThreadItemDoneEvent(item=_item(asked))
-    yield StreamOptionsEvent(stream_options=StreamOptions(allow_cancel=True))
-
-    answer = AssistantMessageItem(
-        id=str(reply_id(asked.id)), thread_id=thread_id, created_at=asked.created_at, content=[]
-    )
+    events: AsyncIterator[TurnEvent | ChatResponse], shown: _Shown
+) -> AsyncIterator[ThreadStreamEvent]:
+    """Yield what the widget shows of a turn; raises what the turn raises."""
+    answer = AssistantMessageItem(id="", thread_id="", created_at=utc_now(), content=[])
     content = AssistantMessageContent(text="")
-    yield ThreadItemAddedEvent(item=answer)
-    yield _updated(answer, AssistantMessageContentPartAdded(content_index=0, content=content))
-    async for told in _chain(early, following(events)):
-        if isinstance(told, bytes):
-            yield told
-        elif isinstance(told, DeltaEvent):
-            yield _updated(answer, AssistantMessageContentPartTextDelta(content_index=0, delta=told.text))
-        elif isinstance(told, Retrieved):
-            content.annotations = _annotations(told.sources)
-            for index, annotation in enumerate(content.annotations):
-                yield _updated(answer, _added(index, annotation))
-    if error := answering.exception():
-        body, status, _ = render(error)
-        yield ErrorEvent(message=body.error.message, allow_retry=status != SessionNotFoundError.status)
-        return
-    recorded = answering.result()
-    content.text = recorded.response
-    answer.content, answer.created_at = [content], recorded.timestamp
-    yield _updated(answer, AssistantMessageContentPartDone(content_index=0, content=content))
-    yield ThreadItemDoneEvent(item=answer)
-
-
-async def _chain[T, U](first: Sequence[T], then: AsyncIterator[U]) -> AsyncIterator[T | U]:
-    for item in first:
-        yield item
-    async for following_item in then:
-        yield following_item
-
-
-async def _frames(events: AsyncIterator[ThreadStreamEvent | bytes]) -> AsyncIterator[bytes]:
     async for event in events:
-        yield event if isinstance(event, bytes) else format_sse_event(data_str=_json(event))
+        match event:
+            case MessageBase():
+                thread_id = str(event.session_id)
+                if shown >= _Shown.thread:
+                    title = title_of(event.content)
+                    yield ThreadCreatedEvent(
+                        thread=Thread(id=thread_id, title=title, created_at=event.created_at, items=Page())
+                    )
+                if shown >= _Shown.question:
+                    yield ThreadItemDoneEvent(item=_item(event))
+                yield StreamOptionsEvent(stream_options=StreamOptions(allow_cancel=True))
+                answer.id, answer.thread_id, answer.created_at = str(reply_id(event.id)), thread_id, event.created_at
+                yield ThreadItemAddedEvent(item=answer)
+                yield _updated(answer, AssistantMessageContentPartAdded(content_index=0, content=content))
+            case SourcesEvent():
+                content.annotations = _annotations(event.sources)
+                for index, annotation in enumerate(content.annotations):
+                    yield _updated(answer, _annotation_added(index, annotation))
+            case DeltaEvent():
+                yield _updated(answer, AssistantMessageContentPartTextDelta(content_index=0, delta=event.text))
+            case ChatResponse():
+                content.text = event.response
+                answer.content, answer.created_at = [content], event.timestamp
+                yield _updated(answer, AssistantMessageContentPartDone(content_index=0, content=content))
+                yield ThreadItemDoneEvent(item=answer)
+
+
+def _stream(events: AsyncIterator[ThreadStreamEvent]) -> EventStream:
+    return EventStream(_frames(events), error_frame=_error_frame)
+
+
+def _error_frame(error: Exception) -> bytes:
+    body, status, _ = render(error)
+    return _frame(ErrorEvent(message=body.error.message, allow_retry=status != SessionNotFoundError.status))
+
+
+async def _frames(events: AsyncIterator[ThreadStreamEvent]) -> AsyncIterator[bytes]:
+    async for event in events:
+        yield _frame(event)
+
+
+def _frame(event: ThreadStreamEvent) -> bytes:
+    return format_sse_event(data_str=_json(event))
 
 
 async def _refusal() -> AsyncIterator[ThreadStreamEvent]:
     yield ErrorEvent(message=UnsupportedRequestError.message, allow_retry=False)
 
 
-def _added(index: int, annotation: Annotation) -> AssistantMessageContentPartAnnotationAdded:
+def _annotation_added(index: int, annotation: Annotation) -> AssistantMessageContentPartAnnotationAdded:
     return AssistantMessageContentPartAnnotationAdded(content_index=0, annotation_index=index, annotation=annotation)
 
 
@@ -334,7 +364,7 @@ def _item(message: MessageBase | Row[Any]) -> UserMessageItem | AssistantMessage
     return AssistantMessageItem(**where, content=[answer])
 
 
-def _annotations(sources: Sequence[Mapping[str, str]]) -> list[Annotation]:
+def _annotations(sources: Sequence[Source]) -> list[Annotation]:
     return [
         Annotation(
             source=URLSource(title=found["title"], url=found["source"])
@@ -343,16 +373,6 @@ def _annotations(sources: Sequence[Mapping[str, str]]) -> list[Annotation]:
         )
         for found in sources
     ]
-
-
-def _shortened(text: str) -> str:
-    """Return a title: the text on one line, cut where it is long; not every language has words to cut between."""
-    line = " ".join(text.split())
-    return line if len(line) <= _TITLE_CHARS else f"{line[: _TITLE_CHARS - 1]}…"
-
-
-def _last_id(rows: Sequence[Row[Any]]) -> str:
-    return str(rows[-1].id)
 
 
 def _cursor(text: str) -> uuid.UUID:

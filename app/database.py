@@ -23,7 +23,7 @@ from app.logs import current_request
 
 logger = logging.getLogger(__name__)
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration; the code needs a database that has it."""
 
 COMMAND_TIMEOUT_SECONDS = 10.0

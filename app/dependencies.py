@@ -1,8 +1,9 @@
 """What the lifespan sets up, and how the path operations ask for it."""
 
+import hashlib
 from typing import Annotated, TypedDict
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from app.config import Settings
 from app.database import Database
@@ -18,7 +19,7 @@ class State(TypedDict):
     settings: Settings
     database: Database
     model: LanguageModel
-    retrieve: Retriever
+    retriever: Retriever
     turns: Turns
     limiter: RateLimiter
 
@@ -37,7 +38,7 @@ async def get_database(request: StateRequest) -> Database:
 
 async def get_retriever(request: StateRequest) -> Retriever:
     """Return the step that looks up passages."""
-    return request.state["retrieve"]
+    return request.state["retriever"]
 
 
 async def get_turns(request: StateRequest) -> Turns:
@@ -50,6 +51,23 @@ async def within_rate(request: StateRequest) -> None:
     await request.state["limiter"].check(request)
 
 
+ReaderToken = Annotated[
+    str | None,
+    Header(
+        alias="X-Reader-Token",
+        pattern=r"^[A-Za-z0-9._~-]{16,128}$",
+        description="A secret that the page makes up for its reader and keeps. A session that begins with it belongs to that "
+        "reader: for requests without it, the session does not exist. A session that begins without it is open to whoever "
+        "knows its id.",
+    ),
+]
+
+
+def owner_of(token: str | None) -> str | None:
+    """Return what a session keeps of its reader's token: its SHA-256 digest."""
+    return hashlib.sha256(token.encode()).hexdigest() if token else None
+
+
 Db = Annotated[Database, Depends(get_database)]
-Retrieve = Annotated[Retriever, Depends(get_retriever)]
-Running = Annotated[Turns, Depends(get_turns)]
+RetrieverDep = Annotated[Retriever, Depends(get_retriever)]
+TurnsDep = Annotated[Turns, Depends(get_turns)]

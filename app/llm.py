@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import httpx2
 from openai import (
@@ -21,8 +21,9 @@ from openai import (
 
 from app.config import Settings
 from app.errors import ModelError, ModelRateLimitError, ModelTimeoutError
-from app.logs import milliseconds
+from app.logs import keep_out_of_log, milliseconds
 from app.offline import OfflineTransport
+from app.prompt import PromptMessage
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,6 @@ LONGEST_RETRY_WAIT_SECONDS = 2.0
 
 _UNUSABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What happens when the answer is no completion."""
-
-
-class PromptMessage(TypedDict):
-    """One message of a prompt, as the Chat Completions API takes it."""
-
-    role: Literal["user", "assistant", "system"]
-    content: str
 
 
 class LanguageModel:
@@ -70,13 +64,15 @@ class LanguageModel:
         Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider turns the call away, and
         ModelError for everything else, among it a refusal, a stream that just stops, and what is no completion at all.
         """
+        keep_out_of_log(*(message["content"] for message in prompt if message["role"] != "system"))
         async with self._call(prompt) as call:
             content, finish_reason = await (
                 self._stream(call, prompt, on_delta) if on_delta else self._ask(call, prompt)
             )
             if finish_reason in {None, "content_filter"} or not content.strip():
                 raise ModelError
-            return content
+        keep_out_of_log(content)
+        return content
 
     async def _ask(self, call: "_Call", prompt: Sequence[PromptMessage]) -> tuple[str, str]:
         response = await self._client.post(self._url, cast_to=httpx2.Response, body=self._request(prompt))

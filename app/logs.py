@@ -51,6 +51,11 @@ def current_request() -> RequestContext:
     return _current.get() or RequestContext(request_id="")
 
 
+def keep_out_of_log(*texts: str | None) -> None:
+    """Keep these texts, which are readers' or answers to them, out of what the log tells of this request's exceptions."""
+    current_request().confidential += [text for text in texts if text]
+
+
 def configure(settings: Settings) -> None:
     """Send the service's records, and the server's, to stdout: as JSON, or through rich on a developer's terminal.
 

@@ -50,7 +50,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             settings=settings,
             database=database,
             model=model,
-            retrieve=retrieve_nothing,
+            retriever=retrieve_nothing,
             turns=turns,
             limiter=limiter,
         )

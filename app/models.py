@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, override
+from typing import Annotated, Any, Literal, TypedDict, override
 
 from pydantic import AfterValidator
 from sqlalchemy import JSON, Column, Dialect, Enum, Index, Text
@@ -58,7 +58,7 @@ class ChatSession(SQLModel, table=True):
 
     id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
     created_at: datetime = Field(default_factory=utc_now)
-    updated_at: datetime = Field(default_factory=utc_now, sa_column_kwargs={"onupdate": utc_now})
+    updated_at: datetime = Field(default_factory=utc_now)
     """When the conversation last moved on."""
     title: str | None = Field(default=None, sa_type=Text)
     owner: str | None = Field(default=None, sa_type=Text)
@@ -69,6 +69,14 @@ class ChatSession(SQLModel, table=True):
         passive_deletes="all",
         sa_relationship_kwargs={"order_by": "Message.created_at"},
     )
+
+
+class Source(TypedDict):
+    """A passage that an answer could rely on."""
+
+    source: str
+    """Where it stands: a path or an address."""
+    title: str
 
 
 class MessageBase(SQLModel):
@@ -84,10 +92,12 @@ class MessageBase(SQLModel):
 
     reply_to: uuid.UUID | None = Field(default=None, foreign_key="messages.id", ondelete="CASCADE", index=True)
     """The question that an answer is to; it goes where its question goes."""
+    claim_id: uuid.UUID | None = None
+    """The claim of the request that may answer this question; only a question that can be asked twice has one."""
     answering_until: datetime | None = None
-    """Until when a process may be answering this message; only those with an idempotency key have it."""
-    sources: list[dict[str, str]] | None = Field(default=None, sa_type=JSON(none_as_null=True))
-    """The source and title of each passage that the answer could rely on."""
+    """When that claim runs out."""
+    sources: list[Source] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    """Each passage that the answer could rely on."""
 
 
 class Message(MessageBase, table=True):
@@ -182,6 +192,12 @@ class DeltaEvent(ApiModel):
     """The next piece of a streamed answer."""
 
     text: str
+
+
+class SourcesEvent(ApiModel):
+    """What was found for the answer to rely on."""
+
+    sources: list[Source]
 
 
 class MessageItem(ApiModel):

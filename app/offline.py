@@ -18,7 +18,7 @@ import httpx2
 
 PREFACE = "[Offline stand-in, not a language model]"
 
-_FENCED = re.compile(r"<(?P<tag>(?:excerpt|passage)-\w+)[^>]*>\n(?P<text>.*?)\n</(?P=tag)>", re.DOTALL)
+_FENCED = re.compile(r"<(?P<tag>(?:excerpt|passage)-\w+)[^>]*>\n(?P<text>.*?)\n</(?P=tag)>\n\n", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?。؟\u06d4])\s+|\n\s*\n")
 _MOST_SENTENCES = 3
 _SHORTEST_TELLING_WORD = 3
@@ -104,8 +104,7 @@ def _events(model: str, answer: str) -> Iterator[bytes]:
 
 def _answer(messages: Sequence[dict[str, str]]) -> str:
     *earlier, last = messages
-    question = last["content"]
-    texts = [match["text"] for message in earlier for match in _FENCED.finditer(message["content"])]
+    texts, question = _quoted(last["content"])
     if not texts:
         count = sum(message["role"] != "system" for message in earlier)
         return (
@@ -117,6 +116,15 @@ def _answer(messages: Sequence[dict[str, str]]) -> str:
     if not sentences:
         return f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
     return f"{PREFACE} The closest sentences of the text: {' '.join(sentences)}"
+
+
+def _quoted(content: str) -> tuple[list[str], str]:
+    """Return the texts that are fenced at the beginning of a message, and the question after them."""
+    texts, end = [], 0
+    while match := _FENCED.match(content, end):
+        texts.append(match["text"])
+        end = match.end()
+    return texts, content[end:]
 
 
 def _best_sentences(question: str, sentences: Sequence[str]) -> list[str]:

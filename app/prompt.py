@@ -1,11 +1,29 @@
-"""What the model is sent: rows in, messages out."""
+"""What the model is sent: past turns in, messages out."""
 
 import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, TypedDict
 
-from app.llm import PromptMessage
 from app.retrieval import Passage
+
+OLDER_EXCERPT_CHARS = 500
+"""How much of an excerpt the history repeats, except for the latest one, which it repeats whole."""
+
+
+class PromptMessage(TypedDict):
+    """One message of a prompt, as the Chat Completions API takes it."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+
+class PastTurn(NamedTuple):
+    """An earlier question of the conversation, the excerpt that it was about, and its answer."""
+
+    question: str
+    excerpt: str | None
+    answer: str
 
 
 def assemble_prompt(
@@ -14,32 +32,46 @@ def assemble_prompt(
     book_title: str,
     excerpt: str | None = None,
     passages: Sequence[Passage] = (),
-    history: Sequence[PromptMessage] = (),
+    history: Sequence[PastTurn] = (),
 ) -> list[PromptMessage]:
     """Return exactly what the model will be sent.
 
-    With an excerpt: the rules, the fenced excerpt, the message; neither history nor passages. Otherwise: the rules, the
-    fenced passages if there are any, the history oldest first, the message. The message is always last, word for word.
+    First one system message, then user and assistant alternate, oldest turn first, and the last is the user's, which ends with
+    the message word for word. What a question is about stands before it, fenced, in the same user message. With an excerpt
+    there are neither history nor passages.
     """
     if excerpt is not None:
-        return [
-            PromptMessage(role="system", content=f"{_persona(book_title)}\n\n{_EXCERPT_RULES}"),
-            PromptMessage(role="user", content=fenced("excerpt", excerpt)),
-            PromptMessage(role="user", content=message),
-        ]
+        passages, history = (), ()
+    rules, quoted = [_persona(book_title)], []
+    if excerpt is not None:
+        rules.append(_EXCERPT_RULES)
+        quoted.append(fenced("excerpt", excerpt))
     if passages:
-        quoted = "\n\n".join(fenced("passage", p.text, title=p.title, source=p.source) for p in passages)
-        return [
-            PromptMessage(role="system", content=f"{_persona(book_title)}\n\n{_PASSAGE_RULES}"),
-            PromptMessage(role="user", content=quoted),
-            *history,
-            PromptMessage(role="user", content=message),
-        ]
+        rules.append(_PASSAGE_RULES)
+        quoted += [fenced("passage", passage.text, title=passage.title, source=passage.source) for passage in passages]
+    if any(turn.excerpt for turn in history):
+        rules.append(_PAST_EXCERPT_RULES)
     return [
-        PromptMessage(role="system", content=_persona(book_title)),
-        *history,
-        PromptMessage(role="user", content=message),
+        PromptMessage(role="system", content="\n\n".join(rules)),
+        *_dialogue(history),
+        PromptMessage(role="user", content="\n\n".join([*quoted, message])),
     ]
+
+
+def _dialogue(history: Sequence[PastTurn]) -> Iterator[PromptMessage]:
+    """Yield the past turns' messages; of the excerpts only the latest is repeated whole, so that old turns stay cheap."""
+    latest = max((index for index, turn in enumerate(history) if turn.excerpt), default=None)
+    for index, turn in enumerate(history):
+        question = turn.question
+        if turn.excerpt:
+            quoted = turn.excerpt if index == latest else _shortened(turn.excerpt)
+            question = f"{fenced('excerpt', quoted)}\n\n{question}"
+        yield PromptMessage(role="user", content=question)
+        yield PromptMessage(role="assistant", content=turn.answer)
+
+
+def _shortened(excerpt: str) -> str:
+    return excerpt if len(excerpt) <= OLDER_EXCERPT_CHARS else f"{excerpt[:OLDER_EXCERPT_CHARS]} […]"
 
 
 def _persona(book_title: str) -> str:
@@ -56,14 +88,19 @@ _QUOTATION_RULE = (
 )
 
 _EXCERPT_RULES = (
-    "The reader has marked an excerpt of the book, which comes between <excerpt-…> tags in the next message. Answer the "
-    "question after it solely from the excerpt: use no other knowledge, and nothing said before. If the excerpt does not "
-    f"hold the answer, say plainly that it does not, and do not guess. {_QUOTATION_RULE}"
+    "The reader has marked an excerpt of the book, which stands between <excerpt-…> tags before the question. Answer the "
+    "question solely from the excerpt: use no other knowledge. If the excerpt does not hold the answer, say plainly that it "
+    f"does not, and do not guess. {_QUOTATION_RULE}"
 )
 
 _PASSAGE_RULES = (
-    "The next message holds passages of the book between <passage-…> tags. Prefer them to what you know otherwise, and "
-    f"name the title of a passage that you rely on. {_QUOTATION_RULE}"
+    "Passages of the book stand between <passage-…> tags before the last question. Prefer them to what you know otherwise, "
+    f"and name the title of a passage that you rely on. {_QUOTATION_RULE}"
+)
+
+_PAST_EXCERPT_RULES = (
+    "Earlier questions can have an excerpt of the book, which the reader had marked, between <excerpt-…> tags before them. "
+    f"{_QUOTATION_RULE}"
 )
 
 

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, override
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from starlette.types import Message, Send
+from starlette.types import Send
 
-from app.chat import Asked, Emit, TurnEvent, take_turn
-from app.dependencies import Running, within_rate
-from app.errors import ERROR_RESPONSES, render
+from app.chat import Emit, TurnDep, TurnEvent, take_turn
+from app.dependencies import TurnsDep, within_rate
+from app.errors import ERROR_RESPONSES, log, render
 from app.models import ApiModel, ChatResponse, DeltaEvent, MessageBase, SessionEvent
 from app.turns import Turns
 
@@ -22,7 +23,7 @@ KEEPALIVE_SECONDS = 15.0
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # Proxies are not to hold pieces back.
+    "X-Accel-Buffering": "no",  # Tells proxies not to hold pieces back.
 }
 _EVENT_SCHEMA = {
     "type": "object",
@@ -39,10 +40,27 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events whose response starts with the first of them: what is raised before gets its proper status.
+    """Server-sent events, whose response starts with the first frame.
 
-    FastAPI's own event streams start it at once; whether the turn works is known later, with the model's first piece.
+    What the frames raise before that is raised on, and gets its proper status. What they raise later becomes the last frame,
+    since a stream that breaks off can look like one that has ended. FastAPI's own event streams start at once, before it is
+    known whether the turn works.
+
+    A silent stream gets a comment every KEEPALIVE_SECONDS, the first of which starts the response too: proxies close
+    connections on which nothing moves.
     """
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        *,
+        error_frame: Callable[[Exception], bytes],
+        comment: bytes = KEEPALIVE_COMMENT,
+    ) -> None:
+        super().__init__(frames)
+        self._frames = frames
+        self._error_frame = error_frame
+        self._comment = comment
 
     @override
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
@@ -50,102 +68,104 @@ class EventStream(StreamingResponse):
 
     @override
     async def stream_response(self, send: Send) -> None:
-        start: Message | None = None
+        loop, writing = asyncio.get_running_loop(), asyncio.Lock()
+        started, silent_since = False, loop.time()
 
-        async def send_start_with_body(message: Message) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                start = message
-                return
-            if start is not None:
-                await send(start)
-                start = None
-            await send(message)
+        async def write(body: bytes, *, more_body: bool = True) -> None:
+            nonlocal started, silent_since
+            async with writing:
+                if not started:
+                    started = True
+                    start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                    await send(start)
+                await send({"type": "http.response.body", "body": body, "more_body": more_body})
+                silent_since = loop.time()
 
-        await super().stream_response(send_start_with_body)
+        async def fill_silence() -> None:
+            while True:
+                remaining = silent_since + KEEPALIVE_SECONDS - loop.time()
+                if remaining > 0:
+                    await asyncio.sleep(remaining)
+                else:
+                    await write(self._comment)
+
+        filling = asyncio.create_task(fill_silence())
+        try:
+            async for frame in self._frames:
+                await write(frame)
+        except Exception as error:
+            if not started:
+                raise
+            log(error)
+            await write(self._error_frame(error))
+        finally:
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
+        await write(b"", more_body=False)
 
 
 @router.post(
     "/chat/stream",
     dependencies=[Depends(within_rate)],
+    status_code=200,
     response_class=EventStream,
     responses=_RESPONSES,
 )
-async def chat_stream(turn: Asked, turns: Running) -> EventStream:
+async def chat_stream(turn: TurnDep, turns: TurnsDep) -> EventStream:
     """Answer like `POST /chat`, piece by piece, as server-sent events.
 
     First `session` with `{session_id}`, then `delta` with `{text}` as often as it takes, then either `done` with what
     `POST /chat` returns or `error` with the error body. The answer is finished and recorded even if nobody reads it.
     """
-    return EventStream(_events(*begin(turns, lambda emit: take_turn(turn, emit=emit))))
+    events = begin_turn(turns, partial(take_turn, turn))
+    return EventStream(_frames(events), error_frame=lambda error: _frame("error", render(error)[0]))
 
 
-type Events = asyncio.Queue[TurnEvent | None]
+type Take = Callable[[Emit], Coroutine[Any, Any, ChatResponse]]
+"""Takes a turn, and tells of it meanwhile."""
 
 
-def begin(
-    turns: Turns, take: Callable[[Emit], Coroutine[Any, Any, ChatResponse]]
-) -> tuple[asyncio.Task[ChatResponse], Events]:
-    """Begin a turn, and return it with its events to come, of which the last is None; raises as `Turns.start` does."""
-    events: Events = asyncio.Queue()
-    answering = turns.start(take(events.put_nowait))
-    answering.add_done_callback(lambda _: events.put_nowait(None))
-    return answering, events
+def begin_turn(turns: Turns, take: Take) -> AsyncIterator[TurnEvent | ChatResponse]:
+    """Begin a turn, and return what it tells: first its recorded question, last its response; raises as `Turns.start` does.
 
-
-async def until_recorded(answering: asyncio.Task[ChatResponse], events: Events) -> tuple[MessageBase, list[TurnEvent]]:
-    """Wait for the turn's question to be recorded, and return it with what was told before; raises as the turn does."""
-    early: list[TurnEvent] = []
-    while not isinstance(event := await _next(answering, events), MessageBase):
-        early.append(event)
-    return event, early
-
-
-async def _next(answering: asyncio.Task[ChatResponse], events: Events) -> TurnEvent:
-    event = await events.get()
-    if event is None:
-        answering.result()  # It ended before its answer began, so this raises.
-        raise AssertionError("a turn tells of its question and of its answer before it ends")
-    return event
-
-
-async def following(events: Events) -> AsyncIterator[TurnEvent | bytes]:
-    """Yield the events that are left, and while there are none a comment now and then, which keeps proxies patient."""
-    while True:
-        try:
-            async with asyncio.timeout(KEEPALIVE_SECONDS):
-                event = await events.get()
-        except TimeoutError:
-            yield KEEPALIVE_COMMENT
-            continue
-        if event is None:
-            return
-        yield event
-
-
-async def _events(answering: asyncio.Task[ChatResponse], events: Events) -> AsyncIterator[bytes]:
-    """Yield the turn's events from the first piece of the answer on, and one last one that says how it ended.
-
-    A cut stream can look like a finished one, hence the last one. What fails before the first piece is raised.
+    The iterator raises what the turn raises. The turn goes on when nobody iterates any more.
     """
-    asked, told = await until_recorded(answering, events)
-    while not any(isinstance(event, DeltaEvent) for event in told):
-        told.append(await _next(answering, events))
-    yield _server_sent("session", SessionEvent(session_id=asked.session_id)) + b"".join(
-        _server_sent("delta", event) for event in told if isinstance(event, DeltaEvent)
-    )
-
-    async for next_event in following(events):
-        if isinstance(next_event, bytes):
-            yield next_event
-        elif isinstance(next_event, DeltaEvent):
-            yield _server_sent("delta", next_event)
-    if error := answering.exception():
-        body, _, _ = render(error)
-        yield _server_sent("error", body)
-    else:
-        yield _server_sent("done", answering.result())
+    queue: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
+    turn = turns.start(take(queue.put_nowait))
+    turn.add_done_callback(lambda _: queue.put_nowait(None))
+    return _told(turn, queue)
 
 
-def _server_sent(event: str, data: ApiModel) -> bytes:
+async def _told(
+    turn: asyncio.Task[ChatResponse], queue: asyncio.Queue[TurnEvent | None]
+) -> AsyncIterator[TurnEvent | ChatResponse]:
+    before_question: list[TurnEvent] = []
+    is_recorded = False
+    while (event := await queue.get()) is not None:
+        if is_recorded:
+            yield event
+        elif isinstance(event, MessageBase):
+            is_recorded = True
+            for told in (event, *before_question):
+                yield told
+        else:
+            before_question.append(event)
+    yield turn.result()
+
+
+async def _frames(events: AsyncIterator[TurnEvent | ChatResponse]) -> AsyncIterator[bytes]:
+    """Yield the turn's frames; the session comes with the first piece, until which a failure has a status of its own."""
+    session = b""
+    async for event in events:
+        match event:
+            case MessageBase():
+                session = _frame("session", SessionEvent(session_id=event.session_id))
+            case DeltaEvent():
+                yield session + _frame("delta", event)
+                session = b""
+            case ChatResponse():
+                yield _frame("done", event)
+
+
+def _frame(event: str, data: ApiModel) -> bytes:
     return format_sse_event(event=event, data_str=data.model_dump_json(exclude_none=True))

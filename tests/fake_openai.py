@@ -147,9 +147,16 @@ def _chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
     )
 
 
+def question_in(content: str) -> str:
+    """Return a prompt's last message without what is quoted before the question."""
+    while fence := re.match(r"<(\w+-[0-9a-f]{16})[^<>]*>\n.*?\n</\1>\n\n", content, re.DOTALL):
+        content = content[fence.end() :]
+    return content
+
+
 async def answer_in_kind(exchange: Exchange) -> None:
     """Answer `Answer <n> to: <the last message>`, streamed where a stream was asked for."""
-    text = f"Answer {exchange.number} to: {exchange.body['messages'][-1]['content']}"
+    text = f"Answer {exchange.number} to: {question_in(exchange.body['messages'][-1]['content'])}"
     if exchange.body.get("stream"):
         await stream(*re.findall(r"\S+\s*", text))(exchange)
     else:

@@ -5,6 +5,7 @@ import hashlib
 import uuid
 from typing import Any
 
+import httpx2
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
 from pydantic import TypeAdapter
@@ -41,6 +42,10 @@ class Widget:
 
     async def send(self, kind: str, /, **params: Any) -> Any:
         return await self.service.client.post("/chatkit", json={"type": kind, "params": params}, headers=self.headers)
+
+    async def chat(self, message: str, **fields: Any) -> httpx2.Response:
+        """Ask through `/chat`, as the same reader."""
+        return await self.service.client.post("/chat", json={"message": message, **fields}, headers=self.headers)
 
     async def stream(self, kind: str, /, **params: Any) -> list[Any]:
         response = await self.send(kind, **params)
@@ -139,7 +144,7 @@ async def test_a_conversation_from_its_first_question_to_its_deletion(widget: Wi
     retried = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=added[0].item.id)
     rated = await widget.send("items.feedback", thread_id=thread_id, item_ids=[retried[-1].item.id], kind="negative")
     renamed = await widget.send("threads.update", thread_id=thread_id, title="Robots")
-    continued = await widget.service.chat("Third?", session_id=thread_id)
+    continued = await widget.chat("Third?", session_id=thread_id)
 
     assert [response.status_code for response in (rated, renamed, continued)] == [200, 200, 200]
     assert continued.json()["session_id"] == thread_id
@@ -159,7 +164,7 @@ async def test_a_conversation_from_its_first_question_to_its_deletion(widget: Wi
 
 async def test_a_quoted_text_is_a_selected_text(widget: Widget, model_server: FakeOpenAI) -> None:
     session_id = thread_id_of(await widget.create("Earlier?"))
-    await widget.service.chat("Why?", session_id=session_id, selected_text="It walks.")
+    await widget.chat("Why?", session_id=session_id, selected_text="It walks.")
     of_chat = model_server.prompt
 
     events = await widget.stream(
@@ -173,14 +178,15 @@ async def test_a_quoted_text_is_a_selected_text(widget: Widget, model_server: Fa
 async def test_a_conversation_goes_on_from_widget_to_chat_and_back(widget: Widget, model_server: FakeOpenAI) -> None:
     thread_id = thread_id_of(await widget.create("First?"))
 
-    response = await widget.service.chat("Second?", session_id=thread_id)
+    response = await widget.chat("Second?", session_id=thread_id)
     await widget.add(thread_id, "Third?")
 
     assert response.json()["session_id"] == thread_id
     asked = [message["content"] for message in model_server.prompt if message["role"] == "user"]
     assert asked == ["First?", "Second?", "Third?"]
     assert len((await widget.thread(thread_id)).items.data) == 6
-    read_back = (await widget.service.client.get(f"/chat/{thread_id}/messages")).json()["data"]
+    page = await widget.service.client.get(f"/chat/{thread_id}/messages", headers=widget.headers)
+    read_back = page.json()["data"]
     assert len(read_back) == 6
 
 
@@ -208,13 +214,67 @@ async def test_a_retry_replaces_what_came_after_the_question(widget: Widget, mod
 
     failed = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
     assert (failed[-1].type, failed[-1].allow_retry) == ("error", True)
-    assert [m.content for m in await widget.service.tables.messages()] == ["First?"]
+    assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Three."]
 
     await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
     assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Four."]
     for item_id in (answer.id, UNKNOWN, "no-id"):
         response = await widget.send("threads.retry_after_item", thread_id=thread_id, item_id=item_id)
         assert response.status_code == 404
+
+
+@pytest.mark.parametrize("reply", [failure(500), cut_stream, stream("Half", finish_reason=None)])
+async def test_a_retry_that_fails_leaves_the_thread_as_it_was(
+    widget: Widget, model_server: FakeOpenAI, reply: Any
+) -> None:
+    first = await widget.create("First?")
+    await widget.add(thread_id_of(first), "Second?")
+    before = await widget.thread(thread_id_of(first))
+    model_server.enqueue(reply)
+
+    failed = await widget.stream("threads.retry_after_item", thread_id=thread_id_of(first), item_id=first[1].item.id)
+
+    assert (failed[-1].type, failed[-1].allow_retry) == ("error", True)
+    assert await widget.thread(thread_id_of(first)) == before
+    assert len(before.items.data) == 4
+
+
+@pytest.mark.parametrize("first_to_end", ["older", "newer"])
+async def test_of_two_retries_the_newer_gives_the_answer_that_stays(
+    widget: Widget, model_server: FakeOpenAI, first_to_end: str
+) -> None:
+    first = await widget.create("Why?")
+    where = {"thread_id": thread_id_of(first), "item_id": first[1].item.id}
+    gates = {name: asyncio.Event() for name in ("older", "newer")}
+    model_server.enqueue(*[stream(f"{name} ", "answer.", gate=gate) for name, gate in gates.items()])
+    retries = {}
+    for number, name in enumerate(gates, start=2):
+        retries[name] = asyncio.create_task(widget.stream("threads.retry_after_item", **where))
+        await model_server.wait_for_requests(number)
+    for name in sorted(gates, key=lambda name: name != first_to_end):
+        gates[name].set()
+        await retries[name]
+
+    assert [m.content for m in await widget.service.tables.messages()] == ["Why?", "newer answer."]
+    assert (await retries["older"])[-1].type == "error"
+    assert (await retries["newer"])[-1].item.content[0].text == "newer answer."
+
+
+async def test_what_is_asked_while_a_retry_runs_stays(widget: Widget, model_server: FakeOpenAI) -> None:
+    first = await widget.create("First?")
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, stream("Anew.")), stream("Two."))
+    retrying = asyncio.create_task(
+        widget.stream("threads.retry_after_item", thread_id=thread_id_of(first), item_id=first[1].item.id)
+    )
+    await model_server.wait_for_requests(2)
+    await widget.add(thread_id_of(first), "Second?")
+    gate.set()
+    await retrying
+
+    thread = await widget.thread(thread_id_of(first))
+    items: list[Any] = thread.items.data
+    assert sorted(item.content[0].text for item in items) == ["Anew.", "First?", "Second?", "Two."]
 
 
 @pytest.mark.parametrize("first_to_end", ["stopped", "retried"])
@@ -451,8 +511,8 @@ async def test_what_is_no_cursor_is_refused(widget: Widget, after: str) -> None:
 async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) -> None:
     async def search(_question: str) -> list[Passage]:
         return [
-            Passage(text="It walks.", source="https://book.example.org/gait", title="Gait", score=0.9),
-            Passage(text="It runs.", source="docs/run.md", title="Running", score=0.4),
+            Passage(text="It walks.", source="https://book.example.org/gait", title="Gait"),
+            Passage(text="It runs.", source="docs/run.md", title="Running"),
         ]
 
     async def get_search() -> Retriever:

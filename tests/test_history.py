@@ -217,6 +217,82 @@ async def test_the_id_of_a_deleted_conversation_begins_a_new_one(service: Servic
     assert [m["content"] for m in (await page(service, answer["session_id"]))["data"]] == ["Two?", answer["response"]]
 
 
+TOKENS = {"owner": "a-readers-own-token-0001", "stranger": "a-strangers-own-token-02", "nobody": None}
+
+
+def token_of(reader: str) -> dict[str, str]:
+    token = TOKENS[reader]
+    return {"X-Reader-Token": token} if token else {}
+
+
+@pytest.mark.parametrize("reader", ["stranger", "nobody"])
+async def test_a_session_that_begins_with_a_token_does_not_exist_without_it(
+    service: Service, model_server: FakeOpenAI, reader: str
+) -> None:
+    begun = await service.client.post("/chat", json={"message": "One?"}, headers=token_of("owner"))
+    session_id = begun.json()["session_id"]
+    await service.client.post(
+        "/chat/stream", json={"message": "Two?", "session_id": session_id}, headers=token_of("owner")
+    )
+    before = await service.tables.messages()
+
+    body = {"message": "Three?", "session_id": session_id}
+    for path in ("/chat", "/chat/stream"):
+        asked = await service.client.post(path, json=body, headers=token_of(reader))
+        assert asked.status_code == 200
+        assert session_id not in asked.text
+        assert [m["content"] for m in model_server.prompt[1:]] == ["Three?"]
+    address = f"/chat/{session_id}"
+    for response in (
+        await service.client.get(f"{address}/messages", headers=token_of(reader)),
+        await service.client.delete(address, headers=token_of(reader)),
+    ):
+        assert (response.status_code, response.json()) == (404, NOT_FOUND)
+
+    assert [m for m in await service.tables.messages() if str(m.session_id) == session_id] == before
+    mine = await service.client.get(f"{address}/messages", headers=token_of("owner"))
+    assert [m["content"] for m in mine.json()["data"]] == [m.content for m in before]
+    assert len(before) == 4
+    assert (await service.client.delete(address, headers=token_of("owner"))).status_code == 204
+
+
+async def test_a_session_that_begins_without_a_token_is_open_to_whoever_knows_its_id(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    session_id = (await service.chat("One?")).json()["session_id"]
+
+    for reader in TOKENS:
+        body = {"message": "More?", "session_id": session_id}
+        asked = await service.client.post("/chat", json=body, headers=token_of(reader))
+        assert asked.json()["session_id"] == session_id
+        assert (await read(service, session_id)).status_code == 200
+
+
+@pytest.mark.parametrize("reader", ["stranger", "nobody"])
+async def test_a_key_does_not_open_another_readers_answer(
+    service: Service, model_server: FakeOpenAI, reader: str
+) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    answered = await service.client.post("/chat", json={"message": "One?"}, headers={**key, **token_of("owner")})
+
+    again = await service.client.post("/chat", json={"message": "One?"}, headers={**key, **token_of("owner")})
+    strange = await service.client.post("/chat", json={"message": "One?"}, headers={**key, **token_of(reader)})
+
+    assert again.json() == answered.json()
+    assert (strange.status_code, strange.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize("token", ["short", "x" * 129, "a-readers own-token-0001", "ä" * 16])
+async def test_a_malformed_token_is_refused(service: Service, token: str) -> None:
+    for response in (
+        await service.client.post("/chat", json={"message": "One?"}, headers={b"X-Reader-Token": token.encode()}),
+        await service.client.get(f"/chat/{uuid.uuid4()}/messages", headers={b"X-Reader-Token": token.encode()}),
+    ):
+        assert response.status_code == 400
+        assert [detail["field"] for detail in response.json()["error"]["details"]] == ["X-Reader-Token"]
+        assert token not in response.text
+
+
 async def test_a_page_of_an_allowed_origin_may_delete(service: Service) -> None:
     origin = "http://localhost:3000"
     asked = {"Origin": origin, "Access-Control-Request-Method": "DELETE"}

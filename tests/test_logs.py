@@ -594,7 +594,6 @@ class Failure:
     """What the request's body has instead."""
     constraint: str | None = None
     """What the messages table demands meanwhile."""
-    retriever: Callable[[], Awaitable[Retriever]] | None = None
     logged: str | None = None
     """What the log has to show, so that the failure is known to have been the one that was meant."""
 
@@ -627,18 +626,6 @@ FAILURES = {
         "database_error", constraint=f"content NOT LIKE '%{QUESTION[13:21]}%'", logged=WITHHELD
     ),
     "answer breaks a constraint": Failure("database_error", constraint="content NOT LIKE '%Reyk%'", logged=WITHHELD),
-    "retriever quotes": Failure("internal_error", retriever=retriever(RuntimeError), logged=WITHHELD),
-    "retriever quotes as repr": Failure("internal_error", retriever=retriever(KeyError), logged=WITHHELD),
-    "retriever quotes in a cause": Failure(
-        "internal_error",
-        retriever=retriever(lambda question: chained(RuntimeError("no index"), LookupError(question))),
-        logged=WITHHELD,
-    ),
-    "retriever quotes in a group": Failure(
-        "internal_error",
-        retriever=retriever(lambda question: ExceptionGroup("no index", [LookupError(question)])),
-        logged=WITHHELD,
-    ),
     "message with NUL": Failure("validation_error", body={"message": f"{QUESTION}\0"}),
     "message too long": Failure("validation_error", environment={"MAX_MESSAGE_CHARS": "50"}),
     "message in a list": Failure("validation_error", body={"message": [QUESTION]}),
@@ -683,7 +670,6 @@ async def test_no_failure_tells_or_logs_a_secret_or_a_word_of_the_conversation(
     serve: Serve,
     model_server: FakeOpenAI,
     database_with_password: str,
-    monkeypatch: pytest.MonkeyPatch,
     failing: Failure,
 ) -> None:
     environment = {"DATABASE_URL": database_with_password, "LOG_LEVEL": "DEBUG", **failing.environment}
@@ -691,21 +677,41 @@ async def test_no_failure_tells_or_logs_a_secret_or_a_word_of_the_conversation(
     model_server.enqueue(completion(EARLIER_ANSWER))
     earlier = (await service.chat(EARLIER_QUESTION)).json()
     model_server.enqueue(failing.reply, failing.reply)
-    if failing.retriever:
-        monkeypatch.setitem(app.dependency_overrides, get_retriever, failing.retriever)
     in_session = {"message": QUESTION, "session_id": earlier.get("session_id"), **failing.body}
     about_excerpt = {"message": QUESTION, "selected_text": EXCERPT, **failing.body}
     private = {"Authorization": f"Bearer {TOKEN}", "Cookie": f"reader={COOKIE}"}
 
     async with demanding(database_with_password, failing.constraint):
-        # Passages are not looked up for an excerpt.
-        for body in [in_session] if failing.retriever else [in_session, about_excerpt]:
+        for body in (in_session, about_excerpt):
             response = await service.client.post("/chat", json=body, headers=private)
 
             assert response.json() == {"error": IsPartialDict(code=failing.code)}
             assert leaks(f"{response.text} {response.headers}") == []
 
     assert failing.logged is None or failing.logged in service.output
+    assert leaks(service.output) == []
+
+
+@on_one_database
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(RuntimeError, id="plain"),
+        pytest.param(KeyError, id="as repr"),
+        pytest.param(lambda question: chained(RuntimeError("no index"), LookupError(question)), id="in a cause"),
+        pytest.param(lambda question: ExceptionGroup("no index", [LookupError(question)]), id="in a group"),
+    ],
+)
+async def test_a_retriever_that_fails_and_quotes_the_reader_quotes_nothing_into_the_log(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Callable[[str], Exception]
+) -> None:
+    monkeypatch.setitem(app.dependency_overrides, get_retriever, retriever(error))
+
+    response = await service.chat(QUESTION)
+
+    assert response.status_code == 200
+    [record] = service.log("retrieval.failed")
+    assert WITHHELD in record["traceback"]
     assert leaks(service.output) == []
 
 

@@ -214,6 +214,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.feedback text null",
         "messages.sources json null",
         "messages.reply_to uuid null",
+        "messages.claim_id uuid null",
     ]
 
 
@@ -279,6 +280,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.feedback TEXT null",
         "messages.sources JSON null",
         "messages.reply_to CHAR(32) null",
+        "messages.claim_id CHAR(32) null",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
     assert sorted(query(sqlite, keys)) == [

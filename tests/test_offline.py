@@ -128,8 +128,8 @@ async def test_without_a_text_it_tells_how_much_of_the_conversation_it_was_sent(
 
 async def test_it_quotes_retrieved_passages(offline: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     passages = [
-        Passage(text=f"{BALANCE} {SENSORS}", source="walking.md", title='On "walking" <draft>', score=0.9),
-        Passage(text=HISTORY, source="history.md", title="History", score=0.4),
+        Passage(text=f"{BALANCE} {SENSORS}", source="walking.md", title='On "walking" <draft>'),
+        Passage(text=HISTORY, source="history.md", title="History"),
     ]
 
     async def retrieve(_question: str) -> Sequence[Passage]:

@@ -38,7 +38,7 @@ def _clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """A clock as usual, and one on which everything happens at the same time."""
     if request.param == "standing":
         now = utc_now()
-        monkeypatch.setattr("app.chat.utc_now", lambda: now)
+        monkeypatch.setattr("app.conversations.utc_now", lambda: now)
 
 
 # In one session.

@@ -1,0 +1,131 @@
+"""An idempotency key's claim on its question: of all requests with one key, one at a time answers the question.
+
+The id of the question follows from the key, so the primary key gives the question one row. Whoever writes the row, or takes
+over a claim that has run out, may answer. `conversations.py` holds the other half: a question has one reply at most.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, or_, select, update
+from sqlmodel import col
+
+from app.conversations import Conversation, record_question, reply_id
+from app.database import Database
+from app.errors import (
+    DatabaseError,
+    DuplicateKeyError,
+    IdempotencyConflictError,
+    ModelTimeoutError,
+    TurnInProgressError,
+)
+from app.models import ChatRequest, Message, MessageBase, utc_now
+
+
+class TurnIds(NamedTuple):
+    """The ids of the rows that a turn begins."""
+
+    new_session: uuid.UUID
+    question: uuid.UUID
+
+
+def turn_ids(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> TurnIds:
+    """Return random ids, or with a key the ids that follow from it."""
+    if key is None:
+        return TurnIds(uuid.uuid4(), uuid.uuid4())
+    # The reader and the session that the client named are part of the new one's id: others make another request.
+    return TurnIds(
+        new_session=uuid.uuid5(key, f"session {(request.session_id or '')!a}{owner or ''}"),
+        question=uuid.uuid5(key, "message"),
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a request with a key finds: the question is its own to answer, or it has been answered."""
+
+    recorded_reply: Row[Any] | None = None
+
+
+@asynccontextmanager
+async def claim_question(
+    db: Database, question: MessageBase, conversation: Conversation, *, seconds: float
+) -> AsyncIterator[Claim]:
+    """Record the question and hold its claim for the block, unless its reply is recorded already.
+
+    If the block fails, the claim is given up and the question can be asked again at once. If the process dies, the claim runs
+    out after `seconds`.
+
+    Raises IdempotencyConflictError if the key belongs to another request, TurnInProgressError while another request answers
+    this question, and ModelTimeoutError when the block takes longer than the claim lasts.
+    """
+    question.claim_id = uuid.uuid4()
+    question.answering_until = utc_now() + timedelta(seconds=seconds)
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            yield await _claim(db, question, conversation)
+    except (IdempotencyConflictError, TurnInProgressError):
+        raise
+    except BaseException as error:
+        await _give_up(db, question)
+        if isinstance(error, TimeoutError) and deadline.expired():
+            raise ModelTimeoutError from error
+        raise
+
+
+async def _claim(db: Database, question: MessageBase, conversation: Conversation) -> Claim:
+    try:
+        await record_question(db, question, conversation)
+    except DuplicateKeyError:
+        pass
+    else:
+        return Claim()
+
+    found = select(Message).where(col(Message.id).in_([question.id, reply_id(question.id)]))
+    recorded = {row.id: row for row in await db.execute((found, {}))}
+    if not _is_same_request(question, recorded.get(question.id)):
+        raise IdempotencyConflictError
+    if reply := recorded.get(reply_id(question.id)):
+        return Claim(recorded_reply=reply)
+
+    # The claim can be ours already: the first try arrived, and then its connection was lost.
+    is_free = or_(
+        col(Message.answering_until).is_(None),
+        col(Message.answering_until) <= utc_now(),
+        col(Message.claim_id) == question.claim_id,
+    )
+    taken_over = (
+        update(Message)
+        .where(col(Message.id) == question.id, is_free)
+        .values(claim_id=question.claim_id, answering_until=question.answering_until)
+        .returning(col(Message.id))
+    )
+    if not await db.execute((taken_over, {})):
+        raise TurnInProgressError(retry_after="1")
+    return Claim()
+
+
+async def take_over(db: Database, question: MessageBase) -> None:
+    """Claim a recorded question for this request, whoever answers it now."""
+    question.claim_id = uuid.uuid4()
+    taken = update(Message).where(col(Message.id) == question.id).values(claim_id=question.claim_id)
+    await db.execute((taken, {}))
+
+
+def _is_same_request(question: MessageBase, recorded: Row[Any] | None) -> bool:
+    return recorded is not None and all(
+        getattr(recorded, name) == getattr(question, name) for name in ("session_id", "content", "selected_text")
+    )
+
+
+async def _give_up(db: Database, question: MessageBase) -> None:
+    """End the claim, if it is still ours."""
+    ours = update(Message).where(col(Message.id) == question.id, col(Message.claim_id) == question.claim_id)
+    with contextlib.suppress(DatabaseError):  # The claim runs out by itself.
+        await db.execute((ours.values(claim_id=None, answering_until=None), {}))
