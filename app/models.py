@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict, override
 from pydantic import AfterValidator
 from sqlalchemy import JSON, Column, Dialect, Enum, Index, Text
 from sqlalchemy.types import UserDefinedType
-from sqlmodel import Field, Relationship, SQLModel
+from sqlmodel import Field, SQLModel
 
 EMBEDDING_DIMENSIONS = 1536
 
@@ -64,12 +64,6 @@ class ChatSession(SQLModel, table=True):
     owner: str | None = Field(default=None, sa_type=Text)
     """The digest of its reader's token; without one, whoever knows the id may read the session."""
 
-    messages: list["Message"] = Relationship(
-        back_populates="session",
-        passive_deletes="all",
-        sa_relationship_kwargs={"order_by": "Message.created_at"},
-    )
-
 
 class Source(TypedDict):
     """A passage that an answer could rely on."""
@@ -109,8 +103,6 @@ class Message(MessageBase, table=True):
 
     feedback: str | None = Field(default=None, sa_type=Text)
     """What the reader thinks of the answer: `positive` or `negative`."""
-
-    session: ChatSession = Relationship(back_populates="messages")
 
 
 class Document(SQLModel, table=True):
