@@ -23,8 +23,8 @@ from app.logs import current_request
 
 logger = logging.getLogger(__name__)
 
-REVISION = "0004"
-"""The newest migration; the code needs a database that has it."""
+REVISION = max(file.name.partition("_")[0] for file in Path(__file__).parents[1].glob("migrations/versions/[0-9]*.py"))
+"""The newest migration, whose file's name begins with it; the code needs a database that has it."""
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_TIMEOUT_SECONDS = 10.0
