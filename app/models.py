@@ -1,16 +1,30 @@
 """Every SQLModel: the tables and, beside them, what the API takes and returns."""
 
-import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypedDict, override
 
+from pgvector.sqlalchemy import VECTOR
 from pydantic import AfterValidator
-from sqlalchemy import JSON, Column, Dialect, Enum, Index, Text
-from sqlalchemy.types import UserDefinedType
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    REAL,
+    BindParameter,
+    Column,
+    ColumnElement,
+    Enum,
+    Index,
+    Text,
+    TypeDecorator,
+    cast,
+    type_coerce,
+)
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, SQLModel
 
 EMBEDDING_DIMENSIONS = 1536
@@ -29,25 +43,28 @@ class MessageRole(StrEnum):
     system = "system"
 
 
-class Vector(UserDefinedType[list[float]]):
-    """pgvector's column type."""
+class Embedding(TypeDecorator[Sequence[float]]):
+    """A vector: pgvector's type where PostgreSQL has it, `real[]` where it does not.
 
+    Values travel as `real[]`, which PostgreSQL converts to and from both types, wherever pgvector is installed. What the
+    column is compared with is bound as a vector instead: PostgreSQL would convert an array again for every row. A
+    `bindparam` there needs `type_=VECTOR`.
+    """
+
+    impl = VECTOR
     cache_ok = True
 
-    def __init__(self, dimensions: int = EMBEDDING_DIMENSIONS) -> None:
-        self.dimensions = int(dimensions)
+    @override
+    def bind_expression(self, bindparam: BindParameter[Sequence[float]]) -> ColumnElement[Sequence[float]]:
+        return type_coerce(bindparam, ARRAY(REAL))
 
     @override
-    def get_col_spec(self, **kw: Any) -> str:
-        return f"vector({self.dimensions})"
+    def column_expression(self, column: ColumnElement[Sequence[float]]) -> ColumnElement[Sequence[float]]:
+        return cast(column, ARRAY(REAL))
 
     @override
-    def bind_processor(self, dialect: Dialect) -> Callable[[list[float] | None], str | None]:
-        return lambda value: None if value is None else json.dumps(value)
-
-    @override
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str | None], list[float] | None]:
-        return lambda value: None if value is None else json.loads(value)
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
+        return self.impl_instance
 
 
 class ChatSession(SQLModel, table=True):
@@ -119,7 +136,7 @@ class Document(SQLModel, table=True):
     content: str = Field(sa_type=Text)
     embedding: list[float] | None = Field(
         default=None,
-        sa_type=Vector(EMBEDDING_DIMENSIONS).with_variant(JSON(), "sqlite"),
+        sa_type=Embedding(EMBEDDING_DIMENSIONS).with_variant(JSON(none_as_null=True), "sqlite"),
     )
     meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(default_factory=utc_now)

@@ -5,31 +5,16 @@ import logging
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Column, Connection, text
-from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 
 from app.config import DatabaseSettings, SettingsError
-from app.models import Vector
+from migrations.autogenerate import compare_type
 
 LOCK = 0x626F6F6B
 """The advisory lock that makes deploys which migrate at the same time take turns."""
-
-ischema_names["vector"] = Vector
-
-
-def compare_type(
-    _context: object,
-    _inspected_column: object,
-    _column: Column[object],
-    _inspected: TypeEngine[object],
-    metadata_type: TypeEngine[object],
-) -> bool | None:
-    """Accept the embedding as real[] where PostgreSQL has no pgvector; None leaves the others to Alembic."""
-    return False if isinstance(metadata_type, Vector) else None
 
 
 def migrate(connection: Connection) -> None:

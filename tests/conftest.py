@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
@@ -32,6 +33,7 @@ from tests.postgres import PostgresServer, postgres_server
 ROOT = Path(__file__).parents[1]
 API_KEY = "sk-test-0123456789-secret"
 
+type CreateDatabase = Callable[[str], str]
 type Serve = Callable[..., Awaitable["Service"]]
 
 
@@ -63,21 +65,26 @@ def postgres_url(request: pytest.FixtureRequest, worker_id: str) -> str:
     """The address of a migrated PostgreSQL database, made anew on TEST_DATABASE_URL's server or on our own."""
     server = os.environ.get("TEST_DATABASE_URL") or request.getfixturevalue("postgres").url()
     database = f"book_chat_{worker_id}"
-    asyncio.run(_create_database(server, database))
+    query(server, f"DROP DATABASE IF EXISTS {database}", f"CREATE DATABASE {database}")
     url = make_url(server).set(database=database).render_as_string(hide_password=False)
     migrate(url)
     return url
 
 
-async def _create_database(server: str, database: str) -> None:
-    parsed = dsn.parse(server)
-    engine = create_async_engine(
-        parsed.url, connect_args=parsed.connect_args, poolclass=NullPool, isolation_level="AUTOCOMMIT"
-    )
-    async with engine.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE IF EXISTS {database}"))
-        await connection.execute(text(f"CREATE DATABASE {database}"))
-    await engine.dispose()
+def query(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run the statements, each in a transaction of its own, and return the rows of the last one."""
+
+    async def connect_and_execute() -> list[tuple[Any, ...]]:
+        parsed = dsn.parse(url)
+        engine = create_async_engine(
+            parsed.url, connect_args=parsed.connect_args, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
+        async with engine.connect() as connection:
+            for statement in statements:
+                result = await connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    return asyncio.run(connect_and_execute())
 
 
 def migrate(url: str, revision: str = "head") -> None:
@@ -86,6 +93,40 @@ def migrate(url: str, revision: str = "head") -> None:
         patch.setenv("DATABASE_URL", url)
         config = Config(ROOT / "alembic.ini")
         (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+
+
+def check(url: str) -> None:
+    """Run `alembic check`, which raises where the models and the database differ."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        command.check(Config(ROOT / "alembic.ini"))
+
+
+@pytest.fixture
+def create_database(postgres: PostgresServer) -> CreateDatabase:
+    """Make an empty PostgreSQL database for its owner; returns the owner's address for it."""
+
+    def create(owner: str) -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        query(postgres.url(), f"CREATE DATABASE {name} OWNER {owner}")
+        return postgres.url(name).replace("postgres@", f"{owner}@")
+
+    return create
+
+
+@pytest.fixture
+def tenants_database(create_database: CreateDatabase, postgres: PostgresServer) -> str:
+    """An empty PostgreSQL database whose owner may not install pgvector."""
+    tenant = f"tenant_{uuid.uuid4().hex}"
+    query(postgres.url(), f"CREATE ROLE {tenant} LOGIN")
+    return create_database(tenant)
+
+
+@pytest.fixture
+def install_pgvector(tenants_database: str, postgres: PostgresServer) -> Callable[[], object]:
+    """Install pgvector in the tenant's database, as its superuser can."""
+    superusers = postgres.url(tenants_database.rpartition("/")[2])
+    return lambda: query(superusers, "CREATE EXTENSION vector")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,55 +1,24 @@
 """The migrations: on empty databases of both kinds, by the command line and by the service itself."""
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import asyncpg
 import pytest
-from alembic import command
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from app import dsn
 from app.database import REVISION, Database
 from tests import commands
-from tests.conftest import ROOT, Serve, migrate
-from tests.postgres import PostgresServer
+from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 
 ALEMBIC = ("-m", "alembic", "-c", ROOT / "alembic.ini")
-
-type CreateDatabase = Callable[[str], str]
-
-
-def query(url: str, *statements: str) -> list[tuple[Any, ...]]:
-    """Run the statements, each in a transaction of its own, and return the rows of the last one."""
-
-    async def connect_and_execute() -> list[tuple[Any, ...]]:
-        parsed = dsn.parse(url)
-        engine = create_async_engine(
-            parsed.url, connect_args=parsed.connect_args, poolclass=NullPool, isolation_level="AUTOCOMMIT"
-        )
-        async with engine.connect() as connection:
-            for statement in statements:
-                result = await connection.execute(text(statement))
-            return [tuple(row) for row in result] if result.returns_rows else []
-
-    return asyncio.run(connect_and_execute())
-
-
-def check(url: str) -> None:
-    """Run `alembic check`, which raises where the models and the database differ."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", url)
-        command.check(Config(ROOT / "alembic.ini"))
 
 
 def tables(url: str) -> set[str]:
@@ -60,18 +29,6 @@ def tables(url: str) -> set[str]:
         else "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     )
     return {row[0] for row in query(url, statement)} - {"alembic_version"}
-
-
-@pytest.fixture
-def create_database(postgres: PostgresServer) -> CreateDatabase:
-    """Make an empty PostgreSQL database for its owner; returns the owner's address for it."""
-
-    def create(owner: str) -> str:
-        name = f"test_{uuid.uuid4().hex}"
-        query(postgres.url(), f"CREATE DATABASE {name} OWNER {owner}")
-        return postgres.url(name).replace("postgres@", f"{owner}@")
-
-    return create
 
 
 @pytest.fixture
@@ -91,21 +48,6 @@ def url(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind."""
     address: str = request.getfixturevalue(request.param)
     return address
-
-
-@pytest.fixture
-def tenants_database(create_database: CreateDatabase, postgres: PostgresServer) -> str:
-    """An empty PostgreSQL database whose owner may not install pgvector."""
-    tenant = f"tenant_{uuid.uuid4().hex}"
-    query(postgres.url(), f"CREATE ROLE {tenant} LOGIN")
-    return create_database(tenant)
-
-
-@pytest.fixture
-def install_pgvector(tenants_database: str, postgres: PostgresServer) -> Callable[[], object]:
-    """Install pgvector in the tenant's database, as its superuser can."""
-    superusers = postgres.url(tenants_database.rpartition("/")[2])
-    return lambda: query(superusers, "CREATE EXTENSION vector")
 
 
 def test_up_and_down_and_up_again(url: str) -> None:

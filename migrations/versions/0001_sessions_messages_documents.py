@@ -1,20 +1,14 @@
 """Make the tables of sessions, messages and documents."""
 
-import logging
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.exc import ProgrammingError
 
-from app.models import EMBEDDING_DIMENSIONS, Vector
+from migrations.vectors import vector
 
 revision: str = "0001"
 down_revision: str | None = None
 branch_labels: str | None = None
 depends_on: str | None = None
-
-logger = logging.getLogger("alembic.runtime.migration")
 
 
 def upgrade() -> None:
@@ -42,29 +36,10 @@ def upgrade() -> None:
         sa.Column("title", sa.Text(), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("content", sa.Text(), nullable=False),
-        sa.Column("embedding", _embedding_type()),
+        sa.Column("embedding", vector(1536)),
         sa.Column("metadata", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     )
-
-
-def _embedding_type() -> sa.types.TypeEngine[Any]:
-    """Return pgvector's type if the database has it or lets us add it, and what pgvector can cast from elsewhere."""
-    connection = op.get_bind()
-    if connection.dialect.name == "sqlite":
-        return sa.JSON()
-    offered = sa.text("SELECT installed_version FROM pg_available_extensions WHERE name = 'vector'")
-    row = connection.execute(offered).first()
-    if row is not None and row.installed_version is None:
-        try:
-            with connection.begin_nested():
-                connection.execute(sa.text("CREATE EXTENSION vector"))
-        except ProgrammingError:
-            row = None
-    if row is not None:
-        return Vector(EMBEDDING_DIMENSIONS)
-    logger.warning("pgvector cannot be had here: documents.embedding is real[], which pgvector casts to vector")
-    return sa.ARRAY(sa.REAL())
 
 
 def downgrade() -> None:
