@@ -29,6 +29,13 @@ from sqlmodel import Field, SQLModel
 
 EMBEDDING_DIMENSIONS = 1536
 
+# Alembic drops constraints by name, and SQLite names none by itself: these are the names that PostgreSQL gives.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(column_0_label)s",
+    "fk": "%(table_name)s_%(column_0_name)s_fkey",
+    "uq": "%(table_name)s_%(column_0_name)s_key",
+}
+
 
 def utc_now() -> datetime:
     """Return the current time, aware, in UTC."""

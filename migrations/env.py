@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from app.config import DatabaseSettings, SettingsError
-from migrations.autogenerate import compare_type
+from migrations.autogenerate import add_enums, compare_type, render_item
 
 LOCK = 0x626F6F6B
 """The advisory lock that makes deploys which migrate at the same time take turns."""
@@ -23,6 +23,8 @@ def migrate(connection: Connection) -> None:
         connection=connection,
         target_metadata=SQLModel.metadata,
         compare_type=compare_type,
+        process_revision_directives=add_enums,
+        render_item=render_item,
         render_as_batch=True,
     )
     with context.begin_transaction():
