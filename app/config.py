@@ -1,10 +1,12 @@
 """Every setting of the service; nothing else reads the environment."""
 
+import json
 import re
+import string
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +23,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app import dsn
 from app.dsn import Dsn
 
+_INVISIBLE = (
+    string.whitespace
+    + "\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
+)
+"""What is copied along with a value from a page or a document, and not seen."""
+
+_NEVER_MEANT = re.compile("[\x00-\x08\x0e-\x1f\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
+
 _EMBEDDED_DATABASE_URL = "sqlite+aiosqlite:///chat.db"
 
 
@@ -28,10 +38,9 @@ class SettingsError(Exception):
     """The environment does not make a configuration; the message names every variable that is missing or wrong."""
 
 
-def _http_url(text: str) -> str:
-    """Return an address of HTTP without the blanks around it, or raise ValueError."""
-    HttpUrl(text.strip())
-    return text.strip()
+def _base_url(text: str) -> str:
+    """Return the address below which the OpenAI API is, or raise ValueError; the whole address of its endpoint will do."""
+    return str(HttpUrl(text)).rstrip("/").removesuffix("/chat/completions")
 
 
 def _origin(text: str) -> str:
@@ -74,10 +83,18 @@ class DatabaseSettings(BaseSettings):
             # The validation error is not chained: a traceback would print what the variables hold.
             raise SettingsError("\n".join(["The service cannot start with these settings:", *wrong])) from None
 
-    @field_validator("database_url", "openai_api_key", mode="before", check_fields=False)
+    @field_validator("*", mode="before")
     @classmethod
-    def _strip(cls, value: object) -> object:
-        return (value.strip() or None) if isinstance(value, str) else value
+    def _without_what_pasting_adds(cls, value: object, info: ValidationInfo) -> object:
+        """Strip blanks, quotes and invisible characters from the ends; what is empty then is unset."""
+        if not isinstance(value, str):
+            return value
+        text = value.strip(_INVISIBLE)
+        while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
+            text = text[1:-1].strip(_INVISIBLE)
+        if _NEVER_MEANT.search(text):
+            raise ValueError("has an invisible character in it; please type it anew")
+        return text or cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
 
     @field_validator("database_url")
     @classmethod
@@ -103,12 +120,20 @@ class Settings(DatabaseSettings):
 
     openai_api_key: Annotated[SecretStr | None, Field(validate_default=True)] = None
     """The key of the OpenAI API. Mandatory in production; without it, development uses the offline stand-in."""
-    openai_base_url: Annotated[str, AfterValidator(_http_url)] = "https://api.openai.com/v1"
+    openai_base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.openai.com/v1"
     """The server that speaks the OpenAI API."""
     openai_model: str = "gpt-5.4-mini"
     """The model that answers."""
-    openai_reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    """How long a reasoning model may think; unset leaves it to the model."""
+    openai_org_id: str | None = None
+    """The organization that is billed, for keys that belong to several."""
+    openai_project_id: str | None = None
+    """The project that is billed, for keys that belong to several."""
+    openai_custom_headers: SecretStr | None = None
+    """Headers that every request to the model carries, one `Name: value` a line."""
+    openai_reasoning_effort: str | None = None
+    """How long a reasoning model may think, in the server's own words; unset leaves it to the model."""
+    openai_extra_body: Annotated[dict[str, Any], NoDecode] = {}
+    """What every request's body has besides, as a JSON object."""
     openai_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
     """The deadline of one answer, retries included."""
     openai_max_retries: Annotated[int, Field(ge=0, le=10)] = 2
@@ -149,6 +174,35 @@ class Settings(DatabaseSettings):
     @classmethod
     def _openai_api_key_is_given(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         return _mandatory_in_production(value, info)
+
+    @field_validator("openai_api_key", "openai_org_id", "openai_project_id")
+    @classmethod
+    def _fits_into_a_header(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text and not re.fullmatch("[!-~]+", text):
+            raise ValueError("has blanks or characters that are not ASCII")
+        return value
+
+    @field_validator("openai_custom_headers")
+    @classmethod
+    def _headers_are_understood(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _headers(value)
+        return value
+
+    @field_validator("openai_extra_body", mode="before")
+    @classmethod
+    def _extra_body_is_an_object(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        if not isinstance(value, dict):
+            raise ValueError('is not a JSON object such as {"temperature": 0.2}')  # noqa: TRY004  # Pydantic expects it.
+        if ours := {"model", "messages", "stream"} & value.keys():
+            raise ValueError(f"must not set {', '.join(sorted(ours))}")
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -197,9 +251,25 @@ class Settings(DatabaseSettings):
         return value.upper() if isinstance(value, str) else value
 
     @property
+    def openai_headers(self) -> dict[str, str]:
+        """The custom headers by name."""
+        return _headers(self.openai_custom_headers) if self.openai_custom_headers else {}
+
+    @property
     def max_body_bytes(self) -> int:
         """The largest request body: what the two texts can take when JSON escapes every character, and then some."""
         return 12 * (self.max_message_chars + self.max_selected_text_chars) + 4_096
+
+
+def _headers(text: SecretStr) -> dict[str, str]:
+    """Return the headers that the lines give; raises ValueError if one is none."""
+    headers = {}
+    for line in filter(str.strip, text.get_secret_value().splitlines()):
+        name, colon, value = line.partition(":")
+        if not colon or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name.strip()) or not line.isascii():
+            raise ValueError("has a line that is not of the form Name: value")
+        headers[name.strip()] = value.strip()
+    return headers
 
 
 def _mandatory_in_production(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:

@@ -3,7 +3,9 @@
 ChatError                        the service itself failed               500 internal_error
 ├── ModelError                   the model failed                        500 openai_error
 │   ├── ModelTimeoutError        … its deadline passed                   500 openai_timeout
-│   └── ModelRateLimitError      … its provider is busy                  500 openai_rate_limited
+│   ├── ModelRateLimitError      … its provider is busy                  500 openai_rate_limited
+│   ├── ModelRefusedError        … it will not answer this question      500 openai_refused
+│   └── ModelUnavailableError    … only the operator can mend it         500 openai_error
 ├── DatabaseError                the database failed or is away          500 database_error
 │   ├── DuplicateKeyError        … it has such a row already
 │   ├── MissingReferenceError    … the row that is referred to is gone
@@ -74,6 +76,19 @@ class ModelRateLimitError(ModelError):
 
     code = "openai_rate_limited"
     message = "The assistant is busy. Please try again in a moment."
+
+
+class ModelRefusedError(ModelError):
+    """The model, or a filter of its provider, will not answer this question."""
+
+    code = "openai_refused"
+    message = "The assistant will not answer this question. Asking it again does not help; please ask in another way."
+
+
+class ModelUnavailableError(ModelError):
+    """The model cannot answer any question until its operator mends something, such as the key, the quota or the address."""
+
+    message = "The assistant is out of order. Asking again does not help until its operator has repaired it."
 
 
 class DatabaseError(ChatError):
@@ -187,6 +202,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     429: "`rate_limited`: too many questions from one reader.",
     "4XX": "Another fault of the request.",
     500: "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed; "
+    "`openai_refused`: it will not answer this question, and asking again does not help; "
     "`database_error`: the database did; `internal_error`: the service did.",
     503: "`overloaded`: too many turns are under way, or the service is stopping.",
 }

@@ -2,179 +2,268 @@
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.request import getproxies
 
 import httpx2
-from openai import (
-    APIStatusError,
-    APITimeoutError,
-    AsyncOpenAI,
-    AsyncStream,
-    DefaultAsyncHttpx2Client,
-    OpenAIError,
-    RateLimitError,
-)
+from openai import APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream, DefaultAsyncHttpx2Client, OpenAIError
+from pydantic import AnyUrl, ValidationError
 
-from app.config import Settings
-from app.errors import ModelError, ModelRateLimitError, ModelTimeoutError
-from app.logs import keep_out_of_log, milliseconds
+from app.completions import CompletionReader, ProviderError, provider_error
+from app.config import Settings, SettingsError
+from app.errors import (
+    ModelError,
+    ModelRateLimitError,
+    ModelRefusedError,
+    ModelTimeoutError,
+    ModelUnavailableError,
+)
+from app.logs import Untrusted, keep_out_of_log, milliseconds
 from app.offline import OfflineTransport
 from app.prompt import PromptMessage
 
 logger = logging.getLogger(__name__)
 
 LONGEST_RETRY_WAIT_SECONDS = 2.0
+USAGE_WAIT_SECONDS = 1.0
+"""How long the number of tokens is waited for once the model has said how its answer ended."""
+DRAIN_SECONDS = 0.1
+"""How long the end of a finished body is waited for, with which its connection can be used again."""
 
-_UNUSABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What happens when the answer is no completion."""
+_QUOTA_CODES = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits"}
+)
+_OPERATOR_CODES = frozenset({"401", "402", "403", "404", "invalid_api_key", "model_not_found", *_QUOTA_CODES})
+"""Errors that only the operator can mend."""
+_BUSY_CODES = frozenset(
+    {"429", "rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests", "overloaded_error"}
+)
+_REFUSAL_CODES = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
+_REFUSAL_MESSAGE = re.compile("content (management )?(filter|policy)|moderation|flagged")
 
 
 class LanguageModel:
     """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
 
-    The SDK sends and retries, and its failures are told apart here. Its `chat.completions.create` would walk every message
-    to transform it and make a model of every piece of the answer, which takes as long as all the rest of the call.
+    The SDK sends and retries. What comes back is read in `completions.py`: the SDK's `chat.completions.create` would walk every
+    message to transform it and make a model of every piece of the answer, which takes as long as all the rest of the call.
     """
 
     def __init__(self, settings: Settings) -> None:
+        """Raise SettingsError if a proxy or certificates that the environment names cannot be used."""
         self.name = settings.openai_model
         self._deadline = settings.openai_timeout_seconds
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, Any] = dict(settings.openai_extra_body)
         if settings.openai_reasoning_effort:
             self._options["reasoning_effort"] = settings.openai_reasoning_effort
+        self._stream_options: dict[str, Any] = {"stream_options": {"include_usage": True}}
+        self._stream_options_are_known = False
         self._client = AsyncOpenAI(
             api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
+            organization=settings.openai_org_id,
+            project=settings.openai_project_id,
             base_url=settings.openai_base_url,
+            default_headers=settings.openai_headers,
             timeout=settings.openai_timeout_seconds,
             max_retries=settings.openai_max_retries,
-            http_client=DefaultAsyncHttpx2Client(
-                transport=None if settings.openai_api_key else OfflineTransport(),
-                event_hooks={"response": [_leave_long_waits_to_the_reader]},
-            ),
+            http_client=_http_client(None if settings.openai_api_key else OfflineTransport()),
         )
-        self._url = f"{self._client.base_url}chat/completions"
+        base_url = self._client.base_url
+        self._url = str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/chat/completions"))
 
     async def answer(self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None) -> str:
         """Return the model's whole answer, never blank; with `on_delta`, hand on each piece as it arrives.
 
-        Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider turns the call away, and
-        ModelError for everything else, among it a refusal, a stream that just stops, and what is no completion at all.
+        Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider is too busy, ModelRefusedError when it
+        will not answer this prompt, ModelUnavailableError when it cannot answer any, and ModelError for all other failures.
         """
         keep_out_of_log(*(message["content"] for message in prompt if message["role"] != "system"))
-        async with self._call(prompt) as call:
-            content, finish_reason = await (
-                self._stream(call, prompt, on_delta) if on_delta else self._ask(call, prompt)
-            )
-            if finish_reason in {None, "content_filter"} or not content.strip():
-                raise ModelError
-        keep_out_of_log(content)
-        return content
+        async with self._call(prompt) as reader:
+            body = {"model": self.name, **self._options, "messages": prompt}
+            if on_delta:
+                await self._stream(reader, body, on_delta)
+            else:
+                response = await self._client.post(self._url, cast_to=httpx2.Response, body=body)
+                reader.trace(response)
+                reader.feed(response.content)
+                reader.close()
+        return reader.text
 
-    async def _ask(self, call: "_Call", prompt: Sequence[PromptMessage]) -> tuple[str, str]:
-        response = await self._client.post(self._url, cast_to=httpx2.Response, body=self._request(prompt))
-        completion = response.json()
-        call.trace(response)
-        call.count(completion)
-        choice = completion["choices"][0]
-        return _storable(choice["message"].get("content") or ""), choice.get("finish_reason") or "stop"
+    async def _stream(self, reader: "_TracedReader", body: dict[str, Any], on_delta: Callable[[str], None]) -> None:
+        response = await self._begin_stream({**body, "stream": True})
+        reader.trace(response)
+        try:
+            async with asyncio.timeout(None) as patience:
+                async for data in response.aiter_bytes():
+                    for piece in reader.feed(data):
+                        on_delta(piece)
+                    if reader.is_finished:
+                        wait = DRAIN_SECONDS if reader.is_done else USAGE_WAIT_SECONDS
+                        end = asyncio.get_running_loop().time() + wait
+                        patience.reschedule(min(patience.when() or end, end))
+        except (TimeoutError, httpx2.HTTPError):
+            # The answer is there, whatever happened to the end of its body.
+            if not reader.is_finished:
+                raise
+        finally:
+            await response.aclose()
+        for piece in reader.close():
+            on_delta(piece)
 
-    async def _stream(
-        self, call: "_Call", prompt: Sequence[PromptMessage], on_delta: Callable[[str], None]
-    ) -> tuple[str, str | None]:
-        pieces: list[str] = []
-        finish_reason = None
-        body = {**self._request(prompt), "stream": True, "stream_options": {"include_usage": True}}
-        async with await self._client.post(
-            self._url, cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
-        ) as stream:
-            call.trace(stream.response)
-            chunk: Any  # Whatever the server sent.
-            async for chunk in stream:
-                call.count(chunk)
-                for choice in chunk.get("choices") or ():
-                    finish_reason = choice.get("finish_reason") or finish_reason
-                    if content := (choice.get("delta") or {}).get("content"):
-                        pieces.append(_storable(content))
-                        on_delta(pieces[-1])
-        return "".join(pieces), finish_reason
+    async def _begin_stream(self, body: dict[str, Any]) -> httpx2.Response:
+        """Send the request, without the option that asks for the number of tokens if the server refuses that."""
+        options = self._stream_options
+        try:
+            response = await self._post_for_stream({**body, **options})
+        except APIStatusError as error:
+            # Not every server names the option that it refuses.
+            is_untried = options and not self._stream_options_are_known and error.status_code in {400, 422}
+            if not is_untried or isinstance(_meaning(provider_error(error.body)), ModelRefusedError):
+                raise
+            response = await self._post_for_stream(body)
+            self._stream_options = {}
+        self._stream_options_are_known = True
+        return response
 
-    def _request(self, prompt: Sequence[PromptMessage]) -> dict[str, Any]:
-        return {"model": self.name, "messages": prompt, **self._options}
+    async def _post_for_stream(self, body: dict[str, Any]) -> httpx2.Response:
+        response = await self._client.post(
+            self._url, cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
+        )
+        # Asked for this type, the SDK returns the response itself, unread, whatever its annotation says.
+        return cast("httpx2.Response", response)
 
     @asynccontextmanager
-    async def _call(self, prompt: Sequence[PromptMessage]) -> AsyncIterator["_Call"]:
+    async def _call(self, prompt: Sequence[PromptMessage]) -> AsyncIterator["_TracedReader"]:
         """Hold one call to its deadline, write its `openai.call` record, and raise its failures as ours."""
-        call = _Call()
+        reader = _TracedReader()
+        status: str | int = "cancelled"
+        error: ProviderError | None = None
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._deadline):
-                yield call
-            call.fields["status"] = "ok"
-        except (TimeoutError, APITimeoutError) as error:
-            call.fields["status"] = "timeout"
-            raise ModelTimeoutError from error
-        except RateLimitError as error:
-            call.fail(error)
-            raise ModelRateLimitError(retry_after=_retry_after(error)) from error
-        except APIStatusError as error:
-            call.fail(error)
-            raise ModelError(retry_after=_retry_after(error)) from error
-        except (OpenAIError, httpx2.HTTPError) as error:
-            call.fields["status"] = type(error).__name__
-            raise ModelError from error
-        except ModelError:
-            call.fields["status"] = "unusable"
-            raise
-        except _UNUSABLE as error:
-            call.fields["status"] = "unusable"
-            raise ModelError from error
+                yield reader
+            status, error = reader.outcome, reader.error
+            if status != "ok":
+                raise _failure(reader)
+        except (TimeoutError, APITimeoutError, httpx2.TimeoutException) as cause:
+            status = "timeout"
+            raise ModelTimeoutError from cause
+        except APIStatusError as cause:
+            status, error = cause.status_code, provider_error(cause.body)
+            reader.trace(cause.response)
+            raise _meaning(error, status=cause.status_code, retry_after=_retry_after(cause.response.headers)) from cause
+        except (OpenAIError, httpx2.HTTPError) as cause:
+            status = type(cause).__name__
+            raise ModelError from cause
         finally:
+            keep_out_of_log(reader.text)
             fields = {
                 "model": self.name,
                 "messages": len(prompt),
                 "duration_ms": milliseconds(time.perf_counter() - started),
+                "status": status,
+                "finish_reason": reader.finish_reason and Untrusted(reader.finish_reason),
+                "provider_code": error and error.code and Untrusted(error.code),
+                "provider_message": error and error.message and Untrusted(error.message),
+                "upstream_request_id": reader.request_id,
+                **reader.usage,
             }
-            logger.info("openai.call", extra={"fields": fields | call.fields})
+            logger.info(
+                "openai.call", extra={"fields": {name: value for name, value in fields.items() if value is not None}}
+            )
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
 
 
-class _Call:
-    """What the `openai.call` record says of a call beyond its model, size and duration."""
+class _TracedReader(CompletionReader):
+    """A reader that knows the provider's name for the call."""
 
-    def __init__(self) -> None:
-        self.fields: dict[str, Any] = {"status": "cancelled"}
+    request_id: str | None = None
 
     def trace(self, response: httpx2.Response) -> None:
-        self.fields["upstream_request_id"] = response.headers.get("x-request-id")
-
-    def count(self, body: dict[str, Any]) -> None:
-        usage = body.get("usage")
-        for name in ("prompt_tokens", "completion_tokens"):
-            if isinstance(usage, dict) and isinstance(count := usage.get(name), int):
-                self.fields[name] = count
-
-    def fail(self, error: APIStatusError) -> None:
-        self.fields |= {"status": error.status_code, "upstream_request_id": error.request_id}
+        self.request_id = response.headers.get("x-request-id")
 
 
-def _storable(content: str) -> str:
-    """Replace what PostgreSQL or the wire could not carry: NUL and unpaired surrogates."""
-    return re.sub("[\x00\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", content)
+def _http_client(transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+    """Return the SDK's HTTP client; raises SettingsError if the environment's proxies or certificates cannot be used."""
+    try:
+        for scheme, proxy in getproxies().items():
+            if scheme in {"http", "https", "all"}:
+                AnyUrl(proxy if "://" in proxy else f"http://{proxy}")
+        return DefaultAsyncHttpx2Client(transport=transport, event_hooks={"response": [_forbid_vain_retries]})
+    except ValidationError:
+        cause = "it is not an address such as http://proxy.example:3128"
+    except (OSError, ImportError, ValueError, httpx2.InvalidURL) as error:
+        cause = str(error)
+    raise SettingsError(
+        "The service cannot start: a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, "
+        f"SSL_CERT_DIR) that the environment names cannot be used: {cause}"
+    )
 
 
-def _retry_after(error: APIStatusError) -> str | None:
-    return error.response.headers.get("retry-after")
-
-
-async def _leave_long_waits_to_the_reader(response: httpx2.Response) -> None:
-    """Keep the SDK from sleeping through a long Retry-After: the reader is told, and decides."""
-    seconds = response.headers.get("retry-after", "0")
-    if not re.fullmatch(r"\d+(\.\d+)?", seconds) or float(seconds) > LONGEST_RETRY_WAIT_SECONDS:
+async def _forbid_vain_retries(response: httpx2.Response) -> None:
+    """Keep the SDK from waiting long, or for what never heals: the reader is told instead, and decides."""
+    wait = _wait_seconds(response.headers)
+    is_vain = wait is not None and wait > LONGEST_RETRY_WAIT_SECONDS
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and not is_vain:
+        await response.aread()
+        is_vain = (provider_error(_parsed(response)).code or "").lower() in _QUOTA_CODES
+    if is_vain:
         response.headers["x-should-retry"] = "false"
+
+
+def _parsed(response: httpx2.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return response.text
+
+
+def _wait_seconds(headers: httpx2.Headers) -> float | None:
+    """Return how long the provider asks to wait, None if it does not say; a form that is unknown counts as very long."""
+    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
+        if value := headers.get(name):
+            return float(value) / divisor if re.fullmatch(r"\d+(\.\d+)?", value) else math.inf
+    return None
+
+
+def _retry_after(headers: httpx2.Headers) -> str | None:
+    """Return our own Retry-After: the provider's, as it is spelled, or its milliseconds in whole seconds."""
+    if value := headers.get("retry-after"):
+        return value
+    seconds = _wait_seconds(headers)
+    return None if seconds is None or math.isinf(seconds) else str(math.ceil(seconds))
+
+
+def _failure(reader: CompletionReader) -> ModelError:
+    """Return what it means to us that a body holds no answer."""
+    match reader.outcome:
+        case "error" if reader.error:
+            return _meaning(reader.error)
+        case "refusal":
+            return ModelRefusedError()
+        case "content_filter" if not reader.text.strip():
+            return ModelRefusedError()
+        case _:
+            return ModelError()
+
+
+def _meaning(error: ProviderError, *, status: int | None = None, retry_after: str | None = None) -> ModelError:
+    """Return what a provider's error means to us; its code can be an HTTP status, too."""
+    codes = {(error.code or "").lower(), str(status)}
+    message = (error.message or "").lower()
+    if codes & _REFUSAL_CODES or _REFUSAL_MESSAGE.search(message):
+        return ModelRefusedError()
+    if codes & _OPERATOR_CODES or "api key" in message:
+        return ModelUnavailableError()
+    if codes & _BUSY_CODES:
+        return ModelRateLimitError(retry_after=retry_after)
+    return ModelError(retry_after=retry_after)

@@ -83,6 +83,12 @@ def configure(settings: Settings) -> None:
     logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
 
 
+class Untrusted(str):
+    """A field's value that comes from outside: it is withheld like an exception's message if it quotes the reader."""
+
+    __slots__ = ()
+
+
 class EventFormatter(logging.Formatter):
     """Collects what a record says: its fields, the request's and session's ids, and an exception fit for the log."""
 
@@ -101,9 +107,14 @@ class EventFormatter(logging.Formatter):
         if request.session_id:
             fields["session_id"] = str(request.session_id)
         fields |= getattr(record, "fields", {})
+        confidential = (
+            {_without_escapes(text) for text in request.confidential} if _may_quote(record, fields) else set()
+        )
+        for name, value in fields.items():
+            if isinstance(value, Untrusted):
+                fields[name] = self._withheld_if_it_quotes(value, confidential)
         if record.exc_info and record.exc_info[1]:
             error = record.exc_info[1]
-            confidential = {_without_escapes(text) for text in request.confidential}
             fields["error"] = _name(error)
             fields["error_message"] = self._message(error, confidential)
             fields["traceback"] = "".join(self._traceback(error, confidential))
@@ -128,8 +139,11 @@ class EventFormatter(logging.Formatter):
                 yield from self._traceback(member, confidential)
 
     def _message(self, error: BaseException, confidential: Collection[str]) -> str:
-        """Return the exception's message, or a note in its place if it shares a telling run of characters with the reader."""
-        message = self.redact(str(error))[:_LONGEST_EXCEPTION_MESSAGE]
+        return self._withheld_if_it_quotes(str(error), confidential)
+
+    def _withheld_if_it_quotes(self, message: str, confidential: Collection[str]) -> str:
+        """Return the message, or a note in its place if it shares a telling run of characters with the reader."""
+        message = self.redact(message)[:_LONGEST_EXCEPTION_MESSAGE]
         if _quotes(_without_escapes(message), confidential):
             return "(withheld: the message quotes the reader)"
         return message
@@ -158,6 +172,10 @@ class TextFormatter(EventFormatter):
         trace = fields.pop("traceback", None)
         line = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in fields.items())])
         return self.redact(f"{line}\n{trace}" if trace else line)
+
+
+def _may_quote(record: logging.LogRecord, fields: dict[str, Any]) -> bool:
+    return bool(record.exc_info) or any(isinstance(value, Untrusted) for value in fields.values())
 
 
 def _name(error: BaseException) -> str:

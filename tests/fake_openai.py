@@ -229,7 +229,10 @@ def stream(
     gate: asyncio.Event | None = None,
     then: Callable[[Exchange], Awaitable[None]] | None = None,
 ) -> Reply:
-    """Stream the deltas, the second and later ones behind the gate; `then` ends the stream in its own way."""
+    """Stream the deltas, the second and later ones behind the gate; `then` ends the stream in its own way.
+
+    Without a finish reason the stream just ends.
+    """
 
     async def reply(exchange: Exchange) -> None:
         await exchange.start_stream()
@@ -242,7 +245,7 @@ def stream(
             return
         if finish_reason:
             await exchange.event(_chunk({}, finish_reason))
-        await exchange.event("[DONE]")
+            await exchange.event("[DONE]")
         await exchange.close()
 
     return reply

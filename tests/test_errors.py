@@ -49,6 +49,8 @@ MESSAGES = {
     "method_not_allowed": "This address does not answer to that method.",
     "payload_too_large": "The request is too large.",
     "openai_error": "The assistant could not answer. Please try again.",
+    "openai_refused": "The assistant will not answer this question. Asking it again does not help; please ask in another "
+    "way.",
     "openai_timeout": "The assistant took too long to answer. Please try again.",
     "openai_rate_limited": "The assistant is busy. Please try again in a moment.",
     "database_error": "The conversation could not be read or saved. Please try again.",
@@ -292,7 +294,6 @@ UNUSABLE = [
     pytest.param(raw_body(b'{"choices": [', "application/json"), id="invalid JSON"),
     pytest.param(raw_body(b"[" * 100_000, "application/json"), id="deeply nested JSON"),
     pytest.param(empty_choices(), id="no choices"),
-    pytest.param(refusal(), id="a refusal"),
     pytest.param(completion(" \n"), id="a blank answer"),
     pytest.param(completion("Robots are", "content_filter"), id="an answer cut by the content filter"),
     pytest.param(cut, id="a cut connection"),
@@ -317,25 +318,44 @@ async def test_an_answer_that_cannot_be_used_is_an_openai_error_and_the_question
 
 
 @on_one_database
+async def test_a_question_that_the_model_refuses_is_told_so_and_kept(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(refusal())
+
+    response = await service.chat("What is a robot?")
+
+    assert response.status_code == 500
+    assert response.json() == error_body(response, "openai_refused")
+    assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
+    assert error_record(service, "openai.error", response)["error"] == "app.errors.ModelRefusedError"
+
+
+OUT_OF_ORDER = "The assistant is out of order. Asking again does not help until its operator has repaired it."
+
+
+@on_one_database
 @pytest.mark.parametrize(
-    ("status", "cause"),
+    ("status", "cause", "message"),
     [
-        (400, "BadRequestError"),
-        (401, "AuthenticationError"),
-        (403, "PermissionDeniedError"),
-        (404, "NotFoundError"),
-        (500, "InternalServerError"),
+        (400, "BadRequestError", MESSAGES["openai_error"]),
+        (401, "AuthenticationError", OUT_OF_ORDER),
+        (402, "APIStatusError", OUT_OF_ORDER),
+        (403, "PermissionDeniedError", OUT_OF_ORDER),
+        (404, "NotFoundError", OUT_OF_ORDER),
+        (500, "InternalServerError", MESSAGES["openai_error"]),
     ],
 )
 async def test_a_failure_status_of_the_model_is_an_openai_error(
-    service: Service, model_server: FakeOpenAI, status: int, cause: str
+    service: Service, model_server: FakeOpenAI, status: int, cause: str, message: str
 ) -> None:
     model_server.enqueue(failure(status, f"internal: {MARK}"))
 
     response = await service.chat("What is a robot?")
 
     assert response.status_code == 500
-    assert response.json() == error_body(response, "openai_error")
+    body = error_body(response, "openai_error")
+    assert response.json() == {"error": {**body["error"], "message": message}}
     assert "Retry-After" not in response.headers
     assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
     traceback = error_record(service, "openai.error", response)["traceback"]

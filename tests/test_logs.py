@@ -182,6 +182,7 @@ async def test_a_model_call_is_recorded_with_its_size_and_its_cost(service: Serv
             "messages": 2,
             "duration_ms": IsPositiveFloat,
             "status": "ok",
+            "finish_reason": "stop",
             "prompt_tokens": 11,
             "completion_tokens": 7,
             "upstream_request_id": REQUEST_ID,
@@ -195,17 +196,26 @@ async def test_a_failed_model_call_is_recorded_with_the_kind_of_its_failure(
 ) -> None:
     service = await serve(OPENAI_TIMEOUT_SECONDS="5")
     seen = {"upstream_request_id": REQUEST_ID}
+    told = {"provider_message": "no", **seen}
     charged = {**seen, "prompt_tokens": 11, "completion_tokens": 7}
     failures: list[tuple[Reply, dict[str, Any]]] = [
-        (failure(401), {"status": 401, **seen}),
-        (failure(429), {"status": 429, **seen}),
-        (failure(503), {"status": 503, **seen}),
-        (refusal(), {"status": "unusable", **charged}),
-        (completion(" "), {"status": "unusable", **charged}),
-        (completion("Robots", "content_filter"), {"status": "unusable", **charged}),
-        (empty_choices(), {"status": "unusable", **charged}),
-        (html_page(), {"status": "unusable"}),
-        (raw_body(b"{", "application/json"), {"status": "unusable"}),
+        (failure(401, "no", "invalid_api_key"), {"status": 401, "provider_code": "invalid_api_key", **told}),
+        (failure(429), {"status": 429, **told}),
+        (failure(503), {"status": 503, **told}),
+        (refusal(), {"status": "refusal", "finish_reason": "stop", **charged}),
+        (completion(" "), {"status": "empty", "finish_reason": "stop", **charged}),
+        (
+            completion("Robots", "content_filter"),
+            {"status": "content_filter", "finish_reason": "content_filter", **charged},
+        ),
+        (
+            completion(None, "tool_calls", tool_calls=[{}]),
+            {"status": "tool_calls", "finish_reason": "tool_calls", **charged},
+        ),
+        (completion("Robots", "abort"), {"status": "aborted", "finish_reason": "abort", **charged}),
+        (empty_choices(), {"status": "malformed", **charged}),
+        (html_page(), {"status": "malformed", "provider_message": IsStr(regex="<!doctype html>.*"), **seen}),
+        (raw_body(b"{", "application/json"), {"status": "malformed", "provider_message": "{", **seen}),
         (cut, {"status": "APIConnectionError"}),
         (stall, {"status": "timeout"}),
     ]
@@ -563,6 +573,16 @@ def echo(status: int, quote: Callable[[Any], str] = json.dumps, content_type: st
     return reply
 
 
+def quoting(template: str, content_type: str) -> Reply:
+    """Answer with the template and the prompt, as a JSON string, in it."""
+
+    async def reply(exchange: Exchange) -> None:
+        prompt = json.dumps(plainly(exchange.body["messages"]))
+        await raw_body(template.format(prompt).encode(), content_type)(exchange)
+
+    return reply
+
+
 def plainly(messages: list[dict[str, str]]) -> str:
     return "\n".join(message["content"] for message in messages)
 
@@ -609,14 +629,20 @@ FAILURES = {
     "upstream breaks and quotes": Failure(
         "openai_error", echo(500, plainly, "text/html"), logged="InternalServerError"
     ),
+    "upstream answers with text that quotes": Failure(
+        "openai_error", echo(200, plainly, "text/plain"), logged=WITHHELD
+    ),
     "upstream answers with a page that quotes": Failure(
-        "openai_error", echo(200, plainly, "text/html"), logged="unusable"
+        "openai_error", quoting("<!doctype html>{}", "text/html"), logged=WITHHELD
     ),
     "upstream answers with invalid JSON that quotes": Failure(
-        "openai_error", echo(200, plainly, "application/json"), logged="JSONDecodeError"
+        "openai_error", quoting('{{"choices": [{}', "application/json"), logged=WITHHELD
     ),
-    "refusal": Failure("openai_error", completion(None, refusal=NEW_ANSWER), logged="unusable"),
-    "content filter": Failure("openai_error", completion(NEW_ANSWER, "content_filter"), logged="unusable"),
+    "upstream tells of an error with status 200 and quotes": Failure(
+        "openai_error", quoting('{{"error": {{"message": {}}}}}', "application/json"), logged=WITHHELD
+    ),
+    "refusal": Failure("openai_refused", completion(None, refusal=NEW_ANSWER), logged="refusal"),
+    "content filter": Failure("openai_error", completion(NEW_ANSWER, "content_filter"), logged='"content_filter"'),
     "cut connection": Failure("openai_error", cut, logged="APIConnectionError"),
     "deadline": Failure("openai_timeout", stall, {"OPENAI_TIMEOUT_SECONDS": "0.2"}, logged="ModelTimeoutError"),
     "no model": Failure(

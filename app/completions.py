@@ -1,0 +1,284 @@
+"""What model servers send: the text of an answer, how it ended, and why there is none.
+
+Servers that speak the Chat Completions API agree on the outline and differ in the details: what stands between the events of
+a stream, where the reasoning is, how a stream ends, what an error looks like. Here it is read, without the network.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+type Outcome = Literal[
+    "ok", "error", "refusal", "content_filter", "tool_calls", "aborted", "incomplete", "malformed", "empty"
+]
+"""How an answer ended; only `ok` is one that may be kept."""
+
+_FINISHED = frozenset(
+    {
+        *("stop", "length"),
+        *("complete", "completed", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token"),
+        *("max_tokens", "max_output_tokens", "model_length"),
+    }
+)
+"""The finish reasons of an answer that the model ended, or that has all the tokens it was allowed."""
+_FILTERED = frozenset(
+    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety", "language"}
+)
+_TOOL_CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call"})
+
+_QUOTED_BYTES = 500
+"""How much of a body that is no completion is told as the provider's message."""
+
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # The LF of a last CR may still be on its way.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class ProviderError:
+    """An error in the words of the provider, which can quote the prompt."""
+
+    code: str | None
+    message: str | None
+
+
+def provider_error(body: Any) -> ProviderError:
+    """Return what a body says of an error: `{"error": …}`, a list of these, `{"detail": …}`, or plain text."""
+    error = _first(body)
+    if isinstance(error, dict):
+        error = _first(error.get("error") or error.get("errors") or error.get("detail") or error)
+    if not isinstance(error, dict):
+        return ProviderError(code=None, message=str(error) if error else None)
+    # Types and codes such as "error" say nothing.
+    codes = [error.get(name) for name in ("code", "type", "status")]
+    code = next((str(code) for code in codes if isinstance(code, str | int) and code not in {"", "error"}), None)
+    message = next((str(error[name]) for name in ("message", "msg", "detail", "error") if error.get(name)), None)
+    return ProviderError(code, message)
+
+
+def _first(value: Any) -> Any:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value
+
+
+class CompletionReader:
+    """Reads one answer from its body's bytes: whole, or as server-sent events, whichever the server sends.
+
+    The text is without reasoning, and without characters that PostgreSQL or the wire could not carry.
+    """
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.error: ProviderError | None = None
+        self.usage: dict[str, int] = {}
+        """`prompt_tokens` and `completion_tokens`, if the server counts them."""
+        self.is_done = False
+        """Whether nothing more is to come: the body was whole, or said `[DONE]`."""
+        self._pieces: list[str] = []
+        self._visible = _VisibleText()
+        self._is_stream: bool | None = None
+        self._beginning = self._rest = b""
+        self._event = self._data = ""
+        self._has_data = False
+        self._is_malformed = self._is_refusal = self._has_tool_calls = False
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it was read."""
+        return "".join(self._pieces)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model has said how its answer ended; the number of tokens may still follow."""
+        return self.is_done or self.finish_reason is not None
+
+    @property
+    def outcome(self) -> Outcome:  # noqa: PLR0911  # One line for each.
+        """How the answer ended, once its body has been read."""
+        reason = self.finish_reason.lower() if self.finish_reason else None
+        if self._is_malformed:
+            return "malformed"
+        if self.error:
+            return "error"
+        if self._is_refusal:
+            return "refusal"
+        if not self.is_finished:
+            return "incomplete"
+        if reason in _FILTERED:
+            return "content_filter"
+        is_blank = not self.text.strip()
+        if reason in _TOOL_CALLS or (self._has_tool_calls and is_blank):
+            return "tool_calls"
+        if reason is not None and reason not in _FINISHED:
+            return "aborted"
+        return "empty" if is_blank else "ok"
+
+    def feed(self, data: bytes) -> list[str]:
+        """Read the next bytes of the body, and return the pieces of text that they add."""
+        self._rest += data
+        self._beginning += data[: max(0, _QUOTED_BYTES - len(self._beginning))]
+        if self._is_stream is None:
+            self._rest = self._rest.removeprefix(b"\xef\xbb\xbf").lstrip()
+            if not self._rest:
+                return []
+            self._is_stream = self._rest[:1] not in b'{["<'  # No line of an event stream begins with one of these.
+        if not self._is_stream:
+            return []
+        *lines, self._rest = _LINE_END.split(self._rest)
+        contents = (self._read_line(line.decode(errors="replace")) for line in lines)
+        return self._add([self._visible.feed(content) for content in contents if content])
+
+    def close(self) -> list[str]:
+        """Read what is left at the end of the body, and return the pieces of text that it adds."""
+        rest, self._rest = self._rest, b""
+        if self._is_stream:
+            content = self._read_line(rest.removesuffix(b"\r").decode(errors="replace")) + self._read_line("")
+            if not self._has_data:
+                self._reject(self._beginning)
+        else:
+            content = self._read_whole(rest)
+        return self._add([self._visible.feed(content), self._visible.close()])
+
+    def _add(self, texts: list[str]) -> list[str]:
+        pieces = [text for text in texts if text]
+        self._pieces += pieces
+        return pieces
+
+    def _read_line(self, line: str) -> str:
+        """Read a line of an event stream, and return the content that is complete with it.
+
+        Data is complete as soon as it is JSON: not every server ends an event with a blank line, least of all the last one.
+        """
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            self._event = value
+        elif not line:
+            # What is no JSON and does not begin as our chunks do is another kind of event.
+            self._is_malformed |= self._data.startswith("{")
+            self._event = self._data = ""
+        elif field == "data":
+            self._has_data = True
+            if value.startswith("[DONE]"):
+                self.is_done = True
+                return ""
+            self._data += value
+            try:
+                chunk = json.loads(self._data)
+            except (ValueError, RecursionError):
+                return ""
+            self._data = ""
+            return self._read_body(chunk)
+        return ""
+
+    def _read_whole(self, body: bytes) -> str:
+        try:
+            completion = json.loads(body)
+        except (ValueError, RecursionError):
+            self._reject(body)
+            return ""
+        self.is_done = True
+        content = self._read_body(completion)
+        if not (isinstance(completion, dict) and completion.get("choices")):
+            self.error = self.error or provider_error(completion)
+            self._is_malformed = self.error.message is None
+        return content
+
+    def _reject(self, body: bytes) -> None:
+        """Take note of a body that is neither a completion nor an error, such as a web page."""
+        self._is_malformed = True
+        self.error = ProviderError(code=None, message=body[:_QUOTED_BYTES].decode(errors="replace") or None)
+
+    def _read_body(self, body: Any) -> str:
+        """Read a completion or a chunk of one, and return its content."""
+        body = _first(body)
+        if not isinstance(body, dict):
+            return ""
+        if body.get("error") or body.get("object") == "error" or self._event == "error":
+            self.error = provider_error(body)
+            return ""
+        usage = body.get("usage")
+        for name in ("prompt_tokens", "completion_tokens"):
+            if isinstance(usage, dict) and isinstance(count := usage.get(name), int):
+                self.usage[name] = count
+        choice = _first(body.get("choices"))
+        if not isinstance(choice, dict):
+            return ""
+        if choice.get("error"):
+            self.error = provider_error(choice)
+        if reason := choice.get("finish_reason"):
+            self.finish_reason = str(reason)
+        # A last chunk can bring the whole message once more, beside its empty delta.
+        part = choice.get("delta" if "delta" in choice else "message")
+        if not isinstance(part, dict):
+            return ""
+        self._is_refusal |= bool(part.get("refusal"))
+        self._has_tool_calls |= bool(part.get("tool_calls") or part.get("function_call"))
+        return "".join(_texts(part.get("content")))
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Yield the texts of a message's content: a string, or parts, of which some are reasoning."""
+    if isinstance(content, str):
+        yield content
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and part.get("type", "text") in {"text", "output_text"}:
+            yield str(part.get("text") or "")
+
+
+class _VisibleText:
+    """Leaves out the reasoning at an answer's beginning, and joins surrogate pairs that were split between two pieces."""
+
+    _OPEN, _CLOSE = "<think>", "</think>"
+
+    def __init__(self) -> None:
+        self._state: Literal["opening", "reasoning", "answer"] = "opening"
+        self._held = ""
+        self._after_reasoning = False
+        self._high_surrogate = ""
+
+    def feed(self, content: str) -> str:
+        """Return the text that has become visible with this content."""
+        if not content:
+            return ""
+        content = self._high_surrogate + content
+        self._high_surrogate = content[-1] if "\ud800" <= content[-1] <= "\udbff" else ""
+        content = content.removesuffix(self._high_surrogate)
+        if self._state == "answer":
+            return _storable(content)
+        self._held += content
+        return self._decide()
+
+    def close(self) -> str:
+        """Return what was held back, at the answer's end."""
+        rest = "" if self._state == "reasoning" else self._held
+        return _storable(rest + self._high_surrogate)
+
+    def _decide(self) -> str:
+        while True:
+            if self._state == "reasoning":
+                _, closed, rest = self._held.partition(self._CLOSE)
+                if not closed:
+                    self._held = self._held[-len(self._CLOSE) :]
+                    return ""
+                self._state, self._held, self._after_reasoning = "opening", rest, True
+            begin = self._held.lstrip()
+            if self._after_reasoning:
+                self._held = begin
+            if begin.startswith(self._OPEN):
+                self._state, self._held = "reasoning", begin.removeprefix(self._OPEN)
+            elif self._OPEN.startswith(begin):
+                return ""  # It may still become the tag.
+            else:
+                self._state, text, self._held = "answer", self._held, ""
+                return _storable(text)
+
+
+def _storable(text: str) -> str:
+    """Return the text with surrogate pairs joined, and what PostgreSQL or the wire could not carry replaced."""
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
