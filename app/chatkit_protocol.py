@@ -60,7 +60,7 @@ from app.chat import Emit, Turn, TurnEvent, as_response, ask_model, new_turn, ta
 from app.conversations import find_conversation, replace_reply, reply_id, title_of
 from app.dependencies import StateRequest, within_rate
 from app.errors import SessionNotFoundError, UnsupportedRequestError, render
-from app.history import find_session, load_page, parse_id
+from app.history import find_session, load_messages, load_sessions, parse_id
 from app.idempotency import take_over
 from app.logs import keep_out_of_log
 from app.models import (
@@ -71,6 +71,7 @@ from app.models import (
     Message,
     MessageBase,
     MessageRole,
+    Order,
     Source,
     SourcesEvent,
     storable,
@@ -171,12 +172,14 @@ class _Reader:
         turn = new_turn(self.request, request, self.retriever, self.owner)
         return await self._stream(partial(_regenerate, turn, question), shown=_Shown.answer)
 
-    async def threads(self, after: str | None, limit: int | None, order: str) -> Page[Thread]:
+    async def threads(self, after: str | None, limit: int | None, order: Order) -> Page[Thread]:
         """Return the reader's own threads, without their items."""
         if self.owner is None:
             return Page()
-        rows, page = await self._page(ChatSession, col(ChatSession.owner) == self.owner, after, limit, order)
-        return Page(data=[_thread(row) for row in rows], **page)
+        rows, has_more = await load_sessions(
+            self.request.state["database"], self.owner, after=_cursor(after), limit=_size(limit), order=order
+        )
+        return Page(data=[_thread(row) for row in rows], has_more=has_more, after=_last_id(rows) if has_more else None)
 
     async def thread(self, thread_id: str) -> Thread:
         """Return a thread with its first items."""
@@ -202,7 +205,7 @@ class _Reader:
         session = await self._find(thread_id)
         await self._execute(delete(ChatSession).where(col(ChatSession.id) == session.id))
 
-    async def items(self, thread_id: str, after: str | None, limit: int | None, order: str) -> Page[ThreadItem]:
+    async def items(self, thread_id: str, after: str | None, limit: int | None, order: Order) -> Page[ThreadItem]:
         """Return a page of a thread's items."""
         session = await self._find(thread_id)
         return await self._items(session.id, after, limit, order)
@@ -217,19 +220,13 @@ class _Reader:
     async def _find(self, thread_id: str) -> Row[Any]:
         return await find_session(self.request.state["database"], thread_id, self.owner)
 
-    async def _items(self, session_id: uuid.UUID, after: str | None, limit: int | None, order: str) -> Page[ThreadItem]:
-        rows, page = await self._page(Message, col(Message.session_id) == session_id, after, limit, order)
-        return Page(data=[_item(row) for row in rows], **page)
-
-    async def _page(
-        self, table: type[ChatSession | Message], where: Any, after: str | None, limit: int | None, order: str
-    ) -> tuple[Sequence[Row[Any]], dict[str, Any]]:
-        """Return a page's rows, and whether and where the next page begins."""
-        size = min(max(limit or PAGE_SIZE, 1), LARGEST_PAGE)
-        cursor = None if after is None else _cursor(after)
-        db = self.request.state["database"]
-        rows, has_more = await load_page(db, table, where, after=cursor, limit=size, newest_first=order == "desc")
-        return rows, {"has_more": has_more, "after": str(rows[-1].id) if has_more else None}
+    async def _items(
+        self, session_id: uuid.UUID, after: str | None, limit: int | None, order: Order
+    ) -> Page[ThreadItem]:
+        rows, has_more = await load_messages(
+            self.request.state["database"], session_id, after=_cursor(after), limit=_size(limit), order=order
+        )
+        return Page(data=[_item(row) for row in rows], has_more=has_more, after=_last_id(rows) if has_more else None)
 
     async def _execute(self, statement: Any) -> Sequence[Row[Any]]:
         return await self.request.state["database"].execute((statement, {}))
@@ -375,9 +372,17 @@ def _annotations(sources: Sequence[Source]) -> list[Annotation]:
     ]
 
 
-def _cursor(text: str) -> uuid.UUID:
+def _last_id(rows: Sequence[Row[Any]]) -> str:
+    return str(rows[-1].id)
+
+
+def _size(limit: int | None) -> int:
+    return min(max(limit or PAGE_SIZE, 1), LARGEST_PAGE)
+
+
+def _cursor(after: str | None) -> uuid.UUID | None:
     try:
-        return uuid.UUID(text)
+        return None if after is None else uuid.UUID(after)
     except ValueError:
         raise RequestValidationError([{"loc": ("body", "after"), "msg": "is not the `after` of a page"}]) from None
 

@@ -2,17 +2,19 @@
 
 import uuid
 from collections.abc import Sequence
+from itertools import dropwhile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import ColumnElement, Row, delete, select, tuple_
+from sqlalchemy import Row, delete, func, or_, select, tuple_
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.database import Database
 from app.dependencies import Db, ReaderToken, owner_of
 from app.errors import ERROR_RESPONSES, SessionNotFoundError
 from app.logs import current_request
-from app.models import ChatSession, Message, MessageItem, MessagePage
+from app.models import ChatSession, Message, MessageItem, MessagePage, Order, PageQuery
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
 
@@ -26,15 +28,14 @@ SessionId = Annotated[str, Path(description="The session's id.")]
 async def read_messages(
     session_id: SessionId,
     db: Db,
-    after: Annotated[uuid.UUID | None, Query(description="The `after` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    page: Annotated[PageQuery, Query()],
     reader_token: ReaderToken = None,
 ) -> MessagePage:
-    """Return a conversation's messages, oldest first, a page at a time."""
+    """Return a conversation's messages, every answer right after its question, a page at a time."""
     session = await find_session(db, session_id, owner_of(reader_token))
-    rows, has_more = await load_page(db, Message, col(Message.session_id) == session.id, after=after, limit=limit)
+    rows, has_more = await load_messages(db, session.id, after=page.after, limit=page.limit, order=page.order)
     data = [MessageItem.model_validate(row, from_attributes=True) for row in rows]
-    return MessagePage(data=data, has_more=has_more, after=data[-1].id if data else after)
+    return MessagePage(data=data, has_more=has_more, after=data[-1].id if data else page.after)
 
 
 @router.delete("", status_code=204, responses=_RESPONSES)
@@ -65,21 +66,56 @@ def parse_id(text: str) -> uuid.UUID:
         raise SessionNotFoundError from None
 
 
-async def load_page(  # noqa: PLR0913
-    db: Database,
-    table: type[Message | ChatSession],
-    where: ColumnElement[bool],
-    *,
-    after: uuid.UUID | None,
-    limit: int,
-    newest_first: bool = False,
+async def load_messages(
+    db: Database, session_id: uuid.UUID, *, after: uuid.UUID | None, limit: int, order: Order
 ) -> tuple[Sequence[Row[Any]], bool]:
-    """Return the table's rows that follow the one of the id `after`, in the order of their making, and whether more do."""
-    place = tuple_(col(table.created_at), col(table.id))
-    page = [where]
+    """Return the session's messages that follow the one with the id `after`, and whether more follow.
+
+    Every reply stands right after its question, or right before it with the newest first, however late it was recorded. An
+    `after` that is not in the session is followed by nothing.
+    """
+    # A page is cut from whole turns, the first of which is that of `after`, so that its other half is not lost.
+    root, cursor = aliased(Message), aliased(Message)
+    turns = select(col(root.id), col(root.created_at)).where(
+        col(root.session_id) == session_id, col(root.reply_to).is_(None)
+    )
     if after is not None:
-        cursor = select(col(table.created_at), col(table.id)).where(where, col(table.id) == after).scalar_subquery()
-        page.append(place < cursor if newest_first else place > cursor)
-    order = [column.desc() if newest_first else column.asc() for column in place]
-    rows = await db.execute((select(table).where(*page).order_by(*order).limit(limit + 1), {}))
+        known = select(func.coalesce(col(cursor.reply_to), col(cursor.id))).where(
+            col(cursor.session_id) == session_id, col(cursor.id) == after
+        )
+        begin = select(*_place(Message)).where(col(Message.id) == known.scalar_subquery()).scalar_subquery()
+        place = tuple_(*_place(root))
+        turns = turns.where(place >= begin if order == "asc" else place <= begin)
+    page = turns.order_by(*_in_order(_place(root), order)).limit(limit + 2).subquery()
+    in_turns = [page.c.created_at, page.c.id, col(Message.reply_to).is_not(None), *_place(Message)]
+    messages = (
+        select(Message)
+        .join(page, or_(col(Message.id) == page.c.id, col(Message.reply_to) == page.c.id))
+        .order_by(*_in_order(in_turns, order))
+    )
+    rows = await db.execute((messages, {}))
+    if after is not None:
+        rows = list(dropwhile(lambda row: row.id != after, rows))[1:]
     return rows[:limit], len(rows) > limit
+
+
+async def load_sessions(
+    db: Database, owner: str, *, after: uuid.UUID | None, limit: int, order: Order
+) -> tuple[Sequence[Row[Any]], bool]:
+    """Return the reader's sessions that follow the one with the id `after`, in the order of their making, and whether more do."""
+    own, place = col(ChatSession.owner) == owner, tuple_(*_place(ChatSession))
+    page = select(ChatSession).where(own)
+    if after is not None:
+        begin = select(*_place(ChatSession)).where(own, col(ChatSession.id) == after).scalar_subquery()
+        page = page.where(place > begin if order == "asc" else place < begin)
+    rows = await db.execute((page.order_by(*_in_order(_place(ChatSession), order)).limit(limit + 1), {}))
+    return rows[:limit], len(rows) > limit
+
+
+def _place(table: Any) -> list[Any]:
+    """Return what orders rows in time; the id decides between equal times."""
+    return [table.created_at, table.id]
+
+
+def _in_order(columns: Sequence[Any], order: Order) -> list[Any]:
+    return [column.asc() if order == "asc" else column.desc() for column in columns]

@@ -226,8 +226,22 @@ class MessageItem(ApiModel):
     created_at: datetime
 
 
+type Order = Literal["asc", "desc"]
+
+
+class PageQuery(ApiModel):
+    """Which part of a conversation is asked for."""
+
+    after: uuid.UUID | None = None
+    """The `after` of the page before; without it, the first page."""
+    limit: int = Field(default=50, ge=1, le=100)
+    """How many messages the page has at most."""
+    order: Order = "asc"
+    """`asc`: the oldest message first; `desc`: the newest first."""
+
+
 class MessagePage(ApiModel):
-    """A part of a conversation, oldest message first."""
+    """A part of a conversation, in which every answer stands beside its question."""
 
     data: list[MessageItem]
     has_more: bool

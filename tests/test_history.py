@@ -1,5 +1,6 @@
 """A conversation read back and deleted, on both databases."""
 
+import asyncio
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,8 +11,8 @@ from dirty_equals import IsStr, IsUUID
 from sqlalchemy import insert
 
 from app.models import ChatSession, Message, MessageRole, utc_now
-from tests.conftest import Service
-from tests.fake_openai import FakeOpenAI
+from tests.conftest import Service, eventually
+from tests.fake_openai import FakeOpenAI, held
 from tests.test_stream import all_events
 
 NOT_FOUND = {
@@ -132,6 +133,38 @@ async def test_what_is_said_after_a_page_was_read_is_on_the_next(service: Servic
     assert [m["content"] for m in following["data"]] == ["Two?", "Answer 2 to: Two?"]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_an_answer_that_came_late_stands_right_after_its_question(
+    service: Service, model_server: FakeOpenAI, order: str, limit: int
+) -> None:
+    session_id = (await service.chat("One?")).json()["session_id"]
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+    slow = asyncio.create_task(service.chat("Slow?", session_id=session_id))
+    await model_server.wait_for_requests(2)
+    await eventually(lambda: recorded(service, "Slow?"))
+    await service.chat("Quick?", session_id=session_id)
+    gate.set()
+    await slow
+
+    told: list[str] = []
+    query: dict[str, Any] = {"order": order, "limit": limit}
+    while True:
+        body = await page(service, session_id, **query)
+        told += [message["content"] for message in body["data"]]
+        query["after"] = body["after"]
+        if not body["has_more"]:
+            break
+
+    spoken = ["One?", "Answer 1 to: One?", "Slow?", "Answer 2 to: Slow?", "Quick?", "Answer 3 to: Quick?"]
+    assert (told if order == "asc" else told[::-1]) == spoken
+
+
+async def recorded(service: Service, content: str) -> bool:
+    return content in {message.content for message in await service.tables.messages()}
+
+
 async def test_a_session_without_messages_is_an_empty_page(service: Service) -> None:
     session_id = await a_session(service)
 
@@ -147,6 +180,7 @@ async def test_a_session_without_messages_is_an_empty_page(service: Service) -> 
         ({"limit": "many"}, "limit", "Input should be a valid integer, unable to parse string as an integer"),
         ({"after": "abc"}, "after", "must be a UUID"),
         ({"after": ""}, "after", "must be a UUID"),
+        ({"order": "up"}, "order", "Input should be 'asc' or 'desc'"),
     ],
 )
 async def test_a_malformed_query_is_refused(
