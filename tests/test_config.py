@@ -1,7 +1,6 @@
 """The settings: what each is, where it comes from, and what stops the start."""
 
 import json
-import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import SecretStr
 from app.config import DatabaseSettings, Settings, SettingsError
 from app.llm import LanguageModel
 from tests import commands
-from tests.conftest import API_KEY, ROOT
+from tests.conftest import API_KEY
 
 PASSWORD = "hunter2-hunter2"
 POSTGRESQL_URL = f"postgresql://reader:{PASSWORD}@db.example.org/book"
@@ -305,19 +304,6 @@ def test_a_body_with_the_longest_texts_fits_however_it_is_escaped() -> None:
     }
 
     assert len(json.dumps(longest, ensure_ascii=True, indent=4)) <= settings.max_body_bytes
-
-
-def test_the_example_shows_every_setting() -> None:
-    shown = re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
-
-    assert sorted(shown) == sorted(name.upper() for name in SETTINGS if name != "fastapi_env")
-
-
-@pytest.mark.usefixtures("_development")
-def test_the_example_works_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
-
-    assert Settings.load().book_title == "Physical AI & Humanoid Robotics"
 
 
 def test_the_application_imports_without_settings_and_touches_nothing(tmp_path: Path) -> None:
