@@ -1,1 +1,1 @@
-"""What the README's performance figures are measured with: `uv run --group benchmarks python -m benchmarks`."""
+"""Measures the figures of docs/performance.md: `uv run --group benchmarks python -m benchmarks`."""

@@ -36,7 +36,7 @@ class Figure:
 
 
 class Bench:
-    """The surroundings that all measurements share."""
+    """What all measurements share: the model, the database, and a slow network between service and database."""
 
     def __init__(self, model_url: str, database_url: str, database: asyncpg.Connection, proxy: SlowProxy) -> None:
         self.model_url = model_url
@@ -58,7 +58,7 @@ class Bench:
             yield server
 
     async def sessions(self, count: int, messages: int = 10) -> list[str]:
-        """Make sessions with so many messages of history each, and return their ids."""
+        """Create sessions with this many messages of history each, and return their ids."""
         ids = [uuid.uuid4() for _ in range(count)]
         await self.database.execute(
             "INSERT INTO chat_sessions (id, created_at, updated_at) SELECT id, now(), now() FROM unnest($1::uuid[]) AS id",
@@ -79,7 +79,7 @@ class Bench:
 
 
 def question(delay_ms: int = 0, session_id: str | None = None) -> dict[str, Any]:
-    """Return a request whose answer the model delays."""
+    """Return a request whose answer the model delays by this time."""
     return {"message": f"{delay_ms} How does it keep its balance?", "session_id": session_id}
 
 
@@ -90,7 +90,7 @@ def medians(rounds: list[tuple[float, float]]) -> tuple[float, float, float]:
 
 
 async def cpu_per_turn(bench: Bench) -> list[Figure]:
-    """Compare the CPU time of a turn with history to the floor's, in rounds that take turns."""
+    """Compare the CPU time of a turn with history to the floor's, in alternating rounds."""
     requests = 100
     sessions = await bench.sessions(requests)
     async with bench.service() as service, bench.floor() as floor:
@@ -108,7 +108,7 @@ async def cpu_per_turn(bench: Bench) -> list[Figure]:
 
 
 async def round_trips(bench: Bench, *, pooled: bool) -> list[Figure]:
-    """Count the round trips that a reader waits for, by what 20 ms each add to a turn whose model takes 200 ms."""
+    """Count the round trips that a reader waits for: how much longer a turn is if each round trip takes 20 ms."""
     url = bench.database_url.replace(
         f":{bench.database_url.rpartition(':')[2].partition('/')[0]}/", f":{bench.proxy.port}/"
     )
@@ -132,7 +132,7 @@ async def round_trips(bench: Bench, *, pooled: bool) -> list[Figure]:
 
 
 async def many_at_once(bench: Bench) -> list[Figure]:
-    """Serve 150 readers spread over time, and 300 in one moment, by a model that takes two seconds."""
+    """Time 150 readers who start one after another, and 300 who start together; the model takes two seconds."""
     sessions = await bench.sessions(450)
     async with bench.service() as service:
         spread = await closed_loop(
@@ -148,11 +148,11 @@ async def many_at_once(bench: Bench) -> list[Figure]:
 
 
 async def first_piece(bench: Bench) -> list[Figure]:
-    """Compare the time from the model's first piece to the reader's."""
+    """Compare the time from the model's first piece to the reader's with the floor's."""
     sessions = await bench.sessions(150)
     async with bench.service() as service, bench.floor() as floor:
         clients = Client(service.port), Client(floor.port)
-        # They take turns at each request, so that what else happens on the machine happens to both.
+        # The servers alternate with each request, so that other work on the machine slows both.
         pairs = [
             [await client.first_piece("/chat/stream", question(20, session)) for client in clients]
             for session in sessions * 2
@@ -180,7 +180,7 @@ async def cold_start(bench: Bench) -> list[Figure]:
 
 
 async def memory(bench: Bench) -> list[Figure]:
-    """Watch the memory over ten thousand turns."""
+    """Measure the memory after 2,000 and after 10,000 turns."""
     sessions = await bench.sessions(500)
     async with bench.service() as service:
         turns = [question(session_id=session) for session in sessions]
@@ -213,7 +213,7 @@ async def long_session(bench: Bench) -> list[Figure]:
 
 
 async def latency(bench: Bench) -> list[Figure]:
-    """Plot how long turns take, in existing sessions, against how many are under way at once; the model takes a second."""
+    """Plot how long turns in existing sessions take, by how many run at the same time; the model takes a second."""
     model_seconds = 1.0
     sessions = await bench.sessions(CONCURRENCIES[-1])
     seconds: dict[str, list[list[float]]] = {"service": [], "floor": []}
@@ -258,7 +258,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
 
 
 async def main(names: list[str]) -> None:
-    """Set the surroundings up, make the measurements that are named, or all, and print each figure when it is there."""
+    """Start the database and the model, run the named measurements or all, and print each figure when it is known."""
     with postgres_server() as postgres:
         await asyncio.to_thread(migrate, postgres.url())
         async with model_server() as model_url:

@@ -1,4 +1,4 @@
-"""The floor: the least that answers a question through the official SDK. It knows no session and no database."""
+"""The floor: the least code that answers a question with the official SDK. It has no sessions and no database."""
 
 from collections.abc import AsyncIterator
 

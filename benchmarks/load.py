@@ -1,4 +1,4 @@
-"""A lean load generator: prepared requests over kept-alive connections."""
+"""A load generator that uses little CPU time itself: prepared requests over connections that stay open."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ class Client:
 
 
 async def closed_loop(port: int, bodies: Sequence[dict[str, Any]], *, clients: int, spread: float = 0) -> list[float]:
-    """Post each body to `/chat` once, from so many clients that start over `spread` seconds; return the seconds each took.
+    """Post each body to `/chat` once, and return the seconds that each took; the clients start within `spread` seconds.
 
     Raises AssertionError for any answer but 200.
     """
@@ -76,7 +76,7 @@ async def closed_loop(port: int, bodies: Sequence[dict[str, Any]], *, clients: i
 
 
 async def until_answered(attempt: Callable[[], Awaitable[object]]) -> None:
-    """Repeat the attempt until the server is there."""
+    """Repeat the attempt until the server accepts it."""
     async with asyncio.timeout(30):
         while True:
             try:

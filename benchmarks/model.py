@@ -1,4 +1,4 @@
-"""A lean model server: one process, a fixed answer, a settable delay.
+"""A model server that uses little CPU time itself: one process, a fixed answer, and a delay that the question sets.
 
 `python -m benchmarks.model PORT` answers `POST /v1/chat/completions`. The last message's first word is the delay in
 milliseconds. A streamed answer's first piece is the time at which it was sent, in nanoseconds of the monotonic clock.

@@ -1,4 +1,4 @@
-"""The processes under measurement, and what surrounds them."""
+"""The servers that are measured, the model they ask, and a slow network to the database."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ def running(*command: str, environment: Mapping[str, str]) -> Iterator[psutil.Pr
 
 @asynccontextmanager
 async def model_server() -> AsyncIterator[str]:
-    """Run the lean model server; gives its base address."""
+    """Run the model server, and give its base address."""
     port = free_port()
     with running("-m", "benchmarks.model", str(port), environment={}):
         await until_answered(lambda: asyncio.open_connection("127.0.0.1", port))
@@ -45,7 +45,7 @@ async def model_server() -> AsyncIterator[str]:
 
 
 class Server:
-    """A uvicorn server, with its process and how long it took to answer first."""
+    """A uvicorn server, with its process and the seconds from its start to its first answer."""
 
     def __init__(self, port: int, process: psutil.Process, seconds_to_answer: float) -> None:
         self.port = port
@@ -58,13 +58,13 @@ class Server:
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     def resident_mib(self) -> float:
-        """Return the memory that the server holds."""
+        """Return the server's resident memory."""
         return self.process.memory_info().rss / 2**20
 
 
 @asynccontextmanager
 async def serving(application: str, model_url: str, *, workers: int = 1, **settings: str) -> AsyncIterator[Server]:
-    """Serve an application in production mode; gives the server when it has given its first answer."""
+    """Serve an application in production mode, and give the server after its first answer."""
     port = free_port()
     environment = {"OPENAI_API_KEY": "sk-benchmark", "OPENAI_BASE_URL": model_url, **settings}
     command = ("-m", "uvicorn", application, "--port", str(port), "--workers", str(workers), "--no-access-log")
@@ -83,7 +83,7 @@ async def serving(application: str, model_url: str, *, workers: int = 1, **setti
 
 
 class SlowProxy:
-    """A relay to the database that delays what it passes on, in each direction by half a round trip."""
+    """A proxy before the database that delays what it forwards, in each direction by half a round trip."""
 
     def __init__(self, target_port: int) -> None:
         self.port = free_port()
@@ -92,7 +92,7 @@ class SlowProxy:
 
     @asynccontextmanager
     async def relaying(self) -> AsyncIterator["SlowProxy"]:
-        """Relay until the block ends."""
+        """Run the proxy until the block ends."""
         server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
         try:
             yield self

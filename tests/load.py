@@ -1,4 +1,4 @@
-"""Readers who keep asking, and what has to be in the database afterwards."""
+"""Readers who ask again and again, and what must be in the database afterwards."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""What stands between the service and its database: PgBouncer, a stand-in for it from wheels alone, and a bad network."""
+"""What can be between the service and its database: PgBouncer, a replacement for it in Python, and a bad network."""
 
 import asyncio
 import contextlib

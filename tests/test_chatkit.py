@@ -1,4 +1,4 @@
-"""`POST /chatkit`, over a real socket, on both databases, read with the types of ChatKit's own package."""
+"""`POST /chatkit`, over a real socket, on both databases, with answers parsed by ChatKit's own package."""
 
 import asyncio
 import hashlib

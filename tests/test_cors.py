@@ -1,4 +1,4 @@
-"""Which pages may call the service from a browser, and what they get to see."""
+"""Which websites may call the service from a browser, and what they can see of its answers."""
 
 import httpx2
 import pytest

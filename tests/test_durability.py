@@ -1,4 +1,4 @@
-"""No turn is lost, doubled or somebody else's, whatever happens to it: random schedules, and then the books are checked.
+"""No turn is lost, recorded twice or mixed up with another: random schedules, and then a check of every row.
 
 A schedule is a few rounds of questions, each round asked at once: plain or streamed, with a key or without, to either
 of two services on one PostgreSQL, by readers who stay or leave, while the model fails as the schedule says.

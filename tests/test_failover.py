@@ -1,4 +1,4 @@
-"""A database that closes connections, goes away and comes back: no wrong row, no lost message, and nobody hangs."""
+"""A database that closes connections, goes away and comes back: no wrong row, no lost message, and no request that hangs."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The offline stand-in: beneath the real SDK, in the real service, and always honest."""
+"""The offline stand-in, called by the real SDK in the real service: what it quotes, and that it says what it is."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and a service that keeps to it whatever it is sent."""
+"""The OpenAPI document, and that the service answers as it says, whatever it is sent."""
 
 import logging
 import socket

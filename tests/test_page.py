@@ -1,4 +1,4 @@
-"""A page of the book in a real browser, served from Docusaurus's address: it asks, streams, remembers and reports."""
+"""A page of the book in a real browser, at the address of Docusaurus: it asks, streams, remembers and shows errors."""
 
 import asyncio
 import shutil

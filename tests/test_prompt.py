@@ -1,4 +1,4 @@
-"""What the model is sent, as a function of rows: examples, and properties that hold for any text."""
+"""What the model is sent, as a function of rows: examples, and properties that are true for any text."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""The step before the model call, with another retriever plugged in from outside."""
+"""The step before the model call, with another retriever plugged in."""
 
 import asyncio
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Turns side by side: in one session, of readers who leave, beyond the limit, and in a session that is deleted."""
+"""Turns at the same time: in one session, after their readers left, beyond the limit, and in a deleted session."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-// Asks about the book through `POST /chat/stream`, and keeps the conversation across reloads.
+// Asks about the book with `POST /chat/stream`, and still shows the conversation after a reload.
 
 const api = globalThis.CHAT_API ?? "http://127.0.0.1:8000";
 
@@ -8,7 +8,7 @@ const form = document.querySelector("form");
 const excerpt = document.querySelector("blockquote");
 const problem = document.querySelector("[role=alert]");
 
-// Clicking into the form takes the selection away, so it is remembered.
+// A click into the form clears the selection, so it is remembered.
 document.addEventListener("selectionchange", () => {
   const selection = document.getSelection();
   if (book.contains(selection.anchorNode) && !selection.isCollapsed) excerpt.textContent = selection.toString();
@@ -47,7 +47,7 @@ function show(role, text) {
   return item;
 }
 
-// A question that failed is asked again word for word and with the same key, so it is never answered twice.
+// A question that failed is asked again with the same body and the same key, so it is never answered twice.
 let pending = null;
 
 async function* ask(message, selected_text) {
@@ -78,7 +78,7 @@ async function call(path, options) {
     if (response.ok) return response;
     body = await response.json();
   } catch {
-    throw new Error("The assistant cannot be reached. Please try again later."); // Nor is a proxy's error page of use.
+    throw new Error("The assistant cannot be reached. Please try again later."); // Or a proxy answered with a page of its own.
   }
   throw readable(body);
 }
