@@ -22,13 +22,14 @@ from app.conversations import (
     time_after,
 )
 from app.database import Database
-from app.dependencies import ReaderToken, RetrieverDep, StateRequest, TurnsDep, owner_of, within_rate
-from app.errors import ERROR_RESPONSES, DuplicateKeyError, SessionNotFoundError
+from app.dependencies import ReaderToken, RetrieverDep, StateRequest, TurnsDep, owner_of
+from app.errors import ERROR_RESPONSES, DuplicateKeyError, SessionNotFoundError, TurnInProgressError
 from app.idempotency import claim_question, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
 from app.models import ChatRequest, ChatResponse, DeltaEvent, MessageBase, MessageRole, Source, SourcesEvent
 from app.prompt import PastTurn, assemble_prompt
+from app.ratelimit import Allowance
 from app.retrieval import Retriever, look_up
 
 router = APIRouter(tags=["chat"])
@@ -60,6 +61,7 @@ class Turn:
     idempotency_key: uuid.UUID | None
     owner: str | None
     """The digest of the reader's token."""
+    count: Allowance
     db: Database
     model: LanguageModel
     retriever: Retriever
@@ -74,17 +76,17 @@ async def get_turn(
     reader_token: ReaderToken = None,
 ) -> Turn:
     """Return the turn that the request asks for."""
-    return new_turn(request, question, retriever, owner_of(reader_token), idempotency_key)
+    return await new_turn(request, question, retriever, owner_of(reader_token), idempotency_key)
 
 
-def new_turn(
+async def new_turn(
     request: StateRequest,
     question: ChatRequest,
     retriever: Retriever,
     owner: str | None,
     idempotency_key: uuid.UUID | None = None,
 ) -> Turn:
-    """Return a turn, or refuse its question as invalid if a text is longer than the settings allow."""
+    """Return a turn; raises RequestValidationError if a text is longer than the settings allow, and RateLimitedError."""
     state = request.state
     settings = state["settings"]
     limits = {"message": settings.max_message_chars, "selected_text": settings.max_selected_text_chars}
@@ -95,13 +97,22 @@ def new_turn(
     ]
     if too_long:
         raise RequestValidationError(too_long)
-    return Turn(question, idempotency_key, owner, state["database"], state["model"], retriever, settings)
+    return Turn(
+        request=question,
+        idempotency_key=idempotency_key,
+        owner=owner,
+        count=await state["limiter"].allowance(request),
+        db=state["database"],
+        model=state["model"],
+        retriever=retriever,
+        settings=settings,
+    )
 
 
 TurnDep = Annotated[Turn, Depends(get_turn)]
 
 
-@router.post("/chat", dependencies=[Depends(within_rate)], responses=ERROR_RESPONSES)
+@router.post("/chat", responses=ERROR_RESPONSES)
 async def chat(turn: TurnDep, turns: TurnsDep) -> ChatResponse:
     """Answer a question about the book.
 
@@ -156,6 +167,7 @@ async def _answer(
     turn: Turn, question: MessageBase, conversation: Conversation, emit: Emit | None, *, is_recorded: bool
 ) -> ChatResponse:
     """Ask the model, and record its reply; a question that is not recorded yet is recorded while the model thinks."""
+    await turn.count()
     asking = asyncio.create_task(ask_model(turn, conversation.history, emit))
     try:
         if not is_recorded:
@@ -170,7 +182,11 @@ async def _answer(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         raise
-    return as_response(await record_reply(turn.db, question, answer.text, answer.sources))
+    reply = await record_reply(turn.db, question, answer.text, answer.sources)
+    if emit and reply.content != answer.text:
+        # Another request answered the question meanwhile: what was told here is not what is recorded.
+        raise TurnInProgressError(retry_after="1")
+    return as_response(reply)
 
 
 @dataclass(frozen=True)

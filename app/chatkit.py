@@ -1,15 +1,17 @@
 """The endpoint of OpenAI's ChatKit widget, for a service that has the `chatkit` extra installed."""
 
 import asyncio
+import json
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.exceptions import RequestValidationError
 
 from app.dependencies import ReaderToken, RetrieverDep, StateRequest, owner_of
-from app.errors import ERROR_RESPONSES, ChatKitNotInstalledError
+from app.errors import ERROR_RESPONSES, ChatError, ChatKitNotInstalledError, respond_to_error
 
 router = APIRouter(tags=["chatkit"])
 
@@ -35,8 +37,23 @@ async def chatkit(request: StateRequest, retriever: RetrieverDep, token: ReaderT
     if not _protocol.cache_info().currsize:
         # Its import takes a while, which nobody else's answer is to wait for, the first one least of all.
         await asyncio.to_thread(_protocol)
-    response: Response = await _protocol().respond(request, retriever, owner_of(token))
+    try:
+        response: Response = await _protocol().respond(request, retriever, owner_of(token))
+    except (ChatError, RequestValidationError, HTTPException) as error:
+        return await _with_message(request, error)
     return response
+
+
+async def _with_message(request: StateRequest, error: Exception) -> Response:
+    """Return the error's usual response with its message where the widget reads it: at the top of the body."""
+    response = await respond_to_error(request, error)
+    body = json.loads(bytes(response.body))
+    return Response(
+        json.dumps({**body, "message": body["error"]["message"]}),
+        response.status_code,
+        {name: value for name, value in response.headers.items() if name == "retry-after"},
+        media_type="application/json",
+    )
 
 
 @cache

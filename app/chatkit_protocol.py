@@ -57,9 +57,17 @@ from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
 from app.chat import Emit, Turn, TurnEvent, as_response, ask_model, new_turn, take_turn
-from app.conversations import find_conversation, replace_reply, reply_id, title_of
-from app.dependencies import StateRequest, within_rate
-from app.errors import SessionNotFoundError, UnsupportedRequestError, render
+from app.conversations import find_conversation, rate_messages, replace_reply, reply_id, title_of
+from app.dependencies import StateRequest
+from app.errors import (
+    ChatError,
+    ModelRefusedError,
+    OverloadedError,
+    SessionNotFoundError,
+    UnsupportedRequestError,
+    log,
+    render,
+)
 from app.history import find_session, load_messages, load_sessions, parse_id
 from app.idempotency import take_over
 from app.logs import keep_out_of_log
@@ -99,6 +107,21 @@ async def respond(request: StateRequest, retriever: Retriever, owner: str | None
     except ValidationError as error:
         raise _invalid(error) from None
     reader = _Reader(request, retriever, owner)
+    if not is_streaming_req(parsed):
+        answer = await _answer(reader, parsed)
+        return Response(_json(answer) if answer else b"{}", media_type="application/json")
+    try:
+        return await _begin_stream(reader, parsed)
+    except OverloadedError:
+        raise  # The widget sends the request again by itself.
+    except (ChatError, RequestValidationError) as error:
+        # Of a response with an error's status, the widget would show the name of the status only.
+        if isinstance(error, ChatError):
+            log(error)
+        return _stream(_single(_error_event(error)))
+
+
+async def _begin_stream(reader: "_Reader", parsed: ChatKitReq) -> Response:
     match parsed:
         case ThreadsCreateReq(params=params):
             return await reader.begin_thread(params.input)
@@ -106,10 +129,8 @@ async def respond(request: StateRequest, retriever: Retriever, owner: str | None
             return await reader.continue_thread(params.thread_id, params.input)
         case ThreadsRetryAfterItemReq(params=params):
             return await reader.regenerate(params.thread_id, params.item_id)
-        case _ if is_streaming_req(parsed):
-            return _stream(_refusal())
-    answer = await _answer(reader, parsed)
-    return Response(_json(answer) if answer else b"{}", media_type="application/json")
+        case _:
+            raise UnsupportedRequestError
 
 
 async def _answer(reader: "_Reader", parsed: ChatKitReq) -> BaseModel | None:
@@ -143,17 +164,13 @@ class _Reader:
 
     async def begin_thread(self, given: UserMessageInput) -> Response:
         """Begin a turn in a new thread."""
-        if _is_unsupported(given):
-            return _stream(_refusal())
-        turn = new_turn(self.request, _question(given), self.retriever, self.owner)
-        return await self._stream(partial(take_turn, turn), shown=_Shown.thread)
+        turn = await new_turn(self.request, _question(given), self.retriever, self.owner)
+        return self._stream(partial(take_turn, turn), shown=_Shown.thread)
 
     async def continue_thread(self, thread_id: str, given: UserMessageInput) -> Response:
         """Begin a turn in this thread."""
-        if _is_unsupported(given):
-            return _stream(_refusal())
-        turn = new_turn(self.request, _question(given, thread_id), self.retriever, self.owner)
-        return await self._stream(partial(take_turn, turn, may_begin_session=False), shown=_Shown.question)
+        turn = await new_turn(self.request, _question(given, thread_id), self.retriever, self.owner)
+        return self._stream(partial(take_turn, turn, may_begin_session=False), shown=_Shown.question)
 
     async def regenerate(self, thread_id: str, item_id: str) -> Response:
         """Begin a turn that answers a recorded question anew."""
@@ -169,8 +186,8 @@ class _Reader:
             raise SessionNotFoundError
         question = MessageBase.model_validate(rows[0], from_attributes=True)
         request = ChatRequest(message=question.content, session_id=thread_id, selected_text=question.selected_text)
-        turn = new_turn(self.request, request, self.retriever, self.owner)
-        return await self._stream(partial(_regenerate, turn, question), shown=_Shown.answer)
+        turn = await new_turn(self.request, request, self.retriever, self.owner)
+        return self._stream(partial(_regenerate, turn, question), shown=_Shown.answer)
 
     async def threads(self, after: str | None, limit: int | None, order: Order) -> Page[Thread]:
         """Return the reader's own threads, without their items."""
@@ -211,11 +228,10 @@ class _Reader:
         return await self._items(session.id, after, limit, order)
 
     async def rate(self, thread_id: str, item_ids: Sequence[str], kind: str) -> None:
-        """Record what the reader thinks of these items."""
+        """Record what the reader thinks of these items; ids that are malformed or of another thread are passed over."""
         session = await self._find(thread_id)
-        ids = [parse_id(item_id) for item_id in item_ids]
-        rated = update(Message).where(col(Message.session_id) == session.id, col(Message.id).in_(ids))
-        await self._execute(rated.values(feedback=kind))
+        ids = {uuid.UUID(item_id) for item_id in item_ids if _is_uuid(item_id)}
+        await rate_messages(self.request.state["database"], session.id, ids, kind)
 
     async def _find(self, thread_id: str) -> Row[Any]:
         return await find_session(self.request.state["database"], thread_id, self.owner)
@@ -231,16 +247,13 @@ class _Reader:
     async def _execute(self, statement: Any) -> Sequence[Row[Any]]:
         return await self.request.state["database"].execute((statement, {}))
 
-    async def _stream(self, take: Take, *, shown: "_Shown") -> Response:
-        await within_rate(self.request)
+    def _stream(self, take: Take, *, shown: "_Shown") -> Response:
         return _stream(_turn_events(begin_turn(self.request.state["turns"], take), shown))
 
 
-def _is_unsupported(given: UserMessageInput) -> bool:
-    return bool(given.attachments or given.inference_options.tool_choice)
-
-
 def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequest:
+    if given.attachments or given.inference_options.tool_choice:
+        raise UnsupportedRequestError
     try:
         return ChatRequest(
             message="".join(part.text for part in given.content),
@@ -263,6 +276,7 @@ async def _regenerate(turn: Turn, question: MessageBase, emit: Emit) -> ChatResp
     )
     if conversation is None:
         raise SessionNotFoundError
+    await turn.count()
     await take_over(turn.db, question)
     emit(question)
     answer = await ask_model(turn, conversation.history, emit)
@@ -313,12 +327,32 @@ async def _turn_events(
 
 
 def _stream(events: AsyncIterator[ThreadStreamEvent]) -> EventStream:
-    return EventStream(_frames(events), error_frame=_error_frame)
+    # Ended by a blank line, a comment would be an empty event to the widget.
+    return EventStream(
+        _frames(events),
+        error_frame=lambda error: _frame(_error_event(error)),
+        comment=b": ping\n",
+        has_error_statuses=False,
+    )
 
 
-def _error_frame(error: Exception) -> bytes:
-    body, status, _ = render(error)
-    return _frame(ErrorEvent(message=body.error.message, allow_retry=status != SessionNotFoundError.status))
+def _error_event(error: Exception) -> ErrorEvent:
+    """Return the event that tells of an error in words, and whether asking again can help."""
+    if isinstance(error, RequestValidationError):
+        faults = [
+            f"The {str(e['loc'][-1]).replace('_', ' ')} {e['msg'].removeprefix('Value error, ')}."
+            for e in error.errors()
+        ]
+        return ErrorEvent(message=" ".join(faults), allow_retry=False)
+    body, _, _ = render(error)
+    return ErrorEvent(
+        message=body.error.message,
+        allow_retry=not isinstance(error, SessionNotFoundError | UnsupportedRequestError | ModelRefusedError),
+    )
+
+
+async def _single(event: ThreadStreamEvent) -> AsyncIterator[ThreadStreamEvent]:
+    yield event
 
 
 async def _frames(events: AsyncIterator[ThreadStreamEvent]) -> AsyncIterator[bytes]:
@@ -328,10 +362,6 @@ async def _frames(events: AsyncIterator[ThreadStreamEvent]) -> AsyncIterator[byt
 
 def _frame(event: ThreadStreamEvent) -> bytes:
     return format_sse_event(data_str=_json(event))
-
-
-async def _refusal() -> AsyncIterator[ThreadStreamEvent]:
-    yield ErrorEvent(message=UnsupportedRequestError.message, allow_retry=False)
 
 
 def _annotation_added(index: int, annotation: Annotation) -> AssistantMessageContentPartAnnotationAdded:
@@ -370,6 +400,14 @@ def _annotations(sources: Sequence[Source]) -> list[Annotation]:
         )
         for found in sources
     ]
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _last_id(rows: Sequence[Row[Any]]) -> str:

@@ -5,7 +5,7 @@ holds the other half of what makes a turn happen once: which request may answer 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -199,6 +199,18 @@ async def record_question(db: Database, question: MessageBase, conversation: Con
     await _write(db, session, _insertion(question))
 
 
+_question = aliased(Message)
+_INSERT_REPLY = insert(Message).values(
+    {name: bindparam(f"message_{name}") for name in MessageBase.model_fields}
+    # The reader may have rated an answer that was shown to its end and is recorded only now.
+    | {
+        "feedback": select(col(_question.feedback))
+        .where(col(_question.id) == bindparam("message_reply_to"))
+        .scalar_subquery()
+    }
+)
+
+
 async def record_reply(
     db: Database, question: MessageBase, content: str, sources: Sequence[Source]
 ) -> MessageBase | Row[Any]:
@@ -208,7 +220,7 @@ async def record_reply(
     """
     reply = _reply(question, content, sources)
     try:
-        await _write(db, _insertion(reply))
+        await _write(db, (_INSERT_REPLY, _insertion(reply)[1]))
     except DuplicateKeyError:
         rows = await db.execute((select(Message).where(col(Message.id) == reply.id), {}))
         if not rows:
@@ -265,6 +277,23 @@ async def replace_reply(
             raise TurnInProgressError
         raise SessionNotFoundError
     return reply
+
+
+async def rate_messages(db: Database, session_id: uuid.UUID, ids: Collection[uuid.UUID], feedback: str) -> None:
+    """Record what the reader thinks of these messages of the session; that of a reply to come waits with its question."""
+    in_session = col(Message.session_id) == session_id
+    rated = update(Message).where(in_session, col(Message.id).in_(ids)).values(feedback=feedback)
+    found = {row.id for row in await db.execute((rated.returning(col(Message.id)), {}))}
+    if missing := set(ids) - found:
+        answered = aliased(Message)
+        open_questions = select(col(Message.id)).where(
+            in_session,
+            col(Message.role) == MessageRole.user,
+            ~select(answered).where(col(answered.reply_to) == col(Message.id)).exists(),
+        )
+        rows = await db.execute((open_questions, {}))
+        if waiting := [row.id for row in rows if reply_id(row.id) in missing]:
+            await db.execute((update(Message).where(col(Message.id).in_(waiting)).values(feedback=feedback), {}))
 
 
 def _reply(question: MessageBase, content: str, sources: Sequence[Source]) -> MessageBase:

@@ -46,11 +46,6 @@ async def get_turns(request: StateRequest) -> Turns:
     return request.state["turns"]
 
 
-async def within_rate(request: StateRequest) -> None:
-    """Refuse a reader who asks too often."""
-    await request.state["limiter"].check(request)
-
-
 ReaderToken = Annotated[
     str | None,
     Header(

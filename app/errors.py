@@ -289,6 +289,13 @@ HANDLERS: dict[int | type[Exception], Any] = {
 """The application's exception handlers."""
 
 
+async def respond_to_error(request: Request[Any], error: Exception) -> Response:
+    """Return the response of the handler for this error."""
+    handlers = (handler for kind in type(error).__mro__ if (handler := HANDLERS.get(kind)))
+    response: Response = await next(handlers, _on_error)(request, error)
+    return response
+
+
 class ErrorMiddleware:
     """Answers what no handler answered, and refuses bodies that are larger than any valid request.
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -18,6 +19,14 @@ _REDIS_OPTIONS: dict[str, float | str | bool] = {
     "socket_timeout": 1.0,
     "socket_connect_timeout": 1.0,
 }
+
+
+type Allowance = Callable[[], Awaitable[None]]
+"""Counts one question of a reader; raises RateLimitedError if there were too many."""
+
+
+async def _unlimited() -> None:
+    """Count nothing."""
 
 
 class RateLimiter:
@@ -40,21 +49,34 @@ class RateLimiter:
         self._storage = storage_from_string(f"async+{url}", wrap_exceptions=True, **options)
         self._strategy = MovingWindowRateLimiter(self._storage)
 
-    async def check(self, connection: HTTPConnection[Any]) -> None:
-        """Count one question of the connection's address; raises RateLimitedError when there were too many."""
+    async def allowance(self, connection: HTTPConnection[Any]) -> Allowance:
+        """Return what counts a question of the connection's reader, once it really goes to the model.
+
+        Raises RateLimitedError if the reader has no question left. Fail open: if Redis is down, nobody is limited.
+        """
         if self._rate is None:
-            return
+            return _unlimited
+        address = self._address(connection)
+        if not await self._demand(self._strategy.test, address):
+            return _unlimited
+
+        async def count() -> None:
+            await self._demand(self._strategy.hit, address)
+
+        return count
+
+    async def _demand(self, allows: Callable[..., Awaitable[bool]], address: str) -> bool:
+        """Raise RateLimitedError if the address has no question left; return whether that is known."""
         from limits.errors import StorageError  # noqa: PLC0415  # Imported by now.
 
-        address = self._address(connection)
+        rate: Any = self._rate
         try:
-            if await self._strategy.hit(self._rate, address):
-                return
-            reset_at, _ = await self._strategy.get_window_stats(self._rate, address)
+            if await allows(rate, address):
+                return True
+            reset_at, _ = await self._strategy.get_window_stats(rate, address)
         except StorageError as error:
-            # Readers go first: a store that is away limits nobody.
             logger.warning("ratelimit.unavailable", exc_info=error)
-            return
+            return False
         raise RateLimitedError(retry_after=str(max(1, math.ceil(reset_at - time.time()))))
 
     async def close(self) -> None:

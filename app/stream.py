@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, override
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Send
 
 from app.chat import Emit, TurnDep, TurnEvent, take_turn
-from app.dependencies import TurnsDep, within_rate
+from app.dependencies import TurnsDep
 from app.errors import ERROR_RESPONSES, log, render
 from app.models import ApiModel, ChatResponse, DeltaEvent, MessageBase, SessionEvent
 from app.turns import Turns
@@ -44,7 +44,7 @@ class EventStream(StreamingResponse):
 
     What the frames raise before that is raised on, and gets its proper status. What they raise later becomes the last frame,
     since a stream that breaks off can look like one that has ended. FastAPI's own event streams start at once, before it is
-    known whether the turn works.
+    known whether the turn works. Without `has_error_statuses` every failure becomes a frame.
 
     A silent stream gets a comment every KEEPALIVE_SECONDS, the first of which starts the response too: proxies close
     connections on which nothing moves.
@@ -56,11 +56,13 @@ class EventStream(StreamingResponse):
         *,
         error_frame: Callable[[Exception], bytes],
         comment: bytes = KEEPALIVE_COMMENT,
+        has_error_statuses: bool = True,
     ) -> None:
         super().__init__(frames)
         self._frames = frames
         self._error_frame = error_frame
         self._comment = comment
+        self._has_error_statuses = has_error_statuses
 
     @override
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
@@ -94,7 +96,7 @@ class EventStream(StreamingResponse):
             async for frame in self._frames:
                 await write(frame)
         except Exception as error:
-            if not started:
+            if not started and self._has_error_statuses:
                 raise
             log(error)
             await write(self._error_frame(error))
@@ -106,7 +108,6 @@ class EventStream(StreamingResponse):
 
 @router.post(
     "/chat/stream",
-    dependencies=[Depends(within_rate)],
     status_code=200,
     response_class=EventStream,
     responses=_RESPONSES,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import uuid
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 from app.dependencies import get_retriever
 from app.main import app
 from app.models import Message, MessageRole
+from app.ratelimit import Allowance
 from app.retrieval import Passage, Retriever
 from tests import commands
 from tests.conftest import ROOT, Serve, Service, eventually
@@ -54,6 +56,16 @@ class Widget:
         frames = response.text.removesuffix("\n\n").split("\n\n")
         assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
         return [EVENT.validate_json(frame.removeprefix("data: ")) for frame in frames]
+
+    async def finds_nothing(self, kind: str, /, **params: Any) -> None:
+        """See that there is no such thread: in an event where a stream is expected, in a status elsewhere."""
+        if kind in {"threads.add_user_message", "threads.retry_after_item"}:
+            [error] = await self.stream(kind, **params)
+            assert (error.type, error.message, error.allow_retry) == ("error", "There is no such conversation.", False)
+        else:
+            response = await self.send(kind, **params)
+            assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), kind
+            assert response.json()["message"] == "There is no such conversation."
 
     async def create(self, text: str = "What is a robot?", **fields: Any) -> list[Any]:
         return await self.stream("threads.create", input=user_input(text, **fields))
@@ -219,8 +231,8 @@ async def test_a_retry_replaces_what_came_after_the_question(widget: Widget, mod
     await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
     assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Four."]
     for item_id in (answer.id, UNKNOWN, "no-id"):
-        response = await widget.send("threads.retry_after_item", thread_id=thread_id, item_id=item_id)
-        assert response.status_code == 404
+        [error] = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=item_id)
+        assert (error.type, error.message, error.allow_retry) == ("error", "There is no such conversation.", False)
 
 
 @pytest.mark.parametrize("reply", [failure(500), cut_stream, stream("Half", finish_reason=None)])
@@ -338,13 +350,14 @@ async def test_a_thread_that_is_deleted_while_it_is_added_to_stays_deleted(
 ) -> None:
     thread_id = thread_id_of(await widget.create())
 
-    async def delete_meanwhile(_request: object) -> None:
+    async def delete_meanwhile(_self: object, _request: object) -> Allowance:
         await widget.service.tables.clear()
+        return lambda: asyncio.sleep(0)
 
-    monkeypatch.setattr("app.chatkit_protocol.within_rate", delete_meanwhile)
-    response = await widget.send("threads.add_user_message", thread_id=thread_id, input=user_input("Still there?"))
+    monkeypatch.setattr("app.ratelimit.RateLimiter.allowance", delete_meanwhile)
+    [error] = await widget.stream("threads.add_user_message", thread_id=thread_id, input=user_input("Still there?"))
 
-    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    assert (error.type, error.message, error.allow_retry) == ("error", "There is no such conversation.", False)
     assert await widget.service.tables.sessions() == []
 
 
@@ -448,8 +461,7 @@ async def test_a_strangers_thread_is_neither_listed_nor_opened(service: Service,
     assert [thread.id for thread in (await owner.threads()).data] == [thread_id]
     assert (await stranger.threads()).data == []
     for kind, params in requests_for(thread_id, events[1].item.id).items():
-        response = await stranger.send(kind, **params)
-        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), kind
+        await stranger.finds_nothing(kind, **params)
 
     assert await service.tables.messages() == before
     [session] = await service.tables.sessions()
@@ -471,9 +483,9 @@ def requests_for(thread_id: str, item_id: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("thread_id", [UNKNOWN, "thr_1"], ids=["unknown", "malformed"])
-async def test_an_unknown_thread_is_not_found_before_anything_streams(widget: Widget, thread_id: str) -> None:
+async def test_an_unknown_thread_is_not_found(widget: Widget, thread_id: str) -> None:
     for kind, params in requests_for(thread_id, UNKNOWN).items():
-        assert (await widget.send(kind, **params)).status_code == 404, kind
+        await widget.finds_nothing(kind, **params)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -546,10 +558,6 @@ async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) ->
             "threads.add_structured_input.params.input.answers",
         ),
         ({"type": "threads.create", "params": {}}, "threads.create.params.input"),
-        ({"type": "threads.create", "params": {"input": user_input(" ")}}, "message"),
-        ({"type": "threads.create", "params": {"input": user_input("x" * 4001)}}, "message"),
-        ({"type": "threads.create", "params": {"input": user_input("a\x00b")}}, "message"),
-        ({"type": "threads.create", "params": {"input": user_input("a", quoted_text="\x00")}}, "selected_text"),
     ],
 )
 async def test_a_bad_body_is_refused_by_field(widget: Widget, body: Any, field: str) -> None:
@@ -561,6 +569,25 @@ async def test_a_bad_body_is_refused_by_field(widget: Widget, body: Any, field: 
     assert [detail["field"] for detail in response.json()["error"]["details"]] == [field]
     assert "fly" not in response.text
     assert await widget.service.tables.sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (user_input(" "), "The message must not be blank."),
+        (user_input("x" * 4001), "The message must not be longer than 4000 characters."),
+        (user_input("a\x00b"), "The message must not contain NUL characters."),
+        (user_input("a", quoted_text="\x00"), "The selected text must not contain NUL characters."),
+    ],
+)
+async def test_a_question_that_cannot_be_asked_is_told_so_in_the_stream(
+    widget: Widget, given: dict[str, Any], message: str
+) -> None:
+    [error] = await widget.stream("threads.create", input=given)
+
+    assert (error.type, error.message, error.allow_retry) == ("error", message, False)
+    assert await widget.service.tables.sessions() == []
+    assert not await widget.service.logged("internal.error")
 
 
 @pytest.mark.parametrize(
@@ -628,9 +655,10 @@ async def test_turns_count_against_the_rate_and_lists_do_not(serve: Serve) -> No
     widget = Widget(await serve(RATE_LIMIT="1/minute"))
     await widget.create()
 
-    refused = await widget.send("threads.create", input=user_input("Again?"))
+    [refused] = await widget.stream("threads.create", input=user_input("Again?"))
 
-    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert (refused.type, refused.allow_retry) == ("error", True)
+    assert refused.message == "You are asking too often. Please wait a moment."
     assert len((await widget.threads()).data) == 1
 
 
@@ -645,6 +673,63 @@ async def test_an_overloaded_service_refuses_a_turn_before_it_streams(serve: Ser
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
     assert (await first).status_code == 200
+
+
+async def test_what_an_overloaded_service_refuses_does_not_count_against_the_rate(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    widget = Widget(await serve(MAX_CONCURRENT_TURNS="1", RATE_LIMIT="2/minute"))
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, completion("Done.")))
+    first = asyncio.create_task(widget.service.chat())
+    await model_server.wait_for_requests(1)
+    refused = [await widget.send("threads.create", input=user_input("Me too?")) for _ in range(5)]
+    gate.set()
+    await first
+
+    assert [response.status_code for response in refused] == [503] * 5
+    assert (await widget.create("Me now?"))[-1].type == "thread.item.done"
+
+
+@pytest.mark.parametrize("kind", ["positive", "negative"])
+async def test_an_answer_can_be_rated_before_it_is_recorded(
+    widget: Widget, model_server: FakeOpenAI, kind: str
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("A robot ", "walks.", gate=gate))
+    asking = asyncio.create_task(widget.create("Why?"))
+    await model_server.wait_for_requests(1)
+    [question] = await widget.until_recorded(1)
+    answer_id = str(uuid.uuid5(question.id, "reply"))
+
+    rated = await widget.send(
+        "items.feedback", thread_id=str(question.session_id), item_ids=["no-id", answer_id, UNKNOWN], kind=kind
+    )
+    gate.set()
+    await asking
+
+    assert rated.status_code == 200
+    assert (await widget.service.tables.messages())[1].feedback == kind
+
+
+async def test_while_the_model_is_silent_no_empty_event_is_sent(
+    widget: Widget, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.KEEPALIVE_SECONDS", 0.01)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, stream("Well.")))
+    body = {"type": "threads.create", "params": {"input": user_input("Why?")}}
+
+    lines = []
+    async with widget.service.client.stream("POST", "/chatkit", json=body, headers=widget.headers) as response:
+        async for line in response.aiter_lines():
+            lines.append(line)
+            if line == ": ping":
+                gate.set()
+
+    after_comments = [line for comment, line in itertools.pairwise(lines) if comment == ": ping"]
+    assert after_comments
+    assert "" not in after_comments
 
 
 async def test_the_widgets_preflight_passes(service: Service) -> None:
