@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from app import dsn
 from app.config import Settings
 from app.main import app
-from app.models import ChatSession, Message, utc_now
+from app.models import ChatSession, Message, MessageRole, utc_now
 from tests.fake_openai import FakeOpenAI
 from tests.postgres import PostgresServer, postgres_server
 
@@ -158,6 +158,10 @@ class Tables:
     async def messages(self) -> list[Message]:
         """Every message, oldest first."""
         return await self._all(select(Message).order_by(col(Message.created_at), col(Message.id)))
+
+    async def replies(self) -> list[str]:
+        """What every recorded answer says, oldest first."""
+        return [message.content for message in await self.messages() if message.role is MessageRole.assistant]
 
     async def _all(self, statement: Any) -> list[Any]:
         async with self.engine.connect() as connection:

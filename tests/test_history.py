@@ -12,8 +12,8 @@ from sqlalchemy import insert
 
 from app.models import ChatSession, Message, MessageRole, utc_now
 from tests.conftest import Service, eventually
+from tests.events import all_events
 from tests.fake_openai import FakeOpenAI, held
-from tests.test_stream import all_events
 
 NOT_FOUND = {
     "error": {"code": "not_found", "message": "There is no such conversation.", "request_id": IsUUID(4)},

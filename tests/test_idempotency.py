@@ -13,8 +13,8 @@ from sqlmodel import col
 from app.chat import CLAIM_MARGIN_SECONDS
 from app.models import Message, MessageRole
 from tests.conftest import Serve, Service
+from tests.events import all_events
 from tests.fake_openai import FakeOpenAI, cut, failure, held, stall
-from tests.test_stream import all_events
 
 
 async def ask(service: Service, key: str, message: str = "Why?", **fields: Any) -> httpx2.Response:

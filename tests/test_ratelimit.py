@@ -13,9 +13,9 @@ from dirty_equals import IsUUID
 
 from app.config import Settings, SettingsError
 from tests.conftest import API_KEY, Serve, Service, eventually
+from tests.events import all_events
 from tests.fake_openai import FakeOpenAI
 from tests.postgres import free_port
-from tests.test_stream import all_events
 
 # Counting does not touch the database.
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

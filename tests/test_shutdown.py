@@ -22,8 +22,8 @@ from app import dsn
 from app.models import MessageRole
 from tests import commands
 from tests.conftest import API_KEY, Tables, eventually
+from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, held, stall, stream
-from tests.test_stream import Event, events_of
 
 OVERLOADED = {
     "error": {

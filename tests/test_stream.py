@@ -1,17 +1,14 @@
 """`POST /chat/stream`, over a real socket, on both databases."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
-import httpx2
 import pytest
 from dirty_equals import IsStr, IsUUID
 
 from app.models import MessageRole
 from tests.conftest import Serve, Service, eventually
+from tests.events import all_events, events_of, streamed
 from tests.fake_openai import (
     Exchange,
     FakeOpenAI,
@@ -23,36 +20,6 @@ from tests.fake_openai import (
     html_page,
     stream,
 )
-
-type Event = tuple[str, dict[str, Any]]
-
-
-@asynccontextmanager
-async def streamed(service: Service, message: str = "Why?", **fields: Any) -> AsyncIterator[httpx2.Response]:
-    """Ask, and read the answer as it comes."""
-    body = {"message": message, **fields}
-    async with service.client.stream("POST", "/chat/stream", json=body) as response:
-        yield response
-
-
-async def events_of(response: httpx2.Response) -> AsyncIterator[Event]:
-    """Yield the stream's events; comments are no events."""
-    name = ""
-    async for line in response.aiter_lines():
-        if line.startswith("event: "):
-            name = line.removeprefix("event: ")
-        elif line.startswith("data: "):
-            yield name, json.loads(line.removeprefix("data: "))
-
-
-async def all_events(service: Service, message: str = "Why?", **fields: Any) -> list[Event]:
-    async with streamed(service, message, **fields) as response:
-        assert response.status_code == 200
-        return [event async for event in events_of(response)]
-
-
-async def replies(service: Service) -> list[str]:
-    return [m.content for m in await service.tables.messages() if m.role is MessageRole.assistant]
 
 
 async def test_an_answer_comes_as_session_deltas_and_done(service: Service, model_server: FakeOpenAI) -> None:
@@ -69,7 +36,7 @@ async def test_an_answer_comes_as_session_deltas_and_done(service: Service, mode
     assert session == {"session_id": IsUUID(4)}
     assert [delta for _, delta in deltas] == [{"text": "A robot "}, {"text": "that walks"}, {"text": "."}]
     assert done == {"response": "A robot that walks.", "timestamp": IsStr, **session}
-    assert await replies(service) == ["A robot that walks."]
+    assert await service.tables.replies() == ["A robot that walks."]
 
 
 async def test_a_streamed_turn_continues_its_session_like_any_other(service: Service, model_server: FakeOpenAI) -> None:
@@ -109,7 +76,7 @@ async def test_what_a_provider_adds_between_the_pieces_is_passed_over(
     model_server.enqueue(stream("It walks.", then=annotate_and_stop))
 
     assert [name for name, _ in await all_events(service)] == ["session", "delta", "done"]
-    assert await replies(service) == ["It walks."]
+    assert await service.tables.replies() == ["It walks."]
 
 
 async def test_while_the_model_is_silent_comments_keep_the_stream_open(
@@ -192,7 +159,7 @@ async def test_half_an_answer_ends_in_error_and_is_not_recorded(
             "request_id": IsUUID(4),
         }
     }
-    assert await replies(service) == []
+    assert await service.tables.replies() == []
     [record] = service.log("openai.error")
     assert record["request_id"] == events[-1][1]["error"]["request_id"]
 
@@ -205,7 +172,7 @@ async def test_a_stream_that_stalls_ends_in_error_at_the_deadline(serve: Serve, 
 
     assert [name for name, _ in events] == ["session", "delta", "error"]
     assert events[-1][1]["error"]["code"] == "openai_timeout"
-    assert await replies(service) == []
+    assert await service.tables.replies() == []
 
 
 async def test_what_the_wire_cannot_carry_is_replaced_in_stream_and_record_alike(
@@ -216,7 +183,7 @@ async def test_what_the_wire_cannot_carry_is_replaced_in_stream_and_record_alike
     events = await all_events(service)
 
     assert "".join(event["text"] for name, event in events if name == "delta") == "a\ufffdbc\ufffdd"
-    assert await replies(service) == ["a\ufffdbc\ufffdd"]
+    assert await service.tables.replies() == ["a\ufffdbc\ufffdd"]
 
 
 async def test_a_reader_who_leaves_finds_the_answer_when_coming_back(
@@ -231,8 +198,8 @@ async def test_a_reader_who_leaves_finds_the_answer_when_coming_back(
         await anext(events)
     gate.set()
 
-    await eventually(lambda: replies(service))
-    assert await replies(service) == ["It walks."]
+    await eventually(service.tables.replies)
+    assert await service.tables.replies() == ["It walks."]
     page = await service.client.get(f"/chat/{session[1]['session_id']}/messages")
     assert [m["content"] for m in page.json()["data"]] == ["Why?", "It walks."]
     assert [record for record in service.log() if record["level"] == "ERROR"] == []
@@ -252,4 +219,4 @@ async def test_a_turn_that_fails_after_its_reader_left_is_in_the_log(
     gate.set()
 
     await eventually(lambda: service.logged("openai.error"))
-    assert await replies(service) == []
+    assert await service.tables.replies() == []

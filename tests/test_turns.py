@@ -15,8 +15,8 @@ from app.errors import DatabaseError, OverloadedError
 from app.models import Message, MessageRole, utc_now
 from app.turns import Turns
 from tests.conftest import Serve, Service, eventually
+from tests.events import all_events, events_of, streamed
 from tests.fake_openai import FakeOpenAI, failure, held, stream
-from tests.test_stream import all_events, events_of, replies, streamed
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -172,7 +172,7 @@ async def test_the_answer_to_a_reader_who_leaves_while_the_model_thinks_is_recor
     await service.client.get("/health")  # By now the service knows.
     gate.set()
 
-    await eventually(lambda: replies(service))
+    await eventually(service.tables.replies)
     question, reply = await service.tables.messages()
     assert (question.content, reply.content) == ("Why?", "Answer 1 to: Why?")
     assert reply.id == reply_id(question)
@@ -216,7 +216,7 @@ async def test_a_flood_of_leavers_stays_within_the_limit(serve: Serve, model_ser
     gate.set()
 
     async def answered() -> bool:
-        return len(await replies(service)) == 3
+        return len(await service.tables.replies()) == 3
 
     await eventually(answered)
     assert len(model_server.requests) == 3
