@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
+ALEMBIC = ("-m", "alembic", "-c", ROOT / "alembic.ini")
 TIMEOUT_SECONDS = 60
 
 

@@ -25,15 +25,23 @@ from starlette.types import ASGIApp
 
 from app import dsn
 from app.config import Settings
+from app.dependencies import get_retriever
 from app.main import app
 from app.models import ChatSession, Message, MessageRole, utc_now
+from app.retrieval import Retriever
 from tests.fake_openai import FakeOpenAI
 from tests.postgres import PostgresServer, postgres_server
 
 ROOT = Path(__file__).parents[1]
 API_KEY = "sk-test-0123456789-secret"
+PASSWORD = "hunter2-hunter2"
+READERS_TOKEN = "a-readers-own-token-0001"
+STRANGERS_TOKEN = "a-strangers-own-token-02"
+ORIGIN = "http://localhost:3000"
+"""The origin that may call the service by default."""
 
 type CreateDatabase = Callable[[str], str]
+type PlugIn = Callable[[Retriever | Exception], None]
 type Serve = Callable[..., Awaitable["Service"]]
 
 
@@ -263,6 +271,21 @@ async def running_service() -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     async with running(app, listener):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> PlugIn:
+    """Have the service use this retriever; given an exception, whoever asks for the retriever gets that."""
+
+    def plug_in(retriever: Retriever | Exception) -> None:
+        async def get_other_retriever() -> Retriever:
+            if isinstance(retriever, Exception):
+                raise retriever
+            return retriever
+
+        monkeypatch.setitem(app.dependency_overrides, get_retriever, get_other_retriever)
+
+    return plug_in
 
 
 @pytest.fixture

@@ -11,7 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from dirty_equals import IsStr
+
 REQUEST_ID = "req_upstream"
+RULES = {"role": "system", "content": IsStr}
+"""A prompt's first message, whatever it says."""
 STANDARD_HEADERS = {"x-request-id": REQUEST_ID}
 
 type Reply = Callable[["Exchange"], Awaitable[None]]

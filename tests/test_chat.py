@@ -15,9 +15,8 @@ from app import conversations
 from app.models import ChatSession, MessageRole
 from app.prompt import fenced
 from tests.conftest import Serve, Service, eventually
-from tests.fake_openai import FakeOpenAI, completion, failure, held
+from tests.fake_openai import RULES, FakeOpenAI, completion, failure, held
 
-RULES = {"role": "system", "content": IsStr}
 QUESTIONS = ("What walks?", "What rolls?", "What flies?", "What swims?", "What crawls?", "What jumps?", "What climbs?")
 
 

@@ -11,18 +11,14 @@ import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
 from pydantic import TypeAdapter
 
-from app.dependencies import get_retriever
-from app.main import app
 from app.models import Message, MessageRole
 from app.ratelimit import Allowance
-from app.retrieval import Passage, Retriever
+from app.retrieval import Passage
 from tests import commands
-from tests.conftest import ROOT, Serve, Service, eventually
+from tests.conftest import READERS_TOKEN, ROOT, STRANGERS_TOKEN, PlugIn, Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, cut_stream, failure, held, stream
 
 EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
-TOKEN = "a-readers-own-token-0001"
-STRANGER = "a-strangers-own-token-02"
 UNKNOWN = str(uuid.UUID(int=1))
 
 
@@ -38,7 +34,7 @@ def user_input(text: str, **fields: Any) -> dict[str, Any]:
 class Widget:
     """The widget's side of the protocol."""
 
-    def __init__(self, service: Service, token: str | None = TOKEN) -> None:
+    def __init__(self, service: Service, token: str | None = READERS_TOKEN) -> None:
         self.service = service
         self.headers = {"X-Reader-Token": token} if token else {}
 
@@ -451,7 +447,7 @@ async def test_a_thread_that_is_deleted_while_the_model_thinks_ends_in_an_error(
     assert await widget.service.tables.messages() == []
 
 
-@pytest.mark.parametrize("token", [STRANGER, None], ids=["another token", "no token"])
+@pytest.mark.parametrize("token", [STRANGERS_TOKEN, None], ids=["another token", "no token"])
 async def test_a_strangers_thread_is_neither_listed_nor_opened(service: Service, token: str | None) -> None:
     owner, stranger = Widget(service), Widget(service, token)
     events = await owner.create()
@@ -465,8 +461,8 @@ async def test_a_strangers_thread_is_neither_listed_nor_opened(service: Service,
 
     assert await service.tables.messages() == before
     [session] = await service.tables.sessions()
-    assert session.owner == hashlib.sha256(TOKEN.encode()).hexdigest()
-    assert TOKEN not in service.output
+    assert session.owner == hashlib.sha256(READERS_TOKEN.encode()).hexdigest()
+    assert READERS_TOKEN not in service.output
 
 
 def requests_for(thread_id: str, item_id: str) -> dict[str, dict[str, Any]]:
@@ -520,21 +516,16 @@ async def test_what_is_no_cursor_is_refused(widget: Widget, after: str) -> None:
         assert [detail["field"] for detail in response.json()["error"]["details"]] == ["after"]
 
 
-async def test_retrieved_passages_are_the_answers_annotations(widget: Widget) -> None:
+async def test_retrieved_passages_are_the_answers_annotations(widget: Widget, plug_in: PlugIn) -> None:
     async def search(_question: str) -> list[Passage]:
         return [
             Passage(text="It walks.", source="https://book.example.org/gait", title="Gait"),
             Passage(text="It runs.", source="docs/run.md", title="Running"),
         ]
 
-    async def get_search() -> Retriever:
-        return search
+    plug_in(search)
 
-    app.dependency_overrides[get_retriever] = get_search
-    try:
-        events = await widget.create()
-    finally:
-        app.dependency_overrides.clear()
+    events = await widget.create()
 
     answer = events[-1].item
     page, file = [annotation.source for annotation in answer.content[0].annotations]

@@ -11,9 +11,8 @@ from pydantic import SecretStr
 from app.config import DatabaseSettings, Settings, SettingsError
 from app.llm import LanguageModel
 from tests import commands
-from tests.conftest import API_KEY
+from tests.conftest import API_KEY, PASSWORD
 
-PASSWORD = "hunter2-hunter2"
 POSTGRESQL_URL = f"postgresql://reader:{PASSWORD}@db.example.org/book"
 
 SETTINGS: dict[str, tuple[Any, str, Any]] = {

@@ -1,18 +1,13 @@
 """Which websites may call the service from a browser, and what they can see of its answers."""
 
 import httpx2
-import pytest
 
-from app.dependencies import get_retriever
-from app.main import app
-from app.retrieval import Retriever
-from tests.conftest import Serve, Service
+from tests.conftest import ORIGIN, PlugIn, Serve, Service
 from tests.fake_openai import FakeOpenAI, failure
+from tests.marks import on_one_database
 
-# What a page may do does not depend on the database.
-pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+pytestmark = on_one_database
 
-DOCUSAURUS = "http://localhost:3000"
 STRANGER = "https://stranger.example"
 
 
@@ -34,12 +29,8 @@ async def allowed_origin(service: Service, origin: str) -> str | None:
     return allowed
 
 
-async def failing_dependency() -> Retriever:
-    raise RuntimeError
-
-
 async def every_status(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, origin: str
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, origin: str
 ) -> dict[str, httpx2.Response]:
     """Return a response of each kind that a page at this origin can get."""
     client, headers = service.client, {"Origin": origin}
@@ -52,7 +43,7 @@ async def every_status(
     }
     model_server.enqueue(failure(429, **{"retry-after": "9"}))
     responses["model failed"] = await client.post("/chat", json={"message": "Hello"}, headers=headers)
-    monkeypatch.setitem(app.dependency_overrides, get_retriever, failing_dependency)
+    plug_in(RuntimeError())
     responses["unforeseen"] = await client.post("/chat", json={"message": "Hello"}, headers=headers)
     return responses
 
@@ -69,13 +60,13 @@ STATUSES = {
 
 
 async def test_an_allowed_page_can_read_every_answer_and_the_headers_that_concern_it(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:
-    responses = await every_status(service, model_server, monkeypatch, DOCUSAURUS)
+    responses = await every_status(service, model_server, plug_in, ORIGIN)
 
     assert {kind: response.status_code for kind, response in responses.items()} == STATUSES
     for kind, response in responses.items():
-        assert response.headers.get("Access-Control-Allow-Origin") == DOCUSAURUS, kind
+        assert response.headers.get("Access-Control-Allow-Origin") == ORIGIN, kind
         exposed = {name.strip().lower() for name in response.headers["Access-Control-Expose-Headers"].split(",")}
         assert exposed == {"retry-after", "x-request-id"}, kind
         assert response.headers["X-Request-ID"], kind
@@ -85,9 +76,9 @@ async def test_an_allowed_page_can_read_every_answer_and_the_headers_that_concer
 
 
 async def test_another_page_is_allowed_to_read_nothing(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:
-    responses = await every_status(service, model_server, monkeypatch, STRANGER)
+    responses = await every_status(service, model_server, plug_in, STRANGER)
 
     assert {kind: response.status_code for kind, response in responses.items()} == STATUSES
     for kind, response in responses.items():
@@ -96,10 +87,10 @@ async def test_another_page_is_allowed_to_read_nothing(
 
 
 async def test_the_preflight_of_an_allowed_page_passes(service: Service, model_server: FakeOpenAI) -> None:
-    response = await preflight(service, DOCUSAURUS, headers="content-type, x-request-id")
+    response = await preflight(service, ORIGIN, headers="content-type, x-request-id")
 
     assert response.status_code == 200
-    assert response.headers["Access-Control-Allow-Origin"] == DOCUSAURUS
+    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert "POST" in response.headers["Access-Control-Allow-Methods"]
     assert "Content-Type" in response.headers["Access-Control-Allow-Headers"]
     assert "Origin" in response.headers["Vary"]
@@ -110,8 +101,8 @@ async def test_a_preflight_that_asks_for_too_much_is_refused(service: Service) -
     for refused in (
         await preflight(service, STRANGER),
         await preflight(service, "null"),
-        await preflight(service, DOCUSAURUS, method="PUT"),
-        await preflight(service, DOCUSAURUS, headers="authorization"),
+        await preflight(service, ORIGIN, method="PUT"),
+        await preflight(service, ORIGIN, headers="authorization"),
     ):
         assert refused.status_code == 400
     assert "Access-Control-Allow-Origin" not in (await preflight(service, STRANGER)).headers
@@ -135,13 +126,13 @@ async def test_origins_are_separated_by_commas_however_they_are_spaced_and_ended
 async def test_named_origins_replace_the_default(serve: Serve) -> None:
     service = await serve(CORS_ORIGINS="https://book.example.org")
 
-    assert await allowed_origin(service, DOCUSAURUS) is None
+    assert await allowed_origin(service, ORIGIN) is None
 
 
 async def test_a_pattern_allows_origins_that_it_matches_from_end_to_end(serve: Serve) -> None:
     service = await serve(CORS_ORIGIN_REGEX=r"https://book-[a-z0-9]+\.vercel\.app|https://preview\.example\.org")
 
-    for origin in (DOCUSAURUS, "https://book-a1b2.vercel.app", "https://preview.example.org"):
+    for origin in (ORIGIN, "https://book-a1b2.vercel.app", "https://preview.example.org"):
         assert await allowed_origin(service, origin) == origin
     for other in (
         "https://book-a1b2.vercel.app.evil.example",

@@ -14,9 +14,9 @@ from sqlalchemy import text
 from app import dsn
 from app.database import Database
 from app.dsn import Dsn
+from tests.conftest import PASSWORD
 from tests.postgres import PostgresServer
 
-PASSWORD = "hunter2-hunter2"
 SERVER = f"postgresql://reader:{PASSWORD}@db.example.org/book"
 NEON = (
     "postgresql://reader:npg_pass@ep-cool-term-1-pooler.eu-central-1.aws.neon.tech/neondb"

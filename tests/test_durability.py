@@ -40,8 +40,9 @@ from tests.fake_openai import (
     stall,
     stream,
 )
+from tests.marks import on_postgresql
 
-pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+pytestmark = on_postgresql
 
 MORE_SCHEDULES = int(os.environ.get("DURABILITY_SCHEDULES", "0"))
 SCHEDULES = 30

@@ -14,11 +14,8 @@ import pytest
 from dirty_equals import IsPartialDict, IsStr
 from sqlalchemy import text
 
-from app.dependencies import get_retriever
-from app.main import app
 from app.models import MessageRole
-from app.retrieval import Retriever
-from tests.conftest import Serve, Service, Tables
+from tests.conftest import ORIGIN, PlugIn, Serve, Service, Tables
 from tests.fake_openai import (
     FakeOpenAI,
     Reply,
@@ -33,13 +30,9 @@ from tests.fake_openai import (
     refusal,
     stall,
 )
+from tests.marks import on_one_database, on_postgresql
 from tests.postgres import PostgresServer, free_port
 
-# Failures that happen before the database is asked, or whatever it is, are shown on one of the two.
-on_one_database = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-on_postgresql = on_one_database
-
-ORIGIN = "http://localhost:3000"
 MARK = "Zanzibar"
 """Stands in the invalid requests, so that an error that quotes one is noticed."""
 
@@ -623,14 +616,10 @@ async def test_a_postgresql_without_tables_takes_no_turns(serve: Serve, database
     assert ready.json() == error_body(ready, "not_ready")
 
 
-async def failing_dependency() -> Retriever:
-    raise RuntimeError(f"the index of {MARK} is gone")
-
-
 async def test_an_unforeseen_exception_is_an_internal_error_that_a_browser_can_read(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:
-    monkeypatch.setitem(app.dependency_overrides, get_retriever, failing_dependency)
+    plug_in(RuntimeError(f"the index of {MARK} is gone"))
 
     response = await service.client.post("/chat", json={"message": "Hello"}, headers={"Origin": ORIGIN})
 

@@ -5,9 +5,8 @@ from dirty_equals import IsPartialDict
 from sqlalchemy import text
 
 from tests.conftest import Serve, Service
+from tests.marks import on_postgresql
 from tests.postgres import free_port
-
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 NOT_READY = {"code": "not_ready", "message": "The database does not answer, or has not been migrated."}
 

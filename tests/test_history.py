@@ -11,13 +11,11 @@ from dirty_equals import IsStr, IsUUID
 from sqlalchemy import insert
 
 from app.models import ChatSession, Message, MessageRole, utc_now
-from tests.conftest import Service, eventually
+from tests.bodies import NOT_FOUND
+from tests.conftest import READERS_TOKEN, STRANGERS_TOKEN, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI, held
 
-NOT_FOUND = {
-    "error": {"code": "not_found", "message": "There is no such conversation.", "request_id": IsUUID(4)},
-}
 UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "abc", "1", "%20", "null", "' OR 1=1 --", "a" * 1000, "%00"]
 
 
@@ -251,7 +249,7 @@ async def test_the_id_of_a_deleted_conversation_begins_a_new_one(service: Servic
     assert [m["content"] for m in (await page(service, answer["session_id"]))["data"]] == ["Two?", answer["response"]]
 
 
-TOKENS = {"owner": "a-readers-own-token-0001", "stranger": "a-strangers-own-token-02", "nobody": None}
+TOKENS = {"owner": READERS_TOKEN, "stranger": STRANGERS_TOKEN, "nobody": None}
 
 
 def token_of(reader: str) -> dict[str, str]:

@@ -18,8 +18,6 @@ from app.database import REVISION, Database
 from tests import commands
 from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 
-ALEMBIC = ("-m", "alembic", "-c", ROOT / "alembic.ini")
-
 
 def tables(url: str) -> set[str]:
     """The names of the tables, without Alembic's own."""
@@ -292,7 +290,9 @@ async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str,
     waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
     gate = await asyncpg.connect(postgresql)
     await gate.execute("BEGIN; CREATE TABLE alembic_version (version_num text)")
-    deploys = [commands.start(*ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(2)]
+    deploys = [
+        commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(2)
+    ]
     try:
         async with asyncio.timeout(commands.TIMEOUT_SECONDS):
             while await gate.fetchval(waiting) < len(deploys):  # noqa: ASYNC110  # PostgreSQL has no event for it.
@@ -336,7 +336,7 @@ asyncio.run(start())
 
 
 def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> None:
-    status, output = commands.run(*ALEMBIC, "upgrade", "head", folder=tmp_path)
+    status, output = commands.run(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path)
 
     assert status > 0
     assert "DATABASE_URL is missing" in output
@@ -345,7 +345,9 @@ def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> N
 
 
 def test_the_command_line_needs_no_variable_but_the_databases(tmp_path: Path) -> None:
-    status, output = commands.run(*ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL="sqlite:///book.db")
+    status, output = commands.run(
+        *commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL="sqlite:///book.db"
+    )
 
     assert status == 0, output
     assert tables(f"sqlite:///{tmp_path}/book.db") == {"chat_sessions", "messages", "documents"}

@@ -17,6 +17,7 @@ from app import dsn
 from app.database import Database
 from app.models import ChatRequest, ChatResponse, ChatSession, Document, HealthResponse, Message, MessageRole
 from tests.conftest import Tables
+from tests.marks import on_postgresql
 
 SESSION_ID = uuid.UUID("5f0c954e-6a35-4d0f-9d32-0d5a1c7e2b11")
 LONG_AGO = datetime(2020, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -243,7 +244,7 @@ async def test_a_message_of_no_session_is_refused(database: Database) -> None:
         await add(database, Message(session_id=SESSION_ID, role=MessageRole.user, content="Hello?"))
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 async def test_postgresql_refuses_a_role_that_is_none(database: Database) -> None:
     await add(database, *conversation())
 

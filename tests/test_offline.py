@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
-from app.dependencies import get_retriever
-from app.main import app
 from app.offline import PREFACE, OfflineTransport
 from app.prompt import assemble_prompt
-from app.retrieval import Passage, Retriever
-from tests.conftest import Serve, Service
+from app.retrieval import Passage
+from tests.conftest import PlugIn, Serve, Service
 
 QUOTATION = f"{PREFACE} The closest sentences of the text: "
 SILENCE = f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
@@ -126,7 +124,7 @@ async def test_without_a_text_it_tells_how_much_of_the_conversation_it_was_sent(
     assert "with 2 earlier messages" in second
 
 
-async def test_it_quotes_retrieved_passages(offline: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_quotes_retrieved_passages(offline: Service, plug_in: PlugIn) -> None:
     passages = [
         Passage(text=f"{BALANCE} {SENSORS}", source="walking.md", title='On "walking" <draft>'),
         Passage(text=HISTORY, source="history.md", title="History"),
@@ -135,10 +133,7 @@ async def test_it_quotes_retrieved_passages(offline: Service, monkeypatch: pytes
     async def retrieve(_question: str) -> Sequence[Passage]:
         return passages
 
-    async def get_passages() -> Retriever:
-        return retrieve
-
-    monkeypatch.setitem(app.dependency_overrides, get_retriever, get_passages)
+    plug_in(retrieve)
 
     assert await answer(offline, "When was WABOT-1 built?") == QUOTATION + HISTORY
     assert await answer(offline, "How does a humanoid balance?") == QUOTATION + BALANCE

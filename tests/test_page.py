@@ -14,8 +14,9 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from app.models import MessageRole
-from tests.conftest import Serve, Service, running
+from tests.conftest import ORIGIN, Serve, Service, running
 from tests.fake_openai import FakeOpenAI, cut_stream, failure, question_in, stream
+from tests.marks import on_one_database
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SITE = Starlette(routes=[Mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))])
@@ -26,8 +27,7 @@ type Visit = Callable[..., Awaitable[Page]]
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    # What a page sees does not depend on the database.
-    pytest.mark.parametrize("database_url", ["postgresql"], indirect=True),
+    on_one_database,
 ]
 
 
@@ -36,7 +36,7 @@ async def visit() -> AsyncIterator[Visit]:
     """Open the page in a browser of its own, at this address; it asks the service."""
     async with AsyncExitStack() as stack:
 
-        async def open_page(service: Service, origin: str = "http://localhost:3000") -> Page:
+        async def open_page(service: Service, origin: str = ORIGIN) -> Page:
             site = socket.create_server(("127.0.0.1", 0))
             await stack.enter_async_context(running(SITE, site))
             playwright = await stack.enter_async_context(async_playwright())

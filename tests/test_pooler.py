@@ -11,12 +11,11 @@ from dirty_equals import IsPartialDict
 
 from app.database import REVISION
 from tests import commands
-from tests.conftest import ROOT, Serve, Service, eventually, migrate
+from tests.conftest import Serve, Service, eventually, migrate
 from tests.load import ask_at_once, assert_rows_add_up, reading
 from tests.pooler import PGBOUNCER, SERVER_CONNECTIONS, Front, PgBouncer, TlsPooler, pgbouncer
 from tests.postgres import PostgresServer
 
-ALEMBIC = ("-m", "alembic", "-c", ROOT / "alembic.ini")
 DATABASE = "behind_a_pooler"
 
 
@@ -280,7 +279,7 @@ async def test_two_deploys_migrate_through_the_pooler_at_once(
     url = front.url(empty, sslmode="require", channel_binding="require", sslrootcert=str(front.authority))
     environment = {"DATABASE_URL": url, "DATABASE_POOLED": "true"}
 
-    deploys = [commands.start(*ALEMBIC, "upgrade", "head", folder=tmp_path, **environment) for _ in range(2)]
+    deploys = [commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, **environment) for _ in range(2)]
     results = [await asyncio.to_thread(commands.finish, deploy) for deploy in deploys]
 
     assert [status for status, _ in results] == [0, 0], results

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.prompt import OLDER_EXCERPT_CHARS, PastTurn, assemble_prompt, fenced
 from app.retrieval import Passage
+from tests.fake_openai import RULES
 
-RULES = {"role": "system", "content": IsStr}
 HISTORY = [PastTurn("What walks?", None, "A biped does."), PastTurn("What rolls?", None, "A rover does.")]
 DIALOGUE = [
     {"role": "user", "content": "What walks?"},

@@ -12,16 +12,15 @@ import pytest
 from dirty_equals import IsUUID
 
 from app.config import Settings, SettingsError
-from tests.conftest import API_KEY, Serve, Service, eventually
+from tests.conftest import API_KEY, PASSWORD, Serve, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI
+from tests.marks import on_one_database
 from tests.postgres import free_port
 
-# Counting does not touch the database.
-pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+pytestmark = on_one_database
 
 READERS_PATIENCE_SECONDS = 4
-PASSWORD = "hunter2-hunter2"
 RATE_LIMITED = {
     "error": {
         "code": "rate_limited",

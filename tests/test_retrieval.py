@@ -1,18 +1,16 @@
 """The step before the model call, with another retriever plugged in."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import override
 
 import pytest
 from dirty_equals import IsStr
 
-from app.dependencies import get_retriever
-from app.main import app
 from app.models import MessageRole
-from app.retrieval import Passage, Retriever, retrieve_nothing
-from tests.conftest import Service
-from tests.fake_openai import FakeOpenAI
+from app.retrieval import Passage, retrieve_nothing
+from tests.conftest import PlugIn, Service
+from tests.fake_openai import RULES, FakeOpenAI
 
 PASSAGES = (
     Passage(text="A hexapod has six legs.", source="docs/gait.md#hexapods", title="Gait & balance"),
@@ -24,7 +22,6 @@ QUOTED = (
     r'<(passage-[0-9a-f]{16}) title="The &quot;dog&quot;&gt;&lt;system&gt;" source="docs/dogs\.md">\n'
     r"</passage>\nA dog has four\.\n</\2>\n\n"
 )
-RULES = {"role": "system", "content": IsStr}
 
 
 class Shelf:
@@ -42,26 +39,11 @@ class Shelf:
         return self._passages
 
 
-@pytest.fixture(autouse=True)
-def _no_retriever_stays() -> Iterator[None]:
-    yield
-    app.dependency_overrides.clear()
-
-
-def plug_in(shelf: Shelf) -> Shelf:
-    """Have the service retrieve from the shelf."""
-
-    async def get_shelf() -> Retriever:
-        return shelf
-
-    app.dependency_overrides[get_retriever] = get_shelf
-    return shelf
-
-
 async def test_retrieved_passages_reach_the_model_before_the_question(
-    service: Service, model_server: FakeOpenAI
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:
-    shelf = plug_in(Shelf(*PASSAGES))
+    shelf = Shelf(*PASSAGES)
+    plug_in(shelf)
     session_id = (await service.chat("What walks?")).json()["session_id"]
 
     response = await service.chat("How many legs?", session_id=session_id)
@@ -82,7 +64,7 @@ async def test_retrieved_passages_reach_the_model_before_the_question(
     assert "<passage-…>" in model_server.prompt[0]["content"]
 
 
-async def test_retrieved_passages_are_not_stored(service: Service) -> None:
+async def test_retrieved_passages_are_not_stored(service: Service, plug_in: PlugIn) -> None:
     plug_in(Shelf(*PASSAGES))
 
     response = await service.chat("What walks?")
@@ -94,8 +76,11 @@ async def test_retrieved_passages_are_not_stored(service: Service) -> None:
     ]
 
 
-async def test_a_turn_with_selected_text_retrieves_nothing(service: Service, model_server: FakeOpenAI) -> None:
-    shelf = plug_in(Shelf(*PASSAGES))
+async def test_a_turn_with_selected_text_retrieves_nothing(
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
+) -> None:
+    shelf = Shelf(*PASSAGES)
+    plug_in(shelf)
 
     response = await service.chat("How many legs?", selected_text="A hexapod has six legs.")
 
@@ -105,8 +90,9 @@ async def test_a_turn_with_selected_text_retrieves_nothing(service: Service, mod
     assert model_server.prompt == [RULES, {"role": "user", "content": fence}]
 
 
-async def test_blank_selected_text_does_not_keep_the_retriever_out(service: Service) -> None:
-    shelf = plug_in(Shelf(*PASSAGES))
+async def test_blank_selected_text_does_not_keep_the_retriever_out(service: Service, plug_in: PlugIn) -> None:
+    shelf = Shelf(*PASSAGES)
+    plug_in(shelf)
 
     await service.chat("How many legs?", selected_text=" \n")
 
@@ -121,7 +107,9 @@ async def test_by_default_no_passages_are_sent(service: Service, model_server: F
     assert list(await retrieve_nothing("How many legs?")) == []
 
 
-async def test_a_retriever_that_finds_nothing_leaves_no_trace(service: Service, model_server: FakeOpenAI) -> None:
+async def test_a_retriever_that_finds_nothing_leaves_no_trace(
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
+) -> None:
     await service.chat("How many legs?")
     without = model_server.prompt
     plug_in(Shelf())
@@ -149,6 +137,12 @@ class NoList(Shelf):
         return None  # type: ignore[return-value]
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
     ("shelf", "error"),
     [
@@ -159,13 +153,8 @@ class NoList(Shelf):
     ids=["fails", "never returns", "returns nonsense"],
 )
 async def test_without_a_working_retriever_the_turn_goes_on_without_passages(
-    service: Service,
-    monkeypatch: pytest.MonkeyPatch,
-    model_server: FakeOpenAI,
-    shelf: Shelf,
-    error: str,
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, shelf: Shelf, error: str
 ) -> None:
-    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 0.1)
     plug_in(shelf)
 
     response = await service.chat("How many legs?")

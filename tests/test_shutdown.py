@@ -21,17 +21,10 @@ from sqlalchemy.pool import NullPool
 from app import dsn
 from app.models import MessageRole
 from tests import commands
+from tests.bodies import OVERLOADED
 from tests.conftest import API_KEY, Tables, eventually
 from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, held, stall, stream
-
-OVERLOADED = {
-    "error": {
-        "code": "overloaded",
-        "message": "The service is busy. Please try again in a moment.",
-        "request_id": IsUUID(4),
-    }
-}
 
 one_or_two_workers = pytest.mark.parametrize("workers", [1, 2])
 

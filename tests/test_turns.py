@@ -9,28 +9,16 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from dirty_equals import IsPartialDict, IsUUID
+from dirty_equals import IsPartialDict
 
 from app.errors import DatabaseError, OverloadedError
 from app.models import Message, MessageRole, utc_now
 from app.turns import Turns
-from tests.conftest import Serve, Service, eventually
+from tests.bodies import NOT_FOUND, OVERLOADED
+from tests.conftest import ORIGIN, Serve, Service, eventually
 from tests.events import all_events, events_of, streamed
 from tests.fake_openai import FakeOpenAI, failure, held, stream
-
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-
-ORIGIN = "http://localhost:3000"
-OVERLOADED = {
-    "error": {
-        "code": "overloaded",
-        "message": "The service is busy. Please try again in a moment.",
-        "request_id": IsUUID(4),
-    }
-}
-NOT_FOUND = {
-    "error": {"code": "not_found", "message": "There is no such conversation.", "request_id": IsUUID(4)},
-}
+from tests.marks import on_postgresql
 
 
 @pytest.fixture(params=["moving", "standing"])
