@@ -45,6 +45,15 @@ type PlugIn = Callable[[Retriever | Exception], None]
 type Serve = Callable[..., Awaitable["Service"]]
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads its options.
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite on every core; as soon as pytest is given an argument, it does just what it is told."""
+    is_worker = hasattr(config, "workerinput")
+    if not (config.invocation_params.args or config.option.numprocesses or is_worker):
+        config.option.numprocesses = "logical"
+        config.option.dist = "worksteal"
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's own settings out: the variables, and the `.env` of the working directory."""
@@ -251,18 +260,31 @@ async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
 
 @asynccontextmanager
 async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve the application on the socket."""
-    server = uvicorn.Server(uvicorn.Config(application, log_config=None))
-    serving = asyncio.create_task(server.serve([listener]))
-    while not (server.started or serving.done()):  # noqa: ASYNC110  # uvicorn has no event for it.
-        await asyncio.sleep(0.005)
-    if serving.done():
-        raise RuntimeError("the server did not start")
+    """Serve the application on the socket.
+
+    These are the parts of uvicorn's `serve`, without its timers: with them each test takes 0.2 seconds to stop.
+    """
+    # asyncio does so itself, but only for listeners that it made.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    config = uvicorn.Config(application, log_config=None)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    try:
+        await server.startup([listener])
+    except SystemExit:
+        raise RuntimeError("the server did not start") from None
+    await server.on_tick(0)  # It prepares the headers of every response.
     try:
         yield
     finally:
-        server.should_exit = True
-        await serving
+        for accepting in server.servers:
+            accepting.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn has no event for it.
+            await asyncio.sleep(0.005)
+        await server.lifespan.shutdown()
 
 
 @asynccontextmanager
