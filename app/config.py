@@ -58,8 +58,8 @@ def _origin(text: str) -> str:
     return str(url).removesuffix("/")
 
 
-class DatabaseSettings(BaseSettings):
-    """What a migration needs to know."""
+class Environment(BaseSettings):
+    """Development or production; unlike the other settings, this one is never missing or malformed."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -67,6 +67,15 @@ class DatabaseSettings(BaseSettings):
 
     fastapi_env: str = "production"
     """`development`, which `fastapi dev` sets, allows the embedded defaults; anything else is production."""
+
+    @property
+    def development(self) -> bool:
+        """Whether the embedded defaults are allowed."""
+        return self.fastapi_env == "development"
+
+
+class DatabaseSettings(Environment):
+    """What a migration needs to know."""
 
     database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
     """PostgreSQL's connection string, as the provider shows it. Mandatory in production."""
@@ -102,11 +111,6 @@ class DatabaseSettings(BaseSettings):
         if value is not None:
             dsn.parse(value.get_secret_value())
         return _mandatory_in_production(value, info)
-
-    @property
-    def development(self) -> bool:
-        """Whether the embedded defaults are allowed."""
-        return self.fastapi_env == "development"
 
     @cached_property
     def database(self) -> Dsn:
@@ -254,6 +258,14 @@ class Settings(DatabaseSettings):
     def openai_headers(self) -> dict[str, str]:
         """The custom headers by name."""
         return _headers(self.openai_custom_headers) if self.openai_custom_headers else {}
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not get into the log: the API key, and the passwords of the database and of Redis."""
+        redis = RedisDsn(self.rate_limit_storage.get_secret_value()) if self.rate_limit_storage else None
+        key = self.openai_api_key.get_secret_value() if self.openai_api_key else None
+        found = [key, self.database.url.password, redis.password if redis else None]
+        return [str(secret) for secret in found if secret]
 
     @property
     def max_body_bytes(self) -> int:

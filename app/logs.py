@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, override
 
-from pydantic import RedisDsn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.config import Settings
+from app.config import Environment, Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +56,28 @@ def keep_out_of_log(*texts: str | None) -> None:
 
 
 def configure(settings: Settings) -> None:
-    """Send the service's records, and the server's, to stdout: as JSON, or through rich on a developer's terminal.
+    """Send the records of the service and of its server to stdout: as JSON, or through rich on a developer's terminal.
 
-    Other libraries speak from WARNING on; below it some of them print the parameters of statements.
+    Until this is called, `logging.json` makes the server write JSON; the parent of several workers never calls it.
     """
-    redis = RedisDsn(settings.rate_limit_storage.get_secret_value()) if settings.rate_limit_storage else None
-    passwords = [settings.database.url.password, redis.password if redis else None]
-    secrets = [str(password) for password in passwords if password]
-    if settings.openai_api_key:
-        secrets.append(settings.openai_api_key.get_secret_value())
+    _configure(development=settings.development, level=settings.log_level, secrets=settings.secrets)
+
+
+def _configure(*, development: bool, level: str = "INFO", secrets: Sequence[str] = ()) -> None:
     handler: logging.Handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(secrets))
-    if settings.development and sys.stdout.isatty():
+    if development and sys.stdout.isatty():
         from rich.logging import RichHandler  # noqa: PLC0415  # A development dependency.
 
         handler = RichHandler(show_path=False)
         handler.setFormatter(TextFormatter(secrets))
     logging.root.handlers = [handler]
-    logging.root.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+    # Below WARNING some libraries log the parameters of statements.
+    logging.root.setLevel(max(logging.WARNING, logging.getLevelName(level)))
     for name in ("app", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-        logging.getLogger(name).setLevel(settings.log_level)
+        logging.getLogger(name).setLevel(level)
     # The "request" record says more, and leaves the query string out.
     logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
 
@@ -195,6 +194,33 @@ def _quotes(message: str, confidential: Collection[str]) -> bool:
 def _without_escapes(text: str) -> str:
     """Return the text in a spelling that is the same however often it was escaped on its way."""
     return json.dumps(text)[1:-1].replace("\\", "")
+
+
+class StartLogMiddleware:
+    """Logs why the service could not start or stop, in place of the bare traceback that Starlette has the server log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the lifespan."""
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_traceback(message: Message) -> None:
+            message.pop("message", None)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_without_traceback)
+        except SettingsError as error:
+            _configure(development=Environment().development)
+            logger.critical("settings.invalid", extra={"fields": {"reason": str(error)}})
+            raise
+        except BaseException as error:
+            logger.critical("service.failed", exc_info=error)
+            raise
 
 
 class RequestLogMiddleware:

@@ -1,7 +1,11 @@
 """Programs as people start them, in a folder and an environment of their own."""
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -21,6 +25,37 @@ def start(*arguments: str | Path, folder: Path, **environment: str) -> subproces
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@contextmanager
+def running_in_shell(
+    command: str, *, folder: Path, output: Path, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a shell's command in the folder until the block ends, with our Python's programs; its output goes to the file."""
+    programs = Path(sys.executable).parent
+    known = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "UV_PROJECT_ENVIRONMENT": str(programs.parent),
+    }
+    with (
+        output.open("w") as file,
+        subprocess.Popen(
+            ["sh", "-c", f"exec {command}"],
+            cwd=folder,
+            env={**known, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # The command's own processes too.
 
 
 def finish(process: subprocess.Popen[str], text: str = "") -> tuple[int, str]:

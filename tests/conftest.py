@@ -290,9 +290,9 @@ async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterato
 @asynccontextmanager
 async def running_service() -> AsyncIterator[str]:
     """Serve the service on a free port; gives its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    async with running(app, listener):
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with running(app, listener):
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture
