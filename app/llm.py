@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, cast, override
 from urllib.request import getproxies
 
 import httpx2
-from openai import APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream, DefaultAsyncHttpx2Client, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient, OpenAIError
 from pydantic import AnyUrl, ValidationError
 
 from app.completions import CompletionReader, ProviderError, provider_error
@@ -72,7 +72,7 @@ class LanguageModel:
             default_headers=settings.openai_headers,
             timeout=settings.openai_timeout_seconds,
             max_retries=settings.openai_max_retries,
-            http_client=_http_client(None if settings.openai_api_key else OfflineTransport()),
+            http_client=_http_client(settings),
         )
         base_url = self._client.base_url
         self._url = str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/chat/completions"))
@@ -151,7 +151,7 @@ class LanguageModel:
             status, error = reader.outcome, reader.error
             if status != "ok":
                 raise _failure(reader)
-        except (TimeoutError, APITimeoutError, httpx2.TimeoutException) as cause:
+        except TimeoutError as cause:
             status = "timeout"
             raise ModelTimeoutError from cause
         except APIStatusError as cause:
@@ -159,6 +159,9 @@ class LanguageModel:
             reader.trace(cause.response)
             raise _meaning(error, status=cause.status_code, retry_after=_retry_after(cause.response.headers)) from cause
         except (OpenAIError, httpx2.HTTPError) as cause:
+            if _is_timeout(cause):
+                status = "timeout"
+                raise ModelTimeoutError from cause
             status = type(cause).__name__
             raise ModelError from cause
         finally:
@@ -192,13 +195,38 @@ class _TracedReader(CompletionReader):
         self.request_id = response.headers.get("x-request-id")
 
 
-def _http_client(transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+class _HttpClient(DefaultAioHttpClient):
+    """The SDK's client on aiohttp, whose transport calls a refused connection a timeout."""
+
+    @override
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            return await super().send(request, **options)
+        except httpx2.TimeoutException as error:
+            if _is_timeout(error):
+                raise
+            raise httpx2.ConnectError(str(error.__cause__), request=request) from error.__cause__
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, TimeoutError) or _is_timeout(error.__cause__))
+
+
+def _http_client(settings: Settings) -> httpx2.AsyncClient:
     """Return the SDK's HTTP client; raises SettingsError if the environment's proxies or certificates cannot be used."""
     try:
         for scheme, proxy in getproxies().items():
             if scheme in {"http", "https", "all"}:
                 AnyUrl(proxy if "://" in proxy else f"http://{proxy}")
-        return DefaultAsyncHttpx2Client(transport=transport, event_hooks={"response": [_forbid_vain_retries]})
+        options: dict[str, Any] = {
+            "event_hooks": {"response": [_forbid_vain_retries]},
+            "limits": httpx2.Limits(
+                max_connections=settings.max_concurrent_turns, max_keepalive_connections=settings.max_concurrent_turns
+            ),
+        }
+        if settings.openai_api_key is None:
+            options["transport"] = OfflineTransport()
+        return _HttpClient(**options)
     except ValidationError:
         cause = "it is not an address such as http://proxy.example:3128"
     except (OSError, ImportError, ValueError, httpx2.InvalidURL) as error:
