@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator
 from sqlalchemy import Row
 
+from app.broadcast import TurnEvent
 from app.config import Settings
 from app.conversations import (
     Conversation,
@@ -33,9 +34,6 @@ from app.ratelimit import Allowance
 from app.retrieval import Retriever, look_up
 
 router = APIRouter(tags=["chat"])
-
-type TurnEvent = MessageBase | SourcesEvent | DeltaEvent
-"""What a turn under way tells: its recorded question, the sources that were found, each piece of the answer."""
 
 type Emit = Callable[[TurnEvent], None]
 

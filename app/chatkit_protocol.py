@@ -5,7 +5,7 @@ beside the turn. See docs/decisions/0008.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -56,7 +56,8 @@ from sqlalchemy import Row, delete, select, update
 from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
-from app.chat import Emit, Turn, TurnEvent, as_response, ask_model, new_turn, take_turn
+from app.broadcast import TurnEvent
+from app.chat import Emit, Turn, as_response, ask_model, new_turn, take_turn
 from app.conversations import find_conversation, rate_messages, replace_reply, reply_id, title_of
 from app.dependencies import StateRequest
 from app.errors import (
@@ -248,7 +249,7 @@ class _Reader:
         return await self.request.state["database"].execute((statement, {}))
 
     def _stream(self, take: Take, *, shown: "_Shown") -> Response:
-        return _stream(_turn_events(begin_turn(self.request.state["turns"], take), shown))
+        return _stream(_turn_frames(begin_turn(self.request.state["turns"], take), shown))
 
 
 def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequest:
@@ -292,44 +293,65 @@ class _Shown(IntEnum):
     thread = 2
 
 
-async def _turn_events(
-    events: AsyncIterator[TurnEvent | ChatResponse], shown: _Shown
-) -> AsyncIterator[ThreadStreamEvent]:
-    """Yield what the widget shows of a turn; raises what the turn raises."""
-    answer = AssistantMessageItem(id="", thread_id="", created_at=utc_now(), content=[])
-    content = AssistantMessageContent(text="")
-    async for event in events:
-        match event:
+class _TurnView:
+    """What the widget shows of a turn, event by event."""
+
+    def __init__(self, shown: _Shown) -> None:
+        self._shown = shown
+        self._answer = AssistantMessageItem(id="", thread_id="", created_at=utc_now(), content=[])
+        self._content = AssistantMessageContent(text="")
+
+    def events(self, told: TurnEvent | ChatResponse) -> Iterator[ThreadStreamEvent]:
+        """Yield the widget's events for what the turn has told."""
+        match told:
             case MessageBase():
-                thread_id = str(event.session_id)
-                if shown >= _Shown.thread:
-                    title = title_of(event.content)
-                    yield ThreadCreatedEvent(
-                        thread=Thread(id=thread_id, title=title, created_at=event.created_at, items=Page())
-                    )
-                if shown >= _Shown.question:
-                    yield ThreadItemDoneEvent(item=_item(event))
-                yield StreamOptionsEvent(stream_options=StreamOptions(allow_cancel=True))
-                answer.id, answer.thread_id, answer.created_at = str(reply_id(event.id)), thread_id, event.created_at
-                yield ThreadItemAddedEvent(item=answer)
-                yield _updated(answer, AssistantMessageContentPartAdded(content_index=0, content=content))
+                yield from self._begin(told)
             case SourcesEvent():
-                content.annotations = _annotations(event.sources)
-                for index, annotation in enumerate(content.annotations):
-                    yield _updated(answer, _annotation_added(index, annotation))
+                self._content.annotations = _annotations(told.sources)
+                for index, annotation in enumerate(self._content.annotations):
+                    yield self._updated(
+                        AssistantMessageContentPartAnnotationAdded(
+                            content_index=0, annotation_index=index, annotation=annotation
+                        )
+                    )
             case DeltaEvent():
-                yield _updated(answer, AssistantMessageContentPartTextDelta(content_index=0, delta=event.text))
+                yield self._updated(AssistantMessageContentPartTextDelta(content_index=0, delta=told.text))
             case ChatResponse():
-                content.text = event.response
-                answer.content, answer.created_at = [content], event.timestamp
-                yield _updated(answer, AssistantMessageContentPartDone(content_index=0, content=content))
-                yield ThreadItemDoneEvent(item=answer)
+                self._content.text = told.response
+                self._answer.content, self._answer.created_at = [self._content], told.timestamp
+                yield self._updated(AssistantMessageContentPartDone(content_index=0, content=self._content))
+                yield ThreadItemDoneEvent(item=self._answer)
+
+    def _begin(self, question: MessageBase) -> Iterator[ThreadStreamEvent]:
+        thread_id, time = str(question.session_id), question.created_at
+        if self._shown >= _Shown.thread:
+            yield ThreadCreatedEvent(
+                thread=Thread(id=thread_id, title=title_of(question.content), created_at=time, items=Page())
+            )
+        if self._shown >= _Shown.question:
+            yield ThreadItemDoneEvent(item=_item(question))
+        yield StreamOptionsEvent(stream_options=StreamOptions(allow_cancel=True))
+        self._answer.id, self._answer.thread_id = str(reply_id(question.id)), thread_id
+        self._answer.created_at = time
+        yield ThreadItemAddedEvent(item=self._answer)
+        yield self._updated(AssistantMessageContentPartAdded(content_index=0, content=self._content))
+
+    def _updated(self, update: Any) -> ThreadItemUpdatedEvent:
+        return ThreadItemUpdatedEvent(item_id=self._answer.id, update=update)
 
 
-def _stream(events: AsyncIterator[ThreadStreamEvent]) -> EventStream:
+async def _turn_frames(
+    batches: AsyncIterator[Sequence[TurnEvent | ChatResponse]], shown: _Shown
+) -> AsyncGenerator[bytes]:
+    view = _TurnView(shown)
+    async for told in batches:
+        yield b"".join(_frame(event) for each in told for event in view.events(each))
+
+
+def _stream(frames: AsyncGenerator[bytes]) -> EventStream:
     # Ended by a blank line, a comment would be an empty event to the widget.
     return EventStream(
-        _frames(events),
+        frames,
         error_frame=lambda error: _frame(_error_event(error)),
         comment=b": ping\n",
         has_error_statuses=False,
@@ -351,25 +373,12 @@ def _error_event(error: Exception) -> ErrorEvent:
     )
 
 
-async def _single(event: ThreadStreamEvent) -> AsyncIterator[ThreadStreamEvent]:
-    yield event
-
-
-async def _frames(events: AsyncIterator[ThreadStreamEvent]) -> AsyncIterator[bytes]:
-    async for event in events:
-        yield _frame(event)
+async def _single(event: ThreadStreamEvent) -> AsyncGenerator[bytes]:
+    yield _frame(event)
 
 
 def _frame(event: ThreadStreamEvent) -> bytes:
     return format_sse_event(data_str=_json(event))
-
-
-def _annotation_added(index: int, annotation: Annotation) -> AssistantMessageContentPartAnnotationAdded:
-    return AssistantMessageContentPartAnnotationAdded(content_index=0, annotation_index=index, annotation=annotation)
-
-
-def _updated(item: AssistantMessageItem, update: Any) -> ThreadItemUpdatedEvent:
-    return ThreadItemUpdatedEvent(item_id=item.id, update=update)
 
 
 def _thread(row: Row[Any]) -> Thread:

@@ -4,6 +4,7 @@ Servers that speak the Chat Completions API agree on the outline and differ in t
 a stream, where the reasoning is, how a stream ends, what an error looks like. Here it is read, without the network.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class CompletionReader:
         """`prompt_tokens` and `completion_tokens`, if the server counts them."""
         self.is_done = False
         """Whether nothing more is to come: the body was whole, or said `[DONE]`."""
-        self._pieces: list[str] = []
+        self._text = io.StringIO()
         self._visible = _VisibleText()
         self._is_stream: bool | None = None
         self._beginning = self._rest = b""
@@ -87,7 +88,7 @@ class CompletionReader:
     @property
     def text(self) -> str:
         """The answer as far as it was read."""
-        return "".join(self._pieces)
+        return self._text.getvalue()
 
     @property
     def is_finished(self) -> bool:
@@ -143,7 +144,7 @@ class CompletionReader:
 
     def _add(self, texts: list[str]) -> list[str]:
         pieces = [text for text in texts if text]
-        self._pieces += pieces
+        self._text.writelines(pieces)
         return pieces
 
     def _read_line(self, line: str) -> str:

@@ -36,6 +36,9 @@ USAGE_WAIT_SECONDS = 1.0
 DRAIN_SECONDS = 0.1
 """How long the end of a finished body is waited for, with which its connection can be used again."""
 
+FAIR_SHARE_BYTES = 2_048
+"""How much of a streamed answer is read before other requests are served."""
+
 _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits"}
 )
@@ -100,7 +103,7 @@ class LanguageModel:
         reader.trace(response)
         try:
             async with asyncio.timeout(None) as patience:
-                async for data in response.aiter_bytes():
+                async for data in _in_fair_shares(response):
                     for piece in reader.feed(data):
                         on_delta(piece)
                     if reader.is_finished:
@@ -184,6 +187,15 @@ class LanguageModel:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
+
+
+async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """Yield the body as it comes; what comes faster than it is read is yielded in shares, between which others have a turn."""
+    async for data in response.aiter_bytes():
+        for start in range(0, len(data), FAIR_SHARE_BYTES):
+            yield data[start : start + FAIR_SHARE_BYTES]
+            if len(data) > FAIR_SHARE_BYTES:
+                await asyncio.sleep(0)
 
 
 class _TracedReader(CompletionReader):

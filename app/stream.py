@@ -1,7 +1,8 @@
 """The turn as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, override
 
@@ -10,15 +11,18 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Send
 
-from app.chat import Emit, TurnDep, TurnEvent, take_turn
+from app.broadcast import Broadcast, TurnEvent
+from app.chat import Emit, TurnDep, take_turn
 from app.dependencies import TurnsDep
-from app.errors import ERROR_RESPONSES, log, render
-from app.models import ApiModel, ChatResponse, DeltaEvent, MessageBase, SessionEvent
+from app.errors import ERROR_RESPONSES, OverloadedError, log, render
+from app.models import ApiModel, ChatResponse, DeltaEvent, MessageBase, SessionEvent, SourcesEvent
 from app.turns import Turns
 
 router = APIRouter(tags=["chat"])
 
 KEEPALIVE_SECONDS = 15.0
+STALLED_READER_SECONDS = 30.0
+"""How long a reader may take nothing before the stream is cut off; the turn goes on."""
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -46,13 +50,15 @@ class EventStream(StreamingResponse):
     since a stream that breaks off can look like one that has ended. FastAPI's own event streams start at once, before it is
     known whether the turn works. Without `has_error_statuses` every failure becomes a frame.
 
+    A reader who takes nothing for STALLED_READER_SECONDS loses the rest of the stream, so that it need not be held.
+
     A silent stream gets a comment every KEEPALIVE_SECONDS, the first of which starts the response too: proxies close
     connections on which nothing moves.
     """
 
     def __init__(
         self,
-        frames: AsyncIterator[bytes],
+        frames: AsyncGenerator[bytes],
         *,
         error_frame: Callable[[Exception], bytes],
         comment: bytes = KEEPALIVE_COMMENT,
@@ -93,8 +99,9 @@ class EventStream(StreamingResponse):
 
         filling = asyncio.create_task(fill_silence())
         try:
-            async for frame in self._frames:
-                await write(frame)
+            async with contextlib.aclosing(self._frames) as frames:
+                async for frame in frames:
+                    await _within(STALLED_READER_SECONDS, write(frame))
         except Exception as error:
             if not started and self._has_error_statuses:
                 raise
@@ -104,6 +111,15 @@ class EventStream(StreamingResponse):
             filling.cancel()
             await asyncio.gather(filling, return_exceptions=True)
         await write(b"", more_body=False)
+
+
+async def _within(seconds: float, writing: Awaitable[None]) -> None:
+    """Await the writing; raises OverloadedError if the reader takes nothing for so long, and holds what is told back."""
+    try:
+        async with asyncio.timeout(seconds):
+            await writing
+    except TimeoutError:
+        raise OverloadedError from None
 
 
 @router.post(
@@ -126,46 +142,33 @@ type Take = Callable[[Emit], Coroutine[Any, Any, ChatResponse]]
 """Takes a turn, and tells of it meanwhile."""
 
 
-def begin_turn(turns: Turns, take: Take) -> AsyncIterator[TurnEvent | ChatResponse]:
-    """Begin a turn, and return what it tells: first its recorded question, last its response; raises as `Turns.start` does.
-
-    The iterator raises what the turn raises. The turn goes on when nobody iterates any more.
-    """
-    queue: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
-    turn = turns.start(take(queue.put_nowait))
-    turn.add_done_callback(lambda _: queue.put_nowait(None))
-    return _told(turn, queue)
+def begin_turn(turns: Turns, take: Take) -> AsyncIterator[Sequence[TurnEvent | ChatResponse]]:
+    """Begin a turn and follow it; raises as `Turns.start` does. The turn goes on when nobody follows it any more."""
+    broadcast = Broadcast()
+    turns.start(take(broadcast.emit)).add_done_callback(broadcast.end)
+    return broadcast.follow()
 
 
-async def _told(
-    turn: asyncio.Task[ChatResponse], queue: asyncio.Queue[TurnEvent | None]
-) -> AsyncIterator[TurnEvent | ChatResponse]:
-    before_question: list[TurnEvent] = []
-    is_recorded = False
-    while (event := await queue.get()) is not None:
-        if is_recorded:
-            yield event
-        elif isinstance(event, MessageBase):
-            is_recorded = True
-            for told in (event, *before_question):
-                yield told
-        else:
-            before_question.append(event)
-    yield turn.result()
-
-
-async def _frames(events: AsyncIterator[TurnEvent | ChatResponse]) -> AsyncIterator[bytes]:
+async def _frames(batches: AsyncIterator[Sequence[TurnEvent | ChatResponse]]) -> AsyncGenerator[bytes]:
     """Yield the turn's frames; the session comes with the first piece, until which a failure has a status of its own."""
-    session = b""
-    async for event in events:
-        match event:
-            case MessageBase():
-                session = _frame("session", SessionEvent(session_id=event.session_id))
-            case DeltaEvent():
-                yield session + _frame("delta", event)
-                session = b""
-            case ChatResponse():
-                yield _frame("done", event)
+    held = b""
+    async for events in batches:
+        frames = held + b"".join(map(_frame_of, events))
+        held = b"" if any(not isinstance(event, MessageBase | SourcesEvent) for event in events) else frames
+        if not held:
+            yield frames
+
+
+def _frame_of(event: TurnEvent | ChatResponse) -> bytes:
+    match event:
+        case MessageBase():
+            return _frame("session", SessionEvent(session_id=event.session_id))
+        case DeltaEvent():
+            return _frame("delta", event)
+        case ChatResponse():
+            return _frame("done", event)
+        case SourcesEvent():
+            return b""
 
 
 def _frame(event: str, data: ApiModel) -> bytes:

@@ -1,0 +1,81 @@
+"""What a turn under way tells, kept for whoever follows it."""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Sequence
+
+from app.models import ChatResponse, DeltaEvent, MessageBase, SourcesEvent
+
+type TurnEvent = MessageBase | SourcesEvent | DeltaEvent
+"""What a turn under way tells: its recorded question, the sources that were found, each piece of the answer."""
+
+_BATCH = 64
+
+
+class Broadcast:
+    """Holds what one turn tells, so that readers can follow it from its beginning, each at their own speed.
+
+    The answer's text is held once, and the pieces that slow readers have yet to take are joined: they cost little more than the
+    answer itself.
+    """
+
+    def __init__(self) -> None:
+        self._question: MessageBase | None = None
+        self._sources: SourcesEvent | None = None
+        self._pieces: list[str] = []
+        self._starts: list[int] = []
+        """Where each piece begins in the text."""
+        self._joined = 0
+        """How many pieces, counted from the first, are joined ones."""
+        self._chars = 0
+        self._turn: asyncio.Task[ChatResponse] | None = None
+        self._news = asyncio.Event()
+
+    def emit(self, event: TurnEvent) -> None:
+        """Tell of something."""
+        match event:
+            case MessageBase():
+                self._question = event
+            case SourcesEvent():
+                self._sources = event
+            case DeltaEvent():
+                self._add(event.text)
+        self._news.set()
+
+    def end(self, turn: asyncio.Task[ChatResponse]) -> None:
+        """Tell of the turn's end."""
+        self._turn = turn
+        self._news.set()
+
+    def _add(self, text: str) -> None:
+        self._pieces.append(text)
+        self._starts.append(self._chars)
+        self._chars += len(text)
+        if len(self._pieces) - self._joined == 2 * _BATCH:
+            oldest = slice(self._joined, self._joined + _BATCH)
+            self._pieces[oldest] = ["".join(self._pieces[oldest])]
+            del self._starts[oldest.start + 1 : oldest.stop]
+            self._joined += 1
+
+    async def follow(self) -> AsyncIterator[Sequence[TurnEvent | ChatResponse]]:
+        """Yield all that was told since the last time: the question first, the response last; raises what the turn raised."""
+        is_begun, chars = False, 0
+        while True:
+            events: list[TurnEvent | ChatResponse] = []
+            if self._question and not is_begun:
+                is_begun = True
+                events += [self._question, *([self._sources] if self._sources else [])]
+            if is_begun and chars < self._chars:
+                first = bisect_right(self._starts, chars) - 1
+                pieces = self._pieces[first : first + _BATCH]
+                pieces[0] = pieces[0][chars - self._starts[first] :]
+                chars += sum(map(len, pieces))
+                events += [DeltaEvent(text=piece) for piece in pieces]
+            if events:
+                yield events
+            elif self._turn:
+                yield [self._turn.result()]
+                return
+            else:
+                self._news.clear()
+                await self._news.wait()
