@@ -1,23 +1,23 @@
-"""What can go wrong in a way that a client sees, and the one place that renders it.
+"""The errors that a client can see, and the one place that renders them.
 
 ChatError                        the service itself failed               500 internal_error
 ├── ModelError                   the model failed                        500 openai_error
-│   ├── ModelTimeoutError        … its deadline passed                   500 openai_timeout
+│   ├── ModelTimeoutError        … it took longer than the deadline      500 openai_timeout
 │   ├── ModelRateLimitError      … its provider is busy                  500 openai_rate_limited
 │   ├── ModelRefusedError        … it will not answer this question      500 openai_refused
-│   └── ModelUnavailableError    … only the operator can mend it         500 openai_error
-├── DatabaseError                the database failed or is away          500 database_error
-│   ├── DuplicateKeyError        … it has such a row already
-│   ├── MissingReferenceError    … the row that is referred to is gone
+│   └── ModelUnavailableError    … only the operator can repair it       500 openai_error
+├── DatabaseError                the database failed or is unreachable   500 database_error
+│   ├── DuplicateKeyError        … a row with this key exists
+│   ├── MissingReferenceError    … the row to refer to does not exist
 │   └── MissingTableError        … it has not been migrated
 ├── NotReadyError                the readiness check failed              503 not_ready
 ├── SessionNotFoundError         no such conversation                    404 not_found
-├── ChatKitNotInstalledError     the chatkit extra is not there          404 not_found
-├── UnsupportedRequestError      ChatKit can, but not this service       400 unsupported
+├── ChatKitNotInstalledError     the chatkit extra is not installed      404 not_found
+├── UnsupportedRequestError      a part of ChatKit that is missing here  400 unsupported
 ├── IdempotencyConflictError     the key belongs to another request      409 idempotency_conflict
-├── TurnInProgressError          the key's first request is under way    409 turn_in_progress
+├── TurnInProgressError          another request answers the question    409 turn_in_progress
 ├── RateLimitedError             one reader asks too often               429 rate_limited
-└── OverloadedError              too many turns, or a restart            503 overloaded
+└── OverloadedError              too many turns, or the service stops    503 overloaded
 """
 
 import logging
@@ -41,15 +41,15 @@ logger = logging.getLogger(__name__)
 class ChatError(Exception):
     """An error with a status, a code for programs and a message for people.
 
-    The message reaches the client and names nothing internal; what happened inside is the exception's cause.
-    `retry_after` is the value of the Retry-After header, in the provider's own spelling.
+    The message reaches the client and names nothing internal; the exception's cause says what happened inside.
+    `retry_after` is the value of the Retry-After header, as the provider spelled it.
     """
 
     status = 500
     code = "internal_error"
     message = "Something went wrong on our side."
     event: str | None = "internal.error"
-    """The name of the record that tells of it with a stack trace; what is no failure of ours needs none."""
+    """The log event that records it with a stack trace; None if nothing in the service has failed."""
 
     def __init__(self, *, retry_after: str | None = None) -> None:
         super().__init__(self.message)
@@ -65,34 +65,34 @@ class ModelError(ChatError):
 
 
 class ModelTimeoutError(ModelError):
-    """The model did not answer within the deadline."""
+    """The model took longer than the deadline."""
 
     code = "openai_timeout"
     message = "The assistant took too long to answer. Please try again."
 
 
 class ModelRateLimitError(ModelError):
-    """The model's provider turned the call away for now."""
+    """The model's provider is too busy to answer now."""
 
     code = "openai_rate_limited"
     message = "The assistant is busy. Please try again in a moment."
 
 
 class ModelRefusedError(ModelError):
-    """The model, or a filter of its provider, will not answer this question."""
+    """The model or a filter of its provider will not answer this question."""
 
     code = "openai_refused"
     message = "The assistant will not answer this question. Asking it again does not help; please ask in another way."
 
 
 class ModelUnavailableError(ModelError):
-    """The model cannot answer any question until its operator mends something, such as the key, the quota or the address."""
+    """The model answers no question until the operator repairs something, such as the key, the quota or the address."""
 
     message = "The assistant is out of order. Asking again does not help until its operator has repaired it."
 
 
 class DatabaseError(ChatError):
-    """The database did not do what it was asked, or is away."""
+    """The database failed, or cannot be reached."""
 
     code = "database_error"
     message = "The conversation could not be read or saved. Please try again."
@@ -100,7 +100,7 @@ class DatabaseError(ChatError):
 
 
 class DuplicateKeyError(DatabaseError):
-    """The database has a row of that key already."""
+    """The database has a row with this key already."""
 
 
 class MissingReferenceError(DatabaseError):
@@ -112,7 +112,7 @@ class MissingTableError(DatabaseError):
 
 
 class NotReadyError(ChatError):
-    """The service cannot take turns at the moment."""
+    """The service cannot answer questions at the moment."""
 
     status = 503
     code = "not_ready"
@@ -130,16 +130,16 @@ class SessionNotFoundError(ChatError):
 
 
 class ChatKitNotInstalledError(ChatError):
-    """The service has not what speaks ChatKit's protocol."""
+    """The package that the ChatKit protocol needs is not installed."""
 
     status = 404
     code = "not_found"
-    message = "ChatKit is not enabled here. Its operator can install the extra: uv sync --extra chatkit"
+    message = "ChatKit is not enabled on this service. The operator can install the extra: uv sync --extra chatkit"
     event = None
 
 
 class UnsupportedRequestError(ChatError):
-    """The request is for something that only other ChatKit services have."""
+    """The request uses a part of ChatKit that this service does not support."""
 
     status = 400
     code = "unsupported"
@@ -157,7 +157,7 @@ class IdempotencyConflictError(ChatError):
 
 
 class TurnInProgressError(ChatError):
-    """The first request with this idempotency key is still under way."""
+    """Another request is answering this question."""
 
     status = 409
     code = "turn_in_progress"
@@ -175,7 +175,7 @@ class RateLimitedError(ChatError):
 
 
 class OverloadedError(ChatError):
-    """More turns are under way than the operator allows, or the service is stopping."""
+    """As many turns are running as the operator allows, or the service is stopping."""
 
     status = 503
     code = "overloaded"
@@ -186,43 +186,47 @@ class OverloadedError(ChatError):
 _HTTP_ERRORS = {
     400: ("validation_error", "The request is not valid."),
     404: ("not_found", "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not answer to that method."),
+    405: ("method_not_allowed", "This address does not support this method."),
     413: ("payload_too_large", "The request is too large."),
 }
 
 _CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 
 _DESCRIPTIONS: dict[int | str, str] = {
-    400: "`validation_error`: the request is not valid; `unsupported`: ChatKit asks for what this service has not, "
-    "which is an `error` event where it expects a stream.",
+    400: "`validation_error`: the request is not valid. `unsupported`: ChatKit asks for something this service does not "
+    "support; where ChatKit expects a stream, this is an `error` event.",
     404: "`not_found`: there is no such conversation, or ChatKit is not enabled.",
-    409: "`turn_in_progress`: the first request with this Idempotency-Key is still under way; "
-    "`idempotency_conflict`: it was another request.",
+    409: "`turn_in_progress`: this question is being answered already. "
+    "`idempotency_conflict`: this Idempotency-Key belongs to another request.",
     413: "`payload_too_large`: the request is too large.",
-    429: "`rate_limited`: too many questions from one reader.",
-    "4XX": "Another fault of the request.",
-    500: "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed; "
-    "`openai_refused`: it will not answer this question, and asking again does not help; "
-    "`database_error`: the database did; `internal_error`: the service did.",
-    503: "`overloaded`: too many turns are under way, or the service is stopping.",
+    429: "`rate_limited`: one reader asks too often.",
+    "4XX": "Any other error in the request.",
+    500: "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed. "
+    "`openai_refused`: the model will not answer this question, and asking again does not help. "
+    "`database_error`: the database failed. `internal_error`: the service failed.",
+    503: "`overloaded`: too many turns are running, or the service is stopping.",
 }
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": description, "content": _CONTENT} for status, description in _DESCRIPTIONS.items()
 }
-"""The errors of a turn, for the OpenAPI document; `4XX` keeps FastAPI from adding a 422 that is never sent."""
+"""The errors of a turn, for the OpenAPI document. `4XX` keeps FastAPI from adding a 422, which is never sent."""
 
 
 def log(error: BaseException) -> None:
-    """Write to the log what a client must not see, once for each error."""
+    """Write to the log what a client must not see.
+
+    A turn and the request that waits for it raise the same error, which is logged once.
+    """
     event = error.event if isinstance(error, ChatError) else ChatError.event
-    if event and "logged" not in vars(error):
-        vars(error)["logged"] = True
+    request = current_request()
+    if event and error is not request.logged_error:
+        request.logged_error = error
         logger.error(event, exc_info=error)
 
 
 def render(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:
-    """Return what a client may see: body, status and headers."""
+    """Return what a client may see of the error: body, status and headers."""
     known = error if isinstance(error, ChatError) else ChatError()
     headers = {"Retry-After": known.retry_after} if known.retry_after else {}
     return _body(known.code, known.message), known.status, headers
@@ -249,7 +253,7 @@ _REASONS = {
     "json_invalid": "must be JSON",
     "missing": "is missing",
     "uuid_parsing": "must be a UUID",
-    "union_tag_invalid": "is of a type that there is not",
+    "union_tag_invalid": "has an unknown type",
     "union_tag_not_found": "must have a type",
     "model_attributes_type": "must be a JSON object, sent with Content-Type: application/json",
 }
@@ -257,9 +261,9 @@ _REASONS = {
 
 async def _on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
     code, message = _HTTP_ERRORS[400]
-    # A long list can be wrong in as many places as it has items.
+    # A long list can have an error in each item.
     details = [
-        # The second part of an invalid body's location is a character's position, not a field.
+        # If the body is not JSON, the second part of the location is the position of a character, not a field.
         ErrorDetail(
             field=".".join(str(part) for part in e["loc"][1:] if isinstance(part, str)) or str(e["loc"][0]),
             reason=_REASONS.get(e.get("type", ""), e["msg"].removeprefix("Value error, ")),
@@ -271,7 +275,7 @@ async def _on_invalid_request(_request: Request, error: RequestValidationError) 
 
 async def _on_http_error(_request: Request, error: HTTPException) -> Response:
     code, message = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
-    # FastAPI says 400 of a body that its JSON parser gives up on.
+    # FastAPI answers 400 if its JSON parser gives up on a body.
     details = (
         [ErrorDetail(field="body", reason=_REASONS["json_invalid"])]
         if error.status_code == HTTPStatus.BAD_REQUEST
@@ -297,10 +301,10 @@ async def respond_to_error(request: Request[Any], error: Exception) -> Response:
 
 
 class ErrorMiddleware:
-    """Answers what no handler answered, and refuses bodies that are larger than any valid request.
+    """Answers errors that have no handler, and refuses bodies that are larger than any valid request.
 
-    It belongs inside the CORS middleware. Starlette's own answer to an unhandled exception is sent outside of it, and
-    a browser would report that as a CORS error. Starlette's own body limit answers in plain text.
+    It belongs inside the CORS middleware. Starlette would answer an unhandled exception outside of it, and a browser would
+    report that as a CORS error. Starlette's own limit for bodies answers in plain text.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -313,6 +317,7 @@ class ErrorMiddleware:
             return
         limit: int = scope["state"]["settings"].max_body_bytes
         announced = Headers(scope=scope).get("content-length", "")
+        # A body that announces itself as too large is refused unread.
         received = int(announced) if announced.isdecimal() and int(announced) > limit else 0
         response_started = False
 

@@ -1,4 +1,4 @@
-"""Structured logging: one record per thing that happened, never a reader's words and never a secret.
+"""Structured logging: one record for each thing that happened, without readers' words and without secrets.
 
 Records are `logger.info("dotted.event", extra={"fields": {…}})`. In production each becomes a line of JSON on stdout.
 """
@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,54 +25,56 @@ logger = logging.getLogger(__name__)
 
 _WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PRIVATE_HEADER = re.compile(r"auth|cookie|key|password|secret|session|token")
-_LONGEST_EXCEPTION_MESSAGE = 2_000
-_TELLING_RUN = 12
+_LONGEST_MESSAGE = 2_000
+_QUOTATION_LENGTH = 12
+"""A text that shares so many characters in a row with a confidential one quotes it."""
 _SHORTEST_CONFIDENTIAL = 4
+"""Shorter texts and secrets are not looked for: they stand in every record by chance."""
 
 
 @dataclass
 class RequestContext:
-    """What is known of the request that is being served; the records written meanwhile carry it."""
+    """What is known about the request that is being served; records that are written meanwhile show its ids."""
 
     request_id: str
     session_id: uuid.UUID | None = None
     database_statements: int = 0
     database_seconds: float = 0.0
     confidential: list[str] = field(default_factory=list)
-    """The reader's words, so that no exception's message can carry them into the log."""
+    """The texts of readers and the answers to them, which no record may quote."""
+    logged_error: BaseException | None = None
+    """The error that was logged last, so that it is not logged again."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("request", default=None)
 
 
 def current_request() -> RequestContext:
-    """Return the context of the request being served, or a blank one outside of requests."""
+    """Return the context of the request that is being served, or an empty one outside of requests."""
     return _current.get() or RequestContext(request_id="")
 
 
 def keep_out_of_log(*texts: str | None) -> None:
-    """Keep these texts, which are readers' or answers to them, out of what the log tells of this request's exceptions."""
+    """While this request is served, keep quotations of these texts out of the log; None is no text."""
     current_request().confidential += [text for text in texts if text]
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: Environment) -> None:
     """Send the records of the service and of its server to stdout: as JSON, or through rich on a developer's terminal.
 
-    Until this is called, `logging.json` makes the server write JSON; the parent of several workers never calls it.
+    The environment alone is enough until all settings are known; then the level is INFO, and there are no secrets yet.
+    Before this is called, and in the parent process of several workers, the server logs as `logging.json` says.
     """
-    _configure(development=settings.development, level=settings.log_level, secrets=settings.secrets)
-
-
-def _configure(*, development: bool, level: str = "INFO", secrets: Sequence[str] = ()) -> None:
+    level, secrets = (settings.log_level, settings.secrets) if isinstance(settings, Settings) else ("INFO", [])
     handler: logging.Handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(secrets))
-    if development and sys.stdout.isatty():
+    if settings.development and sys.stdout.isatty():
         from rich.logging import RichHandler  # noqa: PLC0415  # A development dependency.
 
         handler = RichHandler(show_path=False)
         handler.setFormatter(TextFormatter(secrets))
     logging.root.handlers = [handler]
-    # Below WARNING some libraries log the parameters of statements.
+    # Below WARNING, some libraries log the parameters of statements.
     logging.root.setLevel(max(logging.WARNING, logging.getLevelName(level)))
     for name in ("app", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
@@ -83,40 +85,33 @@ def _configure(*, development: bool, level: str = "INFO", secrets: Sequence[str]
 
 
 class Untrusted(str):
-    """A field's value that comes from outside: it is withheld like an exception's message if it quotes the reader."""
+    """A field's value that comes from outside; like an exception's message, it is withheld if it quotes the reader."""
 
     __slots__ = ()
 
 
 class EventFormatter(logging.Formatter):
-    """Collects what a record says: its fields, the request's and session's ids, and an exception fit for the log."""
+    """Collects the fields of a record: the ids of request and session, its own fields, and what an exception says."""
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         super().__init__()
-        # Very short secrets would garble every line.
         secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_CONFIDENTIAL]
         self._spellings = {spelling for secret in secrets for spelling in (secret, json.dumps(secret)[1:-1])}
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Return the record's fields, with an exception's type, message and traceback."""
+        """Return the record's fields, among them an exception's type, message and traceback."""
         request = current_request()
         fields: dict[str, Any] = {}
         if request.request_id:
             fields["request_id"] = request.request_id
         if request.session_id:
             fields["session_id"] = str(request.session_id)
-        fields |= getattr(record, "fields", {})
-        confidential = (
-            {_without_escapes(text) for text in request.confidential} if _may_quote(record, fields) else set()
-        )
-        for name, value in fields.items():
-            if isinstance(value, Untrusted):
-                fields[name] = self._withheld_if_it_quotes(value, confidential)
-        if record.exc_info and record.exc_info[1]:
-            error = record.exc_info[1]
+        for name, value in getattr(record, "fields", {}).items():
+            fields[name] = self._without_quotation(value) if isinstance(value, Untrusted) else value
+        if record.exc_info and (error := record.exc_info[1]):
             fields["error"] = _name(error)
-            fields["error_message"] = self._message(error, confidential)
-            fields["traceback"] = "".join(self._traceback(error, confidential))
+            fields["error_message"] = self._without_quotation(str(error))
+            fields["traceback"] = "".join(self._traceback(error))
         return fields
 
     def redact(self, text: str) -> str:
@@ -125,31 +120,26 @@ class EventFormatter(logging.Formatter):
             text = text.replace(spelling, "***")
         return text
 
-    def _traceback(self, error: BaseException, confidential: Collection[str]) -> Iterator[str]:
-        """Yield the traceback as Python prints it, causes first, but for messages that quote the reader."""
+    def _traceback(self, error: BaseException) -> Iterator[str]:
+        """Yield the traceback as Python prints it, causes first, without messages that quote the reader."""
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if cause:
-            yield from self._traceback(cause, confidential)
+            yield from self._traceback(cause)
             yield "\nwhich led to:\n\n"
         yield from traceback.format_tb(error.__traceback__)
-        yield f"{_name(error)}: {self._message(error, confidential)}\n"
+        yield f"{_name(error)}: {self._without_quotation(str(error))}\n"
         if isinstance(error, BaseExceptionGroup):
             for member in error.exceptions:
-                yield from self._traceback(member, confidential)
+                yield from self._traceback(member)
 
-    def _message(self, error: BaseException, confidential: Collection[str]) -> str:
-        return self._withheld_if_it_quotes(str(error), confidential)
-
-    def _withheld_if_it_quotes(self, message: str, confidential: Collection[str]) -> str:
-        """Return the message, or a note in its place if it shares a telling run of characters with the reader."""
-        message = self.redact(message)[:_LONGEST_EXCEPTION_MESSAGE]
-        if _quotes(_without_escapes(message), confidential):
-            return "(withheld: the message quotes the reader)"
-        return message
+    def _without_quotation(self, message: str) -> str:
+        """Return the message without secrets and no longer than useful, or a note in its place if it quotes the reader."""
+        message = self.redact(message)[:_LONGEST_MESSAGE]
+        return "(withheld: the message quotes the reader)" if _quotes_reader(message) else message
 
 
 class JsonFormatter(EventFormatter):
-    """One line of JSON per record: time (UTC), level, logger, event and the fields."""
+    """Writes a record as one line of JSON: time (UTC), level, logger, event and the fields."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -163,7 +153,7 @@ class JsonFormatter(EventFormatter):
 
 
 class TextFormatter(EventFormatter):
-    """The same for people: the event, `name=value` for each field, and a traceback below."""
+    """Writes a record for people: the event, `name=value` for each field, and the traceback below."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -173,18 +163,15 @@ class TextFormatter(EventFormatter):
         return self.redact(f"{line}\n{trace}" if trace else line)
 
 
-def _may_quote(record: logging.LogRecord, fields: dict[str, Any]) -> bool:
-    return bool(record.exc_info) or any(isinstance(value, Untrusted) for value in fields.values())
-
-
 def _name(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
 
 
-def _quotes(message: str, confidential: Collection[str]) -> bool:
-    """Whether the message shares a telling run of characters with one of the texts; all are without escapes."""
-    for text in confidential:
-        length = min(_TELLING_RUN, len(text))
+def _quotes_reader(message: str) -> bool:
+    """Whether the message quotes a confidential text of the request, or holds all of a short one."""
+    message = _without_escapes(message)
+    for text in map(_without_escapes, set(current_request().confidential)):
+        length = min(_QUOTATION_LENGTH, len(text))
         runs = (message[start : start + length] for start in range(len(message) - length + 1))
         if length >= _SHORTEST_CONFIDENTIAL and any(run in text for run in runs):
             return True
@@ -192,12 +179,12 @@ def _quotes(message: str, confidential: Collection[str]) -> bool:
 
 
 def _without_escapes(text: str) -> str:
-    """Return the text in a spelling that is the same however often it was escaped on its way."""
+    """Return the text in a spelling that does not depend on how often it was escaped."""
     return json.dumps(text)[1:-1].replace("\\", "")
 
 
 class StartLogMiddleware:
-    """Logs why the service could not start or stop, in place of the bare traceback that Starlette has the server log."""
+    """Logs why the service failed to start or to stop, in place of Starlette's traceback, which the server logs as text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -215,7 +202,6 @@ class StartLogMiddleware:
         try:
             await self.app(scope, receive, send_without_traceback)
         except SettingsError as error:
-            _configure(development=Environment().development)
             logger.critical("settings.invalid", extra={"fields": {"reason": str(error)}})
             raise
         except BaseException as error:
@@ -224,7 +210,7 @@ class StartLogMiddleware:
 
 
 class RequestLogMiddleware:
-    """Gives each request its id, answers with it, and writes the `request` record when the response has ended."""
+    """Gives each request an id, sends it with the response, and writes the `request` record once the response has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -273,5 +259,5 @@ class RequestLogMiddleware:
 
 
 def milliseconds(seconds: float) -> float:
-    """Return a duration as the records give it, in milliseconds with two decimals."""
+    """Return a duration as records show it: in milliseconds, with two decimals."""
     return round(seconds * 1000, 2)

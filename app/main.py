@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import chat, chatkit, errors, health, history, logs, stream
-from app.config import Settings
+from app.config import Environment, Settings
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
     """Read the settings, open what the turns need, and close it again."""
+    logs.configure(Environment())  # A refusal to start is logged like everything else.
     settings = Settings.load()
     logs.configure(settings)
     async with AsyncExitStack() as stack:

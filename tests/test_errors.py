@@ -39,7 +39,7 @@ MARK = "Zanzibar"
 MESSAGES = {
     "validation_error": "The request is not valid.",
     "not_found": "There is nothing at this address.",
-    "method_not_allowed": "This address does not answer to that method.",
+    "method_not_allowed": "This address does not support this method.",
     "payload_too_large": "The request is too large.",
     "openai_error": "The assistant could not answer. Please try again.",
     "openai_refused": "The assistant will not answer this question. Asking it again does not help; please ask in another "
