@@ -35,7 +35,7 @@ async def chatkit(request: StateRequest, retriever: RetrieverDep, token: ReaderT
     if find_spec("chatkit") is None:
         raise ChatKitNotInstalledError
     if not _protocol.cache_info().currsize:
-        # Its import takes a while, which nobody else's answer is to wait for, the first one least of all.
+        # Importing it takes long, and no other answer should wait for that.
         await asyncio.to_thread(_protocol)
     try:
         response: Response = await _protocol().respond(request, retriever, owner_of(token))
@@ -45,7 +45,7 @@ async def chatkit(request: StateRequest, retriever: RetrieverDep, token: ReaderT
 
 
 async def _with_message(request: StateRequest, error: Exception) -> Response:
-    """Return the error's usual response with its message where the widget reads it: at the top of the body."""
+    """Return the error's usual response, with its message also at the top of the body, where the widget reads it."""
     response = await respond_to_error(request, error)
     body = json.loads(bytes(response.body))
     return Response(

@@ -27,7 +27,7 @@ _INVISIBLE = (
     string.whitespace
     + "\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
 )
-"""What is copied along with a value from a page or a document, and not seen."""
+"""What may be copied with a value from a page or a document without being seen."""
 
 _NEVER_MEANT = re.compile("[\x00-\x08\x0e-\x1f\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
 
@@ -35,16 +35,16 @@ _EMBEDDED_DATABASE_URL = "sqlite+aiosqlite:///chat.db"
 
 
 class SettingsError(Exception):
-    """The environment does not make a configuration; the message names every variable that is missing or wrong."""
+    """The service cannot start with these settings; the message names every variable that is missing or wrong."""
 
 
 def _base_url(text: str) -> str:
-    """Return the address below which the OpenAI API is, or raise ValueError; the whole address of its endpoint will do."""
+    """Return the address under which the OpenAI API is, also from the full address of its endpoint; raises ValueError."""
     return str(HttpUrl(text)).rstrip("/").removesuffix("/chat/completions")
 
 
 def _origin(text: str) -> str:
-    """Return an origin as browsers send it, or raise ValueError."""
+    """Return an origin as browsers send it; raises ValueError."""
     if text == "*":
         return text
     try:
@@ -66,7 +66,7 @@ class Environment(BaseSettings):
     )
 
     fastapi_env: str = "production"
-    """`development`, which `fastapi dev` sets, allows the embedded defaults; anything else is production."""
+    """`development`, set by `fastapi dev`, allows the embedded defaults; any other value is production."""
 
     @property
     def development(self) -> bool:
@@ -78,9 +78,9 @@ class DatabaseSettings(Environment):
     """What a migration needs to know."""
 
     database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
-    """PostgreSQL's connection string, as the provider shows it. Mandatory in production."""
+    """The PostgreSQL connection string, as the provider shows it. Required in production."""
     database_pooled: bool | None = None
-    """Whether a pooler in transaction mode stands before the database; unset leaves it to what the string shows."""
+    """Whether the service reaches the database through a pooler in transaction mode. Unset: read from `database_url`."""
 
     @classmethod
     def load(cls) -> Self:
@@ -89,20 +89,20 @@ class DatabaseSettings(Environment):
             return cls()
         except ValidationError as error:
             wrong = [f"  {str(e['loc'][0]).upper()} {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-            # The validation error is not chained: a traceback would print what the variables hold.
+            # The validation error is not chained: a traceback would print the values of the variables.
             raise SettingsError("\n".join(["The service cannot start with these settings:", *wrong])) from None
 
     @field_validator("*", mode="before")
     @classmethod
     def _without_what_pasting_adds(cls, value: object, info: ValidationInfo) -> object:
-        """Strip blanks, quotes and invisible characters from the ends; what is empty then is unset."""
+        """Strip blanks, quotes and invisible characters from both ends; a value that is then empty is unset."""
         if not isinstance(value, str):
             return value
         text = value.strip(_INVISIBLE)
         while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
             text = text[1:-1].strip(_INVISIBLE)
         if _NEVER_MEANT.search(text):
-            raise ValueError("has an invisible character in it; please type it anew")
+            raise ValueError("has an invisible character in it; please type it again")
         return text or cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
 
     @field_validator("database_url")
@@ -110,11 +110,11 @@ class DatabaseSettings(Environment):
     def _database_url_is_usable(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             dsn.parse(value.get_secret_value())
-        return _mandatory_in_production(value, info)
+        return _required_in_production(value, info)
 
     @cached_property
     def database(self) -> Dsn:
-        """The database to connect to: the embedded one where none is named."""
+        """The database to connect to; the embedded one if none is named."""
         parsed = dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
         return parsed if self.database_pooled is None else replace(parsed, pooled=self.database_pooled)
 
@@ -123,61 +123,61 @@ class Settings(DatabaseSettings):
     """What the service needs to know."""
 
     openai_api_key: Annotated[SecretStr | None, Field(validate_default=True)] = None
-    """The key of the OpenAI API. Mandatory in production; without it, development uses the offline stand-in."""
+    """The OpenAI API key. Required in production; without it, development answers with the offline stand-in."""
     openai_base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.openai.com/v1"
-    """The server that speaks the OpenAI API."""
+    """The server to ask, OpenAI's or a compatible one."""
     openai_model: str = "gpt-5.4-mini"
     """The model that answers."""
     openai_org_id: str | None = None
-    """The organization that is billed, for keys that belong to several."""
+    """The organization that pays, for API keys that belong to several."""
     openai_project_id: str | None = None
-    """The project that is billed, for keys that belong to several."""
+    """The project that pays, for API keys that belong to several."""
     openai_custom_headers: SecretStr | None = None
-    """Headers that every request to the model carries, one `Name: value` a line."""
+    """Headers for every request to the model, one `Name: value` on each line."""
     openai_reasoning_effort: str | None = None
-    """How long a reasoning model may think, in the server's own words; unset leaves it to the model."""
+    """How much a reasoning model may think, in the server's own words. Unset: up to the model."""
     openai_extra_body: Annotated[dict[str, Any], NoDecode] = {}
-    """What every request's body has besides, as a JSON object."""
+    """A JSON object of what to add to the body of every request to the model."""
     openai_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """The deadline of one answer, retries included."""
+    """The deadline of one model call, retries included."""
     openai_max_retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """How often a call that failed in passing is repeated within the deadline."""
+    """How often a model call is repeated after a transient failure, within the deadline."""
 
     book_title: str = "Physical AI & Humanoid Robotics"
-    """The book that the assistant speaks for."""
+    """The book that the assistant answers questions about."""
     history_limit: Annotated[int, Field(ge=0, le=100)] = 10
-    """How many earlier messages of the session the model is sent."""
+    """The most earlier messages of the session that the model is sent, in pairs of question and answer."""
     max_message_chars: Annotated[int, Field(gt=0)] = 4_000
-    """The longest message, in characters."""
+    """The most characters that a message may have."""
     max_selected_text_chars: Annotated[int, Field(gt=0)] = 20_000
-    """The longest selected text, in characters."""
+    """The most characters that selected text may have."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ("http://localhost:3000",)
-    """The origins of the pages that may call the service, separated by commas."""
+    """The origins of the websites that may call the service, separated by commas."""
     cors_origin_regex: str | None = None
-    """A pattern for further origins, such as preview deployments; it has to match the whole origin."""
+    """A pattern for more origins, such as preview deployments. It must match the whole origin."""
 
     database_pool_size: Annotated[int, Field(gt=0, le=100)] = 5
-    """How many database connections one process keeps at most."""
+    """The most database connections that one process opens."""
 
     max_concurrent_turns: Annotated[int, Field(gt=0)] = 1_000
-    """How many turns one process works on at once; more are refused as `overloaded`."""
+    """The most turns that one process works on at the same time. More are refused as `overloaded`."""
     rate_limit: str | None = None
-    """How often one reader may ask, such as `30/minute`; unset does not limit."""
+    """How many questions one reader may ask, such as `30/minute`. Unset: no limit."""
     rate_limit_storage: SecretStr | None = None
-    """The Redis that counts for all processes, such as `redis://host:6379`; unset counts in each process."""
+    """The Redis server that counts for all processes, such as `redis://host:6379`. Unset: each process counts its own."""
     client_address_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
-    """The header in which the platform's proxy puts the reader's address; its last entry counts."""
+    """The header in which the platform's proxy sends the reader's address; its last entry counts."""
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
-    """How long the turns under way may take to finish once the platform stops the process."""
+    """How many seconds running turns may take to finish when the process is stopped."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    """The least severe log records that are written."""
+    """The lowest level of log records that are written."""
 
     @field_validator("openai_api_key")
     @classmethod
     def _openai_api_key_is_given(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        return _mandatory_in_production(value, info)
+        return _required_in_production(value, info)
 
     @field_validator("openai_api_key", "openai_org_id", "openai_project_id")
     @classmethod
@@ -227,7 +227,7 @@ class Settings(DatabaseSettings):
     @classmethod
     def _rate_is_understood(cls, value: str | None) -> str | None:
         if value is not None:
-            from limits import parse_many  # noqa: PLC0415  # Only a service that limits pays for the import.
+            from limits import parse_many  # noqa: PLC0415  # A service without a limit starts faster without it.
 
             try:
                 [rate] = parse_many(value)
@@ -269,12 +269,12 @@ class Settings(DatabaseSettings):
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest request body: what the two texts can take when JSON escapes every character, and then some."""
+        """The largest request body: the two longest texts with every character escaped in JSON, and some room for the rest."""
         return 12 * (self.max_message_chars + self.max_selected_text_chars) + 4_096
 
 
 def _headers(text: SecretStr) -> dict[str, str]:
-    """Return the headers that the lines give; raises ValueError if one is none."""
+    """Return the headers by name; raises ValueError if a line is not a header."""
     headers = {}
     for line in filter(str.strip, text.get_secret_value().splitlines()):
         name, colon, value = line.partition(":")
@@ -284,7 +284,7 @@ def _headers(text: SecretStr) -> dict[str, str]:
     return headers
 
 
-def _mandatory_in_production(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+def _required_in_production(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
     if value is None and info.data.get("fastapi_env") != "development":
         raise ValueError("is missing")
     return value

@@ -1,4 +1,4 @@
-"""What the lifespan sets up, and how the path operations ask for it."""
+"""What the lifespan sets up, and how path operations get it."""
 
 import hashlib
 from typing import Annotated, TypedDict
@@ -25,10 +25,10 @@ class State(TypedDict):
 
 
 class StateRequest(Request[State]):
-    """A request, told the type of its state; FastAPI does not take `Request[State]` itself as an annotation."""
+    """A request whose state has a type; FastAPI does not accept `Request[State]` itself as an annotation."""
 
 
-# They are coroutines, though nothing is awaited: FastAPI would send plain functions to a thread.
+# These await nothing, but FastAPI would run plain functions in a thread.
 
 
 async def get_database(request: StateRequest) -> Database:
@@ -37,12 +37,12 @@ async def get_database(request: StateRequest) -> Database:
 
 
 async def get_retriever(request: StateRequest) -> Retriever:
-    """Return the step that looks up passages."""
+    """Return the retriever."""
     return request.state["retriever"]
 
 
 async def get_turns(request: StateRequest) -> Turns:
-    """Return the turns under way."""
+    """Return the running turns."""
     return request.state["turns"]
 
 

@@ -1,7 +1,7 @@
-"""The database's connection string as people paste it, in the terms of the driver that gets it.
+"""The database's connection string, translated from what people paste to what the driver takes.
 
-Neon, Render, Supabase and Heroku hand out strings for libpq, and asyncpg is not libpq: it does not know half of their
-parameters, and SQLAlchemy passes each of them on as a keyword argument. What is here keeps libpq's meaning.
+Neon, Render, Supabase and Heroku give out strings for libpq. The driver, asyncpg, does not know half of libpq's parameters,
+and SQLAlchemy passes each one on as a keyword argument. The translation keeps libpq's meaning.
 """
 
 import re
@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-"""How long a new connection may take when the string does not say: enough for a suspended database to wake."""
+"""How long a new connection may take if the string does not say: long enough for a suspended database to wake up."""
 
 _DRIVERS = {
     "postgres": "postgresql+asyncpg",
@@ -25,7 +25,7 @@ _DRIVERS = {
 }
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _WITHOUT_EFFECT = frozenset({"sslnegotiation", "gssencmode", "target_session_attrs"})
-"""Parameters that choose among ways to connect of which asyncpg has one."""
+"""Parameters that choose between ways to connect; asyncpg has only one."""
 
 _TRANSACTION_POOLER_PORT = 6543
 
@@ -37,22 +37,22 @@ class Dsn:
     url: URL
     """Driver, host, credentials and database; it has no query, and prints without its password."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What the string says besides, as keyword arguments of the driver's `connect`."""
+    """The other things that the string says, as keyword arguments of the driver's `connect`."""
     pooled: bool = False
-    """Whether a pooler in transaction mode answers there: Neon's `-pooler` host, port 6543, or `pgbouncer=true`."""
+    """Whether a pooler in transaction mode answers: Neon's `-pooler` host, port 6543, or `pgbouncer=true`."""
 
     @property
     def connect_args(self) -> dict[str, Any]:
         """Every keyword argument of the driver's `connect`.
 
-        Behind a pooler the next statement may meet another server, which has not prepared it: nothing is cached there.
+        Behind a pooler, the next statement may reach a server that has not prepared it, so prepared statements are not cached.
         """
         caches = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if self.pooled else {}
         return {**self.parameters, **caches}
 
     @property
     def direct(self) -> Self:
-        """The same database without Neon's pooler, which migrations have no use for."""
+        """The same database without Neon's pooler, for migrations."""
         host, dot, domain = (self.url.host or "").partition(".")
         if not host.endswith("-pooler"):
             return self
@@ -72,7 +72,7 @@ class Dsn:
 def parse(dsn: str) -> Dsn:
     """Translate a connection string.
 
-    Raises ValueError with a message that says what is wrong with it, and never quotes its password.
+    Raises ValueError with a message that says what is wrong, and never quotes the password.
     """
     try:
         url = make_url(dsn.strip())
@@ -84,11 +84,11 @@ def parse(dsn: str) -> Dsn:
     if url.get_backend_name() == "sqlite":
         return Dsn(url)
     if not url.host or not url.database:
-        raise ValueError("names no host or no database; it reads postgresql://user:password@host/database")
+        raise ValueError("names no host or no database; write postgresql://user:password@host/database")
     if "@" in url.host + url.database:
-        raise ValueError("has an @ or / in its user or password, which have to be written %40 and %2F")
+        raise ValueError("has an @ or / in its user or password; write %40 or %2F instead")
     if "," in url.host or not 0 < (url.port or 5432) < 65536:  # noqa: PLR2004  # TCP's own bounds.
-        raise ValueError("has to name one host, with a port from 1 to 65535 if any")
+        raise ValueError("must name one host; a port must be from 1 to 65535")
     return _postgresql(url)
 
 
@@ -117,7 +117,7 @@ def _postgresql(url: URL) -> Dsn:
 
 
 def _connect_timeout(seconds: str | None) -> float | None:
-    """Return seconds, or None for no limit, which libpq writes as zero."""
+    """Return seconds, or None for no limit, which is zero in libpq."""
     if seconds is None:
         return CONNECT_TIMEOUT_SECONDS
     if not re.fullmatch(r"\d{1,6}", seconds):
@@ -126,14 +126,14 @@ def _connect_timeout(seconds: str | None) -> float | None:
 
 
 def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | None) -> ssl.SSLContext | str | None:
-    """Return asyncpg's `ssl` argument; None leaves it at `prefer`, which is libpq's default too."""
+    """Return asyncpg's `ssl` argument; None means its default, which is `prefer` as in libpq."""
     if mode is not None and mode not in _SSL_MODES:
-        raise ValueError(f"has an sslmode that is none of {', '.join(_SSL_MODES)}")
+        raise ValueError(f"has an unknown sslmode; use one of {', '.join(_SSL_MODES)}")
     if channel_binding not in {None, "disable", "prefer", "require"}:
-        raise ValueError("has a channel_binding that is none of disable, prefer, require")
+        raise ValueError("has an unknown channel_binding; use one of disable, prefer, require")
     if channel_binding == "require":
-        # asyncpg cannot bind the password exchange to the channel, which would unmask a man in the middle.
-        # Verifying the certificate does, and the hosts that ask for channel binding have public certificates.
+        # Channel binding detects a man in the middle, and asyncpg does not support it. Verifying the certificate detects one
+        # too, and the hosts that ask for channel binding have certificates of public authorities.
         mode = "verify-full"
     elif root_certificate == "system":
         if mode not in {None, "verify-full"}:
@@ -146,15 +146,15 @@ def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | 
     try:
         context = ssl.create_default_context(cafile=None if root_certificate == "system" else root_certificate)
     except OSError:
-        raise ValueError("names an sslrootcert that cannot be read as certificates") from None
+        raise ValueError("names an sslrootcert that is not a readable file of certificates") from None
     context.check_hostname = mode == "verify-full"
     return context
 
 
 def _options(options: str) -> dict[str, str]:
-    """Return the server settings in libpq's `options`, which are `-c name=value` or `--name=value`.
+    """Return the server settings in libpq's `options`, in the form `-c name=value` or `--name=value`.
 
-    Neon's `endpoint=…` is left out: it tells clients without SNI apart, and asyncpg has SNI.
+    Neon's `endpoint=…` is left out: only clients without SNI need it, and asyncpg has SNI.
     """
     settings = {}
     for word in re.sub(r"(^|\s)-c\s*", r"\1--", options).split():

@@ -1,4 +1,4 @@
-"""Whether the service is alive, and whether it can take turns."""
+"""Whether the process is alive, and whether the service can answer questions."""
 
 from fastapi import APIRouter
 
@@ -11,13 +11,18 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 @router.get("")
 async def health() -> HealthResponse:
-    """Say that the process is alive; nothing is touched, so that a sleeping database sleeps on."""
+    """Say that the process is alive. The database is not asked, so a suspended one is not woken up."""
     return HealthResponse()
 
 
 @router.get(
     "/ready",
-    responses={503: {"model": ErrorResponse, "description": "`not_ready`: the database does not answer."}},
+    responses={
+        503: {
+            "model": ErrorResponse,
+            "description": "`not_ready`: the database does not answer, or has not been migrated.",
+        }
+    },
 )
 async def ready(db: Db) -> ReadyResponse:
     """Say that the database answers and has its tables."""

@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST_RETRY_WAIT_SECONDS = 2.0
 USAGE_WAIT_SECONDS = 1.0
-"""How long the number of tokens is waited for once the model has said how its answer ended."""
+"""How long to wait for the number of tokens after the model has said how its answer ended."""
 DRAIN_SECONDS = 0.1
-"""How long the end of a finished body is waited for, with which its connection can be used again."""
+"""How long to wait for the end of a finished body; after it, the connection can be used again."""
 
 FAIR_SHARE_BYTES = 2_048
 """How much of a streamed answer is read before other requests are served."""
@@ -43,7 +43,7 @@ _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits"}
 )
 _OPERATOR_CODES = frozenset({"401", "402", "403", "404", "invalid_api_key", "model_not_found", *_QUOTA_CODES})
-"""Errors that only the operator can mend."""
+"""Errors that only the operator can repair."""
 _BUSY_CODES = frozenset(
     {"429", "rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests", "overloaded_error"}
 )
@@ -54,8 +54,8 @@ _REFUSAL_MESSAGE = re.compile("content (management )?(filter|policy)|moderation|
 class LanguageModel:
     """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
 
-    The SDK sends and retries. What comes back is read in `completions.py`: the SDK's `chat.completions.create` would walk every
-    message to transform it and make a model of every piece of the answer, which takes as long as all the rest of the call.
+    The SDK sends and retries. `completions.py` reads what comes back: the SDK's `chat.completions.create` would transform every
+    message and build a model of every piece of the answer, which takes as long as the rest of the call.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -81,7 +81,7 @@ class LanguageModel:
         self._url = str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/chat/completions"))
 
     async def answer(self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None) -> str:
-        """Return the model's whole answer, never blank; with `on_delta`, hand on each piece as it arrives.
+        """Return the model's whole answer, never blank; with `on_delta`, pass on each piece as it arrives.
 
         Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider is too busy, ModelRefusedError when it
         will not answer this prompt, ModelUnavailableError when it cannot answer any, and ModelError for all other failures.
@@ -111,7 +111,7 @@ class LanguageModel:
                         end = asyncio.get_running_loop().time() + wait
                         patience.reschedule(min(patience.when() or end, end))
         except (TimeoutError, httpx2.HTTPError):
-            # The answer is there, whatever happened to the end of its body.
+            # The answer is complete, even if the end of its body is missing.
             if not reader.is_finished:
                 raise
         finally:
@@ -120,7 +120,7 @@ class LanguageModel:
             on_delta(piece)
 
     async def _begin_stream(self, body: dict[str, Any]) -> httpx2.Response:
-        """Send the request, without the option that asks for the number of tokens if the server refuses that."""
+        """Send the request; if the server refuses the option that asks for the number of tokens, send it without."""
         options = self._stream_options
         try:
             response = await self._post_for_stream({**body, **options})
@@ -138,12 +138,12 @@ class LanguageModel:
         response = await self._client.post(
             self._url, cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
         )
-        # Asked for this type, the SDK returns the response itself, unread, whatever its annotation says.
+        # For this type the SDK returns the response itself, unread, and its annotation is wrong.
         return cast("httpx2.Response", response)
 
     @asynccontextmanager
     async def _call(self, prompt: Sequence[PromptMessage]) -> AsyncIterator["_TracedReader"]:
-        """Hold one call to its deadline, write its `openai.call` record, and raise its failures as ours."""
+        """Stop one call at its deadline, write its `openai.call` record, and raise our errors for its failures."""
         reader = _TracedReader()
         status: str | int = "cancelled"
         error: ProviderError | None = None
@@ -199,7 +199,7 @@ async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 class _TracedReader(CompletionReader):
-    """A reader that knows the provider's name for the call."""
+    """A reader that also has the provider's id of the request."""
 
     request_id: str | None = None
 
@@ -250,7 +250,7 @@ def _http_client(settings: Settings) -> httpx2.AsyncClient:
 
 
 async def _forbid_vain_retries(response: httpx2.Response) -> None:
-    """Keep the SDK from waiting long, or for what never heals: the reader is told instead, and decides."""
+    """Keep the SDK from long waits and from retries that cannot help: the reader is told at once, and decides."""
     wait = _wait_seconds(response.headers)
     is_vain = wait is not None and wait > LONGEST_RETRY_WAIT_SECONDS
     if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and not is_vain:
@@ -268,7 +268,7 @@ def _parsed(response: httpx2.Response) -> Any:
 
 
 def _wait_seconds(headers: httpx2.Headers) -> float | None:
-    """Return how long the provider asks to wait, None if it does not say; a form that is unknown counts as very long."""
+    """Return how long the provider asks to wait, None if it does not say; an unknown form counts as endless."""
     for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
         if value := headers.get(name):
             return float(value) / divisor if re.fullmatch(r"\d+(\.\d+)?", value) else math.inf
@@ -276,7 +276,7 @@ def _wait_seconds(headers: httpx2.Headers) -> float | None:
 
 
 def _retry_after(headers: httpx2.Headers) -> str | None:
-    """Return our own Retry-After: the provider's, as it is spelled, or its milliseconds in whole seconds."""
+    """Return the value of our Retry-After: the provider's as it is, or its milliseconds as whole seconds."""
     if value := headers.get("retry-after"):
         return value
     seconds = _wait_seconds(headers)
@@ -284,7 +284,7 @@ def _retry_after(headers: httpx2.Headers) -> str | None:
 
 
 def _failure(reader: CompletionReader) -> ModelError:
-    """Return what it means to us that a body holds no answer."""
+    """Return our error for a body without an answer."""
     match reader.outcome:
         case "error" if reader.error:
             return _meaning(reader.error)
@@ -297,7 +297,7 @@ def _failure(reader: CompletionReader) -> ModelError:
 
 
 def _meaning(error: ProviderError, *, status: int | None = None, retry_after: str | None = None) -> ModelError:
-    """Return what a provider's error means to us; its code can be an HTTP status, too."""
+    """Return our error for a provider's error, whose code can also be an HTTP status."""
     codes = {(error.code or "").lower(), str(status)}
     message = (error.message or "").lower()
     if codes & _REFUSAL_CODES or _REFUSAL_MESSAGE.search(message):

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-    """Read the settings, open what the turns need, and close it again."""
+    """Read the settings, open what the turns need, and close it at the end."""
     logs.configure(Environment())  # A refusal to start is logged like everything else.
     settings = Settings.load()
     logs.configure(settings)
@@ -44,7 +44,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         stack.push_async_callback(turns.close)
         stack.enter_context(on_stop_signal(turns.close))
         _warn_of_defaults(settings)
-        # What is there now stays: walking it again and again would be most of the garbage collector's work.
+        # The objects that exist now will stay. Looking through them again and again would be most of the garbage
+        # collector's work.
         gc.freeze()
         stack.callback(gc.unfreeze)
         yield State(
@@ -66,7 +67,7 @@ def _warn_of_defaults(settings: Settings) -> None:
 
 
 class CORSFromSettings:
-    """Starlette's CORSMiddleware, with the origins of the settings: these are read at the start, not at the import."""
+    """Starlette's CORSMiddleware with the origins from the settings, which are read at the start, not at import."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -82,7 +83,7 @@ class CORSFromSettings:
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
             allow_methods=("GET", "POST", "DELETE"),
-            # The last two are what the ChatKit widget sends.
+            # The ChatKit widget sends the last two.
             allow_headers=(
                 "Idempotency-Key",
                 "X-Reader-Token",

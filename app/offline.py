@@ -1,8 +1,7 @@
-"""The stand-in model for development without a key: it quotes, and says so.
+"""The offline stand-in for the model, for development without an API key: it only quotes, and says so.
 
-It is a transport beneath the real client, so that requests, parsing and streaming are those of the SDK. It knows nothing:
-an answer is made of the sentences of the excerpt or the passages in the prompt that share the most telling words with the
-question.
+It is a transport under the real client, so requests, parsing and streaming are the SDK's own. It knows nothing: an answer
+consists of those sentences from the excerpt or the passages in the prompt that fit the question best.
 """
 
 import json
@@ -21,51 +20,15 @@ PREFACE = "[Offline stand-in, not a language model]"
 _FENCED = re.compile(r"<(?P<tag>(?:excerpt|passage)-\w+)[^>]*>\n(?P<text>.*?)\n</(?P=tag)>\n\n", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?。؟\u06d4])\s+|\n\s*\n")
 _MOST_SENTENCES = 3
-_SHORTEST_TELLING_WORD = 3
+_SHORTEST_WORD = 3
 
 
 _COMMON = frozenset(
-    [
-        "about",
-        "and",
-        "are",
-        "but",
-        "can",
-        "did",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "his",
-        "how",
-        "into",
-        "its",
-        "not",
-        "that",
-        "the",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]  # A list takes a page.
+    re.findall(
+        r"\w+",
+        "about and are but can did does for from had has have his how into its not that the them then there these they this "
+        "those was were what when where which who why will with would you your",
+    )
 )
 
 
@@ -108,7 +71,7 @@ def _answer(messages: Sequence[dict[str, str]]) -> str:
     if not texts:
         count = sum(message["role"] != "system" for message in earlier)
         return (
-            f"{PREFACE} There is no text here to quote from: mark a passage of the book and ask about it, or set "
+            f"{PREFACE} There is no text to quote from. Select some text of the book and ask about it, or set "
             f"OPENAI_API_KEY to get real answers. The question came with {count} earlier "
             f"message{'' if count == 1 else 's'} of this conversation."
         )
@@ -119,7 +82,7 @@ def _answer(messages: Sequence[dict[str, str]]) -> str:
 
 
 def _quoted(content: str) -> tuple[list[str], str]:
-    """Return the texts that are fenced at the beginning of a message, and the question after them."""
+    """Return the fenced texts at the beginning of a message, and the question after them."""
     texts, end = [], 0
     while match := _FENCED.match(content, end):
         texts.append(match["text"])
@@ -130,7 +93,8 @@ def _quoted(content: str) -> tuple[list[str], str]:
 def _best_sentences(question: str, sentences: Sequence[str]) -> list[str]:
     """Return the few sentences that fit the question best, in the order of the text.
 
-    A word shared with the question counts for more the fewer sentences have it (inverse document frequency).
+    A sentence fits by the words that it shares with the question. The fewer sentences have a word, the more it counts
+    (inverse document frequency).
     """
     words = [_words(sentence) for sentence in sentences]
     frequency = Counter(word for sentence in words for word in sentence)
@@ -145,6 +109,6 @@ def _best_sentences(question: str, sentences: Sequence[str]) -> list[str]:
 
 
 def _words(text: str) -> set[str]:
-    """Return the words that can tell one sentence from another, without case and a plural's s."""
-    words = {word for word in re.findall(r"\w+", text.casefold()) if len(word) >= _SHORTEST_TELLING_WORD}
+    """Return the words that distinguish sentences, without case and without the s of a plural."""
+    words = {word for word in re.findall(r"\w+", text.casefold()) if len(word) >= _SHORTEST_WORD}
     return {word.removesuffix("s") for word in words - _COMMON}

@@ -22,7 +22,7 @@ _REDIS_OPTIONS: dict[str, float | str | bool] = {
 
 
 type Allowance = Callable[[], Awaitable[None]]
-"""Counts one question of a reader; raises RateLimitedError if there were too many."""
+"""Counts one question of a reader; raises RateLimitedError if that is one too many."""
 
 
 async def _unlimited() -> None:
@@ -30,7 +30,7 @@ async def _unlimited() -> None:
 
 
 class RateLimiter:
-    """Counts the questions of each address over a moving window, in the process or in Redis for all of them."""
+    """Counts the questions from each address in a moving window: in this process, or in Redis for all processes."""
 
     def __init__(self, settings: Settings) -> None:
         self._header = settings.client_address_header
@@ -38,7 +38,7 @@ class RateLimiter:
         self._storage: Any = None
         if settings.rate_limit is None:
             return
-        # Only a service that limits pays for the import.
+        # A service without a limit starts faster without them.
         from limits import parse  # noqa: PLC0415
         from limits.aio.strategies import MovingWindowRateLimiter  # noqa: PLC0415
         from limits.storage import storage_from_string  # noqa: PLC0415
@@ -50,7 +50,7 @@ class RateLimiter:
         self._strategy = MovingWindowRateLimiter(self._storage)
 
     async def allowance(self, connection: HTTPConnection[Any]) -> Allowance:
-        """Return what counts a question of the connection's reader, once it really goes to the model.
+        """Return the function that counts the reader's question, to be called when the question goes to the model.
 
         Raises RateLimitedError if the reader has no question left. Fail open: if Redis is down, nobody is limited.
         """
@@ -66,7 +66,7 @@ class RateLimiter:
         return count
 
     async def _demand(self, allows: Callable[..., Awaitable[bool]], address: str) -> bool:
-        """Raise RateLimitedError if the address has no question left; return whether that is known."""
+        """Raise RateLimitedError if the address has no question left; return False if Redis is down."""
         from limits.errors import StorageError  # noqa: PLC0415  # Imported by now.
 
         rate: Any = self._rate
@@ -85,7 +85,7 @@ class RateLimiter:
             await self._storage.bridge.get_connection().aclose()
 
     def _address(self, connection: HTTPConnection[Any]) -> str:
-        """Return the reader's address; of a header's entries only the last is the platform's own, a reader can send any."""
+        """Return the reader's address: the header's last entry, since readers can send the others themselves."""
         forwarded = ",".join(connection.headers.getlist(self._header)) if self._header else ""
         direct = connection.client.host if connection.client else ""
         return forwarded.rpartition(",")[2].strip() or direct

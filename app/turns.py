@@ -1,4 +1,4 @@
-"""The turns under way: a bounded number, each worked on to its end."""
+"""The running turns: a limited number, each of which runs to its end."""
 
 import asyncio
 import signal
@@ -13,13 +13,13 @@ from app.errors import OverloadedError, log
 
 RETRY_AFTER_SECONDS = "1"
 CLEARING_UP_SECONDS = 5.0
-"""How long turns that were cut off may take to give up their claims."""
+"""How long cancelled turns may take to give up their claims."""
 
 
 class Turns:
-    """Runs turns as tasks of their own, so that a reader who leaves does not take the answer along.
+    """Runs each turn in a task of its own, so that the answer is recorded even if its reader leaves.
 
-    Since every turn has a deadline and their number a limit, a flood of readers who leave stays bounded.
+    The number of turns is limited and each has a deadline, so readers who leave cannot make work pile up.
     """
 
     def __init__(self, *, limit: int, grace_seconds: float) -> None:
@@ -29,7 +29,7 @@ class Turns:
         self._closes_at: float | None = None
 
     def start[T](self, turn: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin a turn; raises OverloadedError when too many are under way or the service is stopping."""
+        """Start a turn; raises OverloadedError if too many are running or the service is stopping."""
         if self._closes_at is not None or len(self._running) >= self._limit:
             turn.close()
             raise OverloadedError(retry_after=RETRY_AFTER_SECONDS)
@@ -40,24 +40,27 @@ class Turns:
         return task
 
     async def run[T](self, turn: Coroutine[Any, Any, T]) -> T:
-        """Return the turn's result; it goes on when the caller is cancelled. Raises as `start` does."""
+        """Return the turn's result; the turn goes on if the caller is cancelled. Raises what `start` and the turn raise."""
         return await asyncio.shield(self.start(turn))
 
     async def close(self) -> None:
-        """Take no more turns, and let those under way finish within the grace, counted from the first call."""
+        """Start no more turns, let the running ones finish within the grace, and cancel those that are left.
+
+        The grace counts from the first call.
+        """
         if self._closes_at is None:
             self._closes_at = time.monotonic() + self._grace_seconds
         if self._running:
             await asyncio.wait(self._running, timeout=max(0.0, self._closes_at - time.monotonic()))
         for task in self._running:
-            if not task.cancelling():  # A second call leaves those alone that are clearing up.
+            if not task.cancelling():  # A turn that is clearing up must not be cancelled again.
                 task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=CLEARING_UP_SECONDS)
 
 
 async def _cut_off_politely[T](turn: Coroutine[Any, Any, T]) -> T:
-    """Await the turn, and have its reader told when the service cancels it."""
+    """Await the turn; if the service cancels it, raise OverloadedError for its reader."""
     try:
         return await turn
     except asyncio.CancelledError:
@@ -65,20 +68,20 @@ async def _cut_off_politely[T](turn: Coroutine[Any, Any, T]) -> T:
 
 
 def _log_failure(turn: asyncio.Task[Any]) -> None:
-    """Log how a turn failed, whether or not somebody still waits for it."""
+    """Log why a turn failed, even if nobody waits for it any more."""
     if not turn.cancelled() and (error := turn.exception()):
         log(error)
 
 
 @contextmanager
 def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run the callback when the process is asked to stop, beside the server's own handler.
+    """Run the callback when the process is told to stop, in addition to the server's own signal handler.
 
-    The server says nothing to the application before every response has ended, and streams have to be ended by us.
-    It is told of an interrupt instead of a termination: it stops in the same way, but then leaves with status 0.
+    The server tells the application only when every response has ended, but it is the application that ends the streams.
+    For SIGTERM the server's handler is called with SIGINT: it stops in the same way, and the process exits with status 0.
     """
-    servers_own = signal.getsignal(signal.SIGTERM)
-    if not callable(servers_own) or threading.current_thread() is not threading.main_thread():
+    server_handler = signal.getsignal(signal.SIGTERM)
+    if not callable(server_handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
@@ -90,10 +93,10 @@ def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterato
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        # A second interrupt makes the server drop everything. That is what a person means by it, but not what a
-        # supervisor means that passes a signal on which the process has had already.
+        # A second SIGINT makes the server drop all responses. A person who presses Ctrl-C twice wants that; a supervisor
+        # that forwards a signal the process has already received does not.
         if not stopping or number == signal.SIGINT:
-            servers_own(signal.SIGINT, frame)
+            server_handler(signal.SIGINT, frame)
         if not stopping:
             stopping = True
             loop.call_soon_threadsafe(call)

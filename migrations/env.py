@@ -14,7 +14,7 @@ from app.config import DatabaseSettings, SettingsError
 from migrations.autogenerate import add_enums, compare_type, render_item
 
 LOCK = 0x626F6F6B
-"""The advisory lock that makes deploys which migrate at the same time take turns."""
+"""The advisory lock that makes deploys migrate one at a time."""
 
 
 def migrate(connection: Connection) -> None:
@@ -46,7 +46,7 @@ async def connect_and_migrate() -> None:
     await engine.dispose()
 
 
-# The service hands over a connection when it migrates its embedded database; a person on the command line has none.
+# The service passes a connection when it migrates its embedded database; the command line does not.
 if connection := context.config.attributes.get("connection"):
     migrate(connection)
 else:
