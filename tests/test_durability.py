@@ -348,12 +348,16 @@ class Schedule:
         return {question.text for question in self.sent.values() if not question.keyed}
 
     async def _check_conversations(self, rows: Sequence[Message]) -> None:
-        """What is read back is what is recorded."""
+        """What is read back is what is recorded, each reply right after its question."""
         client = self.services[1].client
+        replies = {m.reply_to: m for m in rows}
+        questions = [m for m in rows if m.role is MessageRole.user]
         for session_id in {m.session_id for m in rows}:
             page = (await client.get(f"/chat/{session_id}/messages", params={"limit": 100})).json()
             read = [m["id"] for m in page["data"] if not m["content"].endswith("Hello")]
-            assert read == [str(m.id) for m in rows if m.session_id == session_id]
+            asked = [m for m in questions if m.session_id == session_id]
+            turns = [(question, replies.get(question.id)) for question in asked]
+            assert read == [str(m.id) for turn in turns for m in turn if m]
             self.books.requests -= 1
 
 
