@@ -17,6 +17,7 @@ from sqlalchemy import (
     Row,
     Select,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -177,8 +178,15 @@ _BEGIN_SESSION = insert(ChatSession).values(
     owner=bindparam("session_owner"),
     title=bindparam("session_title"),
 )
+# Of turns that end in another order than they began, the later one counts.
 _MOVE_SESSION_ON = (
-    update(ChatSession).where(col(ChatSession.id) == bindparam("session")).values(updated_at=bindparam("now"))
+    update(ChatSession)
+    .where(col(ChatSession.id) == bindparam("session"))
+    .values(
+        updated_at=case(
+            (col(ChatSession.updated_at) < bindparam("now"), bindparam("now")), else_=col(ChatSession.updated_at)
+        )
+    )
 )
 _INSERT_MESSAGE = insert(Message).values({name: bindparam(f"message_{name}") for name in MessageBase.model_fields})
 

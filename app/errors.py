@@ -315,6 +315,10 @@ class ErrorMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # To a route's pattern, a last line feed is its end.
+        if scope["path"].endswith("\n"):
+            await (await _on_http_error(Request(scope), HTTPException(404)))(scope, receive, send)
+            return
         limit: int = scope["state"]["settings"].max_body_bytes
         announced = Headers(scope=scope).get("content-length", "")
         # A body that announces itself as too large is refused unread.

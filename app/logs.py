@@ -24,8 +24,17 @@ from app.config import Environment, Settings, SettingsError
 logger = logging.getLogger(__name__)
 
 _WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_PRIVATE_HEADER = re.compile(r"auth|cookie|key|password|secret|session|token")
+_LOGGED_HEADERS = frozenset(
+    {
+        *("host", "origin", "user-agent", "accept", "accept-language", "content-type", "content-length"),
+        *("traceparent", "via", "cf-ray", "rndr-id", "x-vercel-id", "x-amzn-trace-id"),
+    }
+)
+"""The headers that help an operator: what the client is and sends, and the platform's own ids. All others can be private."""
+_LONGEST_VALUE = 100
+"""How much of a header, the path or the method is logged."""
 _LONGEST_MESSAGE = 2_000
+_LONGEST_LINE = 16_000
 _QUOTATION_LENGTH = 12
 """A text that shares so many characters in a row with a confidential one quotes it."""
 _SHORTEST_CONFIDENTIAL = 4
@@ -147,9 +156,14 @@ class JsonFormatter(EventFormatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _event(record),
         } | self.fields(record)
-        return self.redact(json.dumps(entry, default=str))
+        line = self.redact(json.dumps(entry, default=str))
+        for name in ("traceback", "error_message", "provider_message", "event"):
+            if len(line) > _LONGEST_LINE and name in entry:
+                entry[name] = f"{str(entry[name])[-_LONGEST_VALUE:]} (shortened)"
+                line = self.redact(json.dumps(entry, default=str))
+        return line
 
 
 class TextFormatter(EventFormatter):
@@ -159,8 +173,14 @@ class TextFormatter(EventFormatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
         trace = fields.pop("traceback", None)
-        line = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in fields.items())])
+        line = " ".join([_event(record), *(f"{name}={value}" for name, value in fields.items())])
         return self.redact(f"{line}\n{trace}" if trace else line)
+
+
+def _event(record: logging.LogRecord) -> str:
+    """Return what happened; the server's own lines can name an address, whose query is the reader's."""
+    message = record.getMessage()
+    return re.sub(r"\?\S+", "?…", message) if record.name.startswith("uvicorn") else message
 
 
 def _name(error: BaseException) -> str:
@@ -245,12 +265,12 @@ class RequestLogMiddleware:
             await self.app(scope, receive_and_count, send_with_id)
         finally:
             fields = {
-                "method": scope["method"],
-                "path": scope["path"],
+                "method": scope["method"][:_LONGEST_VALUE],
+                "path": scope["path"][:_LONGEST_VALUE],
                 "status": status,
                 "duration_ms": milliseconds(time.perf_counter() - started),
                 "body_bytes": received,
-                "headers": {name: value for name, value in headers.items() if not _PRIVATE_HEADER.search(name)},
+                "headers": {name: value[:_LONGEST_VALUE] for name, value in headers.items() if name in _LOGGED_HEADERS},
                 "database_statements": request.database_statements,
                 "database_ms": milliseconds(request.database_seconds),
             }

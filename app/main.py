@@ -101,6 +101,7 @@ app = FastAPI(
     summary="The chat backend of an online textbook.",
     version="0.1.0",
     lifespan=lifespan,
+    redirect_slashes=False,  # The redirect's address would have the host that the client named.
     exception_handlers=errors.HANDLERS,
 )
 app.include_router(chat.router)

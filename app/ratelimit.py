@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -88,4 +89,16 @@ class RateLimiter:
         """Return the reader's address: the header's last entry, since readers can send the others themselves."""
         forwarded = ",".join(connection.headers.getlist(self._header)) if self._header else ""
         direct = connection.client.host if connection.client else ""
-        return forwarded.rpartition(",")[2].strip() or direct
+        return _reader(forwarded.rpartition(",")[2].strip() or direct)
+
+
+def _reader(address: str) -> str:
+    """Return whom an address stands for: one reader has a whole /64 of IPv6, and IPv4 can be written as IPv6."""
+    try:
+        parsed = ip_address(address.strip("[]").partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        mapped = parsed.ipv4_mapped
+        return str(mapped or IPv6Network((parsed, 64), strict=False))
+    return str(parsed)

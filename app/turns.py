@@ -14,6 +14,8 @@ from app.errors import OverloadedError, log
 RETRY_AFTER_SECONDS = "1"
 CLEARING_UP_SECONDS = 5.0
 """How long cancelled turns may take to give up their claims."""
+LAST_BYTES_SECONDS = 2.0
+"""How long responses may take to reach their readers once the last turn has ended."""
 
 
 class Turns:
@@ -75,31 +77,40 @@ def _log_failure(turn: asyncio.Task[Any]) -> None:
 
 @contextmanager
 def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run the callback when the process is told to stop, in addition to the server's own signal handler.
+    """Run the callback when the process is told to stop, and then end the connections that are still open.
 
-    The server tells the application only when every response has ended, but it is the application that ends the streams.
-    For SIGTERM the server's handler is called with SIGINT: it stops in the same way, and the process exits with status 0.
+    The server tells the application only when every response has ended, but it is the application that ends the streams. And
+    it waits for as long as a client takes: one that never sends the rest of its request would keep the process for ever.
     """
     server_handler = signal.getsignal(signal.SIGTERM)
     if not callable(server_handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
+    # Its handler is a method of uvicorn's server, which some platforms bring under another name.
+    server: Any = getattr(server_handler, "__self__", None)
+    is_uvicorn = hasattr(server, "should_exit") and hasattr(server, "server_state")
     loop = asyncio.get_running_loop()
-    stopping = False
-    called: list[asyncio.Task[None]] = []
+    stopping: list[asyncio.Task[None]] = []
+    is_stopping = False
 
-    def call() -> None:
-        called.append(loop.create_task(callback()))
+    async def stop() -> None:
+        await callback()
+        await asyncio.sleep(LAST_BYTES_SECONDS)
+        for connection in set(server.server_state.connections if is_uvicorn else ()):
+            connection.transport.abort()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        # A second SIGINT makes the server drop all responses. A person who presses Ctrl-C twice wants that; a supervisor
-        # that forwards a signal the process has already received does not.
-        if not stopping or number == signal.SIGINT:
+        nonlocal is_stopping
+        if number == signal.SIGTERM and is_uvicorn:
+            # Its own handler would end the process by the same signal once more, and not with status 0.
+            server.should_exit = True
+        elif not is_stopping or number == signal.SIGINT:
+            # A second SIGINT makes the server drop all responses. A person who presses Ctrl-C twice wants that; a supervisor
+            # that forwards a signal the process has already received does not.
             server_handler(signal.SIGINT, frame)
-        if not stopping:
-            stopping = True
-            loop.call_soon_threadsafe(call)
+        if not is_stopping:
+            is_stopping = True
+            loop.call_soon_threadsafe(lambda: stopping.append(loop.create_task(stop())))
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

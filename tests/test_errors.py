@@ -208,6 +208,19 @@ async def test_an_unknown_address_is_answered_in_json(service: Service) -> None:
 
 
 @on_one_database
+@pytest.mark.parametrize("path", ["/chat/", "/chat%0a", "/health/", "/health%0A", "/chat/stream/"])
+async def test_an_address_that_is_almost_right_is_unknown_and_redirects_nowhere(service: Service, path: str) -> None:
+    for method in ("GET", "POST"):
+        response = await service.client.request(
+            method, path, json={"message": "Why?"}, headers={"Host": "evil.example", "Origin": ORIGIN}
+        )
+
+        assert response.status_code == 404
+        assert response.json() == error_body(response, "not_found")
+        assert "location" not in response.headers
+        assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+
+
 async def test_a_wrong_method_is_answered_in_json_and_told_the_right_one(service: Service) -> None:
     for method, path, allowed in (("GET", "/chat", "POST"), ("DELETE", "/chat", "POST"), ("POST", "/health", "GET")):
         response = await service.client.request(method, path)

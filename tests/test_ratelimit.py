@@ -78,6 +78,45 @@ async def test_only_questions_count(serve: Serve, model_server: FakeOpenAI) -> N
     assert [response.status_code for response in responses] == [200, 200, 200, 204]
 
 
+async def test_what_the_model_is_not_asked_does_not_count(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="2/minute")
+    key = {"Idempotency-Key": "5bd1ae1d-4c8a-4f3b-9d5c-0d7c0d6e7a10"}
+    invalid = [
+        await service.client.post("/chat", json=body) for body in ({}, {"message": " "}, {"message": "x" * 5_000})
+    ]
+    first = await service.client.post("/chat", json={"message": "Why?"}, headers=key)
+
+    replayed = [await service.client.post("/chat", json={"message": "Why?"}, headers=key) for _ in range(5)]
+    conflicting = await service.client.post("/chat", json={"message": "How?"}, headers=key)
+
+    assert [response.status_code for response in invalid] == [400] * 3
+    assert [response.json() for response in replayed] == [first.json()] * 5
+    assert conflicting.status_code == 409
+    assert [(await service.chat()).status_code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "readers"),
+    [
+        ([f"2001:db8:1:2::{n:x}" for n in range(1, 6)], 1),
+        (["2001:db8:1:2:ffff::1", "[2001:db8:1:2::9]", "2001:DB8:1:2::1%eth0"], 1),
+        (["2001:db8:1:2::1", "2001:db8:1:3::1"], 2),
+        (["192.0.2.1", "192.0.2.2"], 2),
+        (["192.0.2.1", "::ffff:192.0.2.1"], 1),
+        (["unknown", "unknown"], 1),
+    ],
+)
+async def test_one_reader_is_one_address_however_many_it_has(
+    serve: Serve, model_server: FakeOpenAI, addresses: list[str], readers: int
+) -> None:
+    service = await serve(RATE_LIMIT="1/minute", **BEHIND_PROXY)
+
+    answered = [status for address in addresses for status in await statuses(service, 1, address)]
+
+    assert answered.count(200) == readers
+    assert len(model_server.requests) == readers
+
+
 async def test_nobody_is_limited_by_default(service: Service, model_server: FakeOpenAI) -> None:
     assert await statuses(service, 40) == [200] * 40
 

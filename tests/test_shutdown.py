@@ -24,7 +24,7 @@ from tests import commands
 from tests.bodies import OVERLOADED
 from tests.conftest import API_KEY, Tables, eventually
 from tests.events import Event, events_of
-from tests.fake_openai import FakeOpenAI, held, stall, stream
+from tests.fake_openai import FakeOpenAI, completion, held, stall, stream
 
 one_or_two_workers = pytest.mark.parametrize("workers", [1, 2])
 
@@ -304,6 +304,89 @@ async def test_while_the_service_stops_it_takes_no_connections_and_no_turns(
     assert answer.status_code == 200
     assert await program.ended() == 0
     assert len(await tables.messages()) == 2
+
+
+UNFINISHED = {
+    "body": b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+    "body of ChatKit": b"POST /chatkit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    "header": b"GET /health HTTP/1.1\r\nHost: x\r\nX-Thing: y",
+    "next request": b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nPOST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+}
+
+
+@one_or_two_workers
+async def test_clients_that_never_finish_their_requests_do_not_hold_the_stop_up(start: Start, workers: int) -> None:
+    program = await start(workers, SHUTDOWN_GRACE_SECONDS="1")
+    url = httpx2.URL(program.url)
+    writers = []
+    for request in [*UNFINISHED.values()] * 3:
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(request)
+        await writer.drain()
+        writers.append(writer)
+    # Answered requests behind these show that they have arrived.
+    async with httpx2.AsyncClient(base_url=program.url) as client:
+        for _ in range(5):
+            assert (await client.get("/health")).status_code == 200
+
+    program.stop()
+
+    async with asyncio.timeout(20):
+        assert await program.ended() == 0
+    assert "Traceback" not in program.output
+    for writer in writers:
+        writer.close()
+
+
+async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
+    start: Start, tables: Tables, model_server: FakeOpenAI
+) -> None:
+    program = await start(SHUTDOWN_GRACE_SECONDS="1", MAX_MESSAGE_CHARS="1000000")
+    url = httpx2.URL(program.url)
+    async with httpx2.AsyncClient(base_url=program.url, timeout=30) as client:
+        model_server.enqueue(completion("It walks. " * 200_000))
+        session_id = (await client.post("/chat", json={"message": "Why?"})).json()["session_id"]
+    model_server.enqueue(stream(*["It walks. " * 20_000] * 20))
+    writers = []
+    for request in (
+        f"GET /chat/{session_id}/messages HTTP/1.1\r\nHost: x\r\n\r\n",
+        (
+            "POST /chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n"
+            '{"message": "How"}'
+        ),
+    ):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(request.encode())
+        await reader.readexactly(1)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writers.append(writer)
+
+    async def is_recorded() -> bool:
+        return len(await tables.messages()) == 4
+
+    await eventually(is_recorded)
+    program.stop()
+
+    async with asyncio.timeout(20):
+        assert await program.ended() == 0
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_server_that_embeds_uvicorn_ends_without_a_traceback(
+    postgres_url: str, model_server: FakeOpenAI, tmp_path: Path
+) -> None:
+    embedding = "import uvicorn; uvicorn.Server(uvicorn.Config('app.main:app', port=0)).run()"
+    environment = {"DATABASE_URL": postgres_url, "OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
+    program = Program(commands.start("-c", embedding, folder=tmp_path, **environment), workers=1)
+    try:
+        await program.started()
+        program.stop()
+
+        assert await program.ended() == 0
+        assert "Traceback" not in program.output
+    finally:
+        await asyncio.to_thread(program.kill)
 
 
 async def test_an_idle_service_leaves_at_once(start: Start) -> None:
