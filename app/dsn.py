@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
+from urllib.parse import unquote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -24,8 +25,21 @@ _DRIVERS = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_WITHOUT_EFFECT = frozenset({"sslnegotiation", "gssencmode", "target_session_attrs"})
-"""Parameters that choose between ways to connect; asyncpg has only one."""
+_WITHOUT_EFFECT = frozenset(
+    {
+        # They choose between ways to connect, of which asyncpg has only one.
+        *("sslnegotiation", "gssencmode", "gsslib", "krbsrvname", "target_session_attrs", "load_balance_hosts"),
+        *("sslsni", "sslcompression", "uselibpqcompat", "client_encoding", "fallback_application_name"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
+        # They are for the pools of other clients; ours has DATABASE_POOL_SIZE.
+        *("connection_limit", "pool_timeout", "pool_size", "max_overflow", "socket_timeout"),
+        # They tell a provider which client is asking.
+        *("workaround", "supa"),
+    }
+)
+_SSL_WORDS = {"true": "require", "1": "require", "no-verify": "require", "false": "disable", "0": "disable"}
+"""What other clients say in `ssl` or `sslmode`, in libpq's words."""
+_TRUE = frozenset({"true", "1", "yes", "on"})
 
 _TRANSACTION_POOLER_PORT = 6543
 
@@ -75,7 +89,7 @@ def parse(dsn: str) -> Dsn:
     Raises ValueError with a message that says what is wrong, and never quotes the password.
     """
     try:
-        url = make_url(dsn.strip())
+        url = make_url(_unwrapped(dsn))
     except (ArgumentError, ValueError):
         raise ValueError("is not a connection string such as postgresql://user:password@host/database") from None
     if url.drivername not in _DRIVERS:
@@ -83,27 +97,62 @@ def parse(dsn: str) -> Dsn:
     url = url.set(drivername=_DRIVERS[url.drivername])
     if url.get_backend_name() == "sqlite":
         return Dsn(url)
+    url = _with_libpqs_places(url)
     if not url.host or not url.database:
         raise ValueError("names no host or no database; write postgresql://user:password@host/database")
-    if "@" in url.host + url.database:
+    if "@" in url.host + url.database or ("/" in url.host and not url.host.startswith("/")):
         raise ValueError("has an @ or / in its user or password; write %40 or %2F instead")
     if "," in url.host or not 0 < (url.port or 5432) < 65536:  # noqa: PLR2004  # TCP's own bounds.
         raise ValueError("must name one host; a port must be from 1 to 65535")
     return _postgresql(url)
 
 
+def _unwrapped(dsn: str) -> str:
+    """Return the string without what is copied along: a line's end, `psql '…'`, or the variable's name and its `=`."""
+    text = re.sub(r"\s*[\r\n]+\s*", "", dsn.strip())
+    text = re.sub(r"^(?:export\s+)?[A-Z_]+\s*=\s*|^psql\s+", "", text)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _with_libpqs_places(url: URL) -> URL:
+    """Return the address with the parts that libpq also takes as parameters or escaped, such as a socket's folder as host."""
+    query = _query(url)
+    port = query.pop("port", None)
+    if port is not None and not port.isdecimal():
+        raise ValueError("must name one host; a port must be from 1 to 65535")
+    parts: dict[str, Any] = {
+        "host": query.pop("host", None) or unquote(url.host or "") or None,
+        "port": int(port) if port else url.port,
+        "username": url.username or query.pop("user", None),
+        "password": url.password or query.pop("password", None),
+        "database": url.database or query.pop("dbname", None),
+    }
+    return url.set(query=query, **{name: part for name, part in parts.items() if part is not None})
+
+
+def _query(url: URL) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+
+
 def _postgresql(url: URL) -> Dsn:
-    query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
-    for name in _WITHOUT_EFFECT:
-        query.pop(name, None)
+    query = {name: value for name, value in _query(url).items() if name not in _WITHOUT_EFFECT}
+    caches = [query.pop(name, None) for name in ("statement_cache_size", "prepared_statement_cache_size")]
     pooled = (
-        (url.host or "").partition(".")[0].endswith("-pooler")
+        query.pop("pgbouncer", "").lower() in _TRUE
+        or "0" in caches
+        or (url.host or "").partition(".")[0].endswith("-pooler")
         or url.port == _TRANSACTION_POOLER_PORT
-        or query.pop("pgbouncer", "").lower() == "true"
     )
-    query.pop("pgbouncer", None)
+    if query.pop("schema", "public") != "public":
+        raise ValueError("has a schema other than public; use the search_path of its role instead")
     parameters: dict[str, Any] = {"timeout": _connect_timeout(query.pop("connect_timeout", None))}
-    tls = _tls(query.pop("sslmode", None), query.pop("sslrootcert", None), query.pop("channel_binding", None))
+    mode = query.pop("ssl", None)
+    mode = query.pop("sslmode", mode)
+    tls = _tls(
+        _SSL_WORDS.get(mode.lower(), mode) if mode else None,
+        query.pop("sslrootcert", None),
+        query.pop("channel_binding", None),
+    )
     if tls is not None:
         parameters["ssl"] = tls
     server_settings = _options(query.pop("options", ""))
@@ -147,6 +196,8 @@ def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | 
         context = ssl.create_default_context(cafile=None if root_certificate == "system" else root_certificate)
     except OSError:
         raise ValueError("names an sslrootcert that is not a readable file of certificates") from None
+    # Python 3.13 sets this, and refuses private authorities that libpq accepts.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "verify-full"
     return context
 
@@ -154,15 +205,18 @@ def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | 
 def _options(options: str) -> dict[str, str]:
     """Return the server settings in libpq's `options`, in the form `-c name=value` or `--name=value`.
 
-    Neon's `endpoint=…` is left out: only clients without SNI need it, and asyncpg has SNI.
+    A backslash takes a blank into a value. Neon's `endpoint=…` and Supabase's `reference=…` are left out: only clients without
+    SNI need them, and asyncpg has SNI.
     """
     settings = {}
-    for word in re.sub(r"(^|\s)-c\s*", r"\1--", options).split():
+    words = re.findall(r"(?:\\.|[^\s\\])+", re.sub(r"(^|\s)-c\s*", r"\1--", options))
+    for escaped_word in words:
+        word = re.sub(r"\\(.)", r"\1", escaped_word)
         name, equals, value = word.removeprefix("--").partition("=")
         if not equals:
             raise ValueError("has options that are not of the form -c name=value")
         if word.startswith("--"):
             settings[name.replace("-", "_")] = value
-        elif name not in {"endpoint", "project"}:
+        elif name not in {"endpoint", "project", "reference"}:
             raise ValueError(f"has an option that is not supported here: {name}")
     return settings

@@ -130,11 +130,66 @@ def test_what_is_not_neons_pooler_is_left_as_it_is(string: str) -> None:
         ({"sslmode": "verify-full", "sslrootcert": certifi.where()}, VERIFIED),
         ({"sslmode": "verify-full", "sslrootcert": "system"}, VERIFIED),
         ({"sslrootcert": "system"}, VERIFIED),
+        ({"ssl": "require"}, "require"),
+        ({"ssl": "true"}, "require"),
+        ({"ssl": "disable"}, "disable"),
+        ({"ssl": "false"}, "disable"),
+        ({"sslmode": "no-verify"}, "require"),
+        ({"ssl": "disable", "sslmode": "require"}, "require"),
     ],
     ids=str,
 )
 def test_an_sslmode_means_what_it_means_to_libpq(parameters: dict[str, str], protection: str | None) -> None:
     assert tls(parse(**parameters)) == protection
+
+
+@pytest.mark.parametrize("verifying", ["verify-ca", "verify-full"])
+def test_a_private_authority_need_not_be_stricter_than_libpq_asks(verifying: str) -> None:
+    context = parse(sslmode=verifying, sslrootcert=certifi.where()).connect_args["ssl"]
+
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+@pytest.mark.parametrize(
+    "string",
+    [
+        f"psql '{SERVER}'",
+        f'psql "{SERVER}"',
+        f"psql {SERVER}",
+        f'"{SERVER}"',
+        f"DATABASE_URL={SERVER}",
+        f'export DATABASE_URL="{SERVER}"',
+        SERVER.replace("@", "\n  @"),
+        SERVER + "\r\n",
+    ],
+    ids=str,
+)
+def test_what_is_copied_along_with_the_string_is_left_out(string: str) -> None:
+    assert dsn.parse(string) == dsn.parse(SERVER)
+
+
+SOCKET = "/cloudsql/project:region:instance"
+
+
+@pytest.mark.parametrize(
+    "string",
+    [
+        f"postgresql://reader:{PASSWORD}@/book?host={SOCKET}",
+        f"postgresql://reader:{PASSWORD}@localhost/book?host={SOCKET}",
+        f"postgresql://reader:{PASSWORD}@{quote(SOCKET, safe='')}/book",
+        f"postgresql:///book?host={SOCKET}&user=reader&password={PASSWORD}",
+        f"postgresql:///?host={SOCKET}&user=reader&password={PASSWORD}&dbname=book",
+    ],
+    ids=str,
+)
+def test_a_folder_as_host_is_the_unix_socket_in_it(string: str) -> None:
+    url = dsn.parse(string).url
+
+    assert (url.host, url.username, url.password, url.database) == (SOCKET, "reader", PASSWORD, "book")
+
+
+def test_a_port_can_be_a_parameter() -> None:
+    assert parse(port="6000").url.port == 6000
 
 
 def test_the_systems_certificates_vouch_for_nothing_without_the_hosts_name() -> None:
@@ -173,6 +228,8 @@ def test_connect_timeout_is_in_seconds(given_seconds: str | None, seconds: float
         ({"options": "-c application_name=a=b"}, {"application_name": "a=b"}),
         ({"options": "-c application_name=book--chat"}, {"application_name": "book--chat"}),
         ({"options": "endpoint=ep-cool-term-1 -c jit=off"}, {"jit": "off"}),
+        ({"options": r"-c application_name=a\ b"}, {"application_name": "a b"}),
+        ({"options": r"-c application_name=a\\b -c jit=off"}, {"application_name": r"a\b", "jit": "off"}),
         ({"options": "-c jit=off", "application_name": "chat"}, {"jit": "off", "application_name": "chat"}),
     ],
     ids=str,
@@ -193,6 +250,13 @@ def test_options_and_application_name_are_settings_of_the_server(
         {"gssencmode": "prefer"},
         {"sslnegotiation": "direct"},
         {"pgbouncer": "false"},
+        {"options": "reference=abcdefgh"},
+        {"schema": "public"},
+        {"connection_limit": "1", "pool_timeout": "20"},
+        {"workaround": "supabase-pooler.vercel"},
+        {"supa": "base-pooler.x"},
+        {"keepalives": "1", "keepalives_idle": "30"},
+        {"uselibpqcompat": "true"},
         {"channel_binding": "prefer"},
     ],
     ids=str,
@@ -207,6 +271,10 @@ def test_a_parameter_without_a_meaning_here_is_left_out(parameters: dict[str, st
         (SERVER, False),
         (f"{SERVER}?pgbouncer=true", True),
         (f"{SERVER}?pgbouncer=false", False),
+        (f"{SERVER}?pgbouncer=1", True),
+        (f"{SERVER}?connection_limit=1&pool_timeout=20&pgbouncer=true", True),
+        (f"{SERVER}?statement_cache_size=0", True),
+        (f"{SERVER}?prepared_statement_cache_size=100", False),
         (SERVER.replace(".org", ".org:6543"), True),
         (SERVER.replace(".org", ".org:6543") + "?pgbouncer=true", True),
         (SERVER.replace(".org", ".org:5432"), False),
@@ -228,7 +296,11 @@ def test_a_pooler_is_told_by_its_host_its_port_or_its_parameter(string: str, *, 
         ("", "not a connection string"),
         (PASSWORD, "not a connection string"),
         (SERVER.replace(".org", ".org:port"), "not a connection string"),
-        (f"psql '{SERVER}'", "not a connection string"),
+        (f"'{SERVER}", "not a connection string"),
+        (f"jdbc:{SERVER}", "scheme|not a connection string"),
+        (f"{SERVER}?schema={PASSWORD}", "schema other than public"),
+        (f"{SERVER}?ssl={PASSWORD}", "unknown sslmode"),
+        (f"postgresql://reader:{PASSWORD}@db.example.org/book?port={PASSWORD}", "port must be from 1 to 65535"),
         (SERVER.replace("postgresql", "mysql"), "scheme 'mysql'"),
         (SERVER.replace("postgresql", "postgresql+psycopg"), "scheme 'postgresql\\+psycopg'"),
         (SERVER.removesuffix("/book"), "names no host or no database"),
