@@ -9,12 +9,14 @@ from app.models import ErrorResponse, HealthResponse, ReadyResponse
 router = APIRouter(prefix="/health", tags=["health"])
 
 
+@router.head("", include_in_schema=False)  # Uptime monitors send HEAD.
 @router.get("")
 async def health() -> HealthResponse:
     """Say that the process is alive. The database is not asked, so a suspended one is not woken up."""
     return HealthResponse()
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     responses={

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -36,6 +37,7 @@ class Turns:
             turn.close()
             raise OverloadedError(retry_after=RETRY_AFTER_SECONDS)
         task = asyncio.create_task(_cut_off_politely(turn))
+        _keep_instance_awake(task)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(_log_failure)
@@ -73,6 +75,16 @@ def _log_failure(turn: asyncio.Task[Any]) -> None:
     """Log why a turn failed, even if nobody waits for it any more."""
     if not turn.cancelled() and (error := turn.exception()):
         log(error)
+
+
+def _keep_instance_awake(turn: asyncio.Task[Any]) -> None:
+    """Ask Vercel, which may put an instance to sleep when no request is open, to wait for the turn.
+
+    Its runtime offers this through the package of the `vercel` extra. Elsewhere nothing is imported, and nothing happens.
+    """
+    context = sys.modules.get("vercel.cache.context")
+    if context is not None and (wait_until := context.get_context().wait_until):
+        wait_until(turn)
 
 
 @contextmanager

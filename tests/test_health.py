@@ -29,6 +29,14 @@ async def test_a_service_whose_database_answers_is_ready(service: Service) -> No
     assert record == IsPartialDict(path="/health/ready", status=200, database_statements=1)
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_a_monitor_may_ask_without_wanting_the_body(service: Service, path: str) -> None:
+    whole, head = await service.client.get(path), await service.client.head(path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
 @on_postgresql
 async def test_without_its_database_the_service_is_alive_and_not_ready(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
@@ -39,6 +47,7 @@ async def test_without_its_database_the_service_is_alive_and_not_ready(
     alive = await service.client.get("/health")
     ready = await service.client.get("/health/ready")
 
+    assert (await service.client.head("/health/ready")).status_code == 503
     assert alive.status_code == 200
     assert alive.json() == {"status": "healthy"}
     assert ready.status_code == 503

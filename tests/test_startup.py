@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import signal
+import subprocess
+import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,9 @@ def found(pattern: str, text: str) -> str:
     return str(command)
 
 
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMMANDS = {
+    "Dockerfile": found(r'^CMD \["sh", "-c", "exec (.+)"\]', DOCKERFILE),
     "Procfile": found(r"^web: (.+)", (ROOT / "Procfile").read_text()),
     "render.yaml": found(r"^ +startCommand: (.+)", (ROOT / "render.yaml").read_text()),
     "documentation": found(r"uvicorn app\.main:app [^`\n]*--port[^`\n]*", DOCUMENTATION),
@@ -57,6 +61,39 @@ def test_the_commands_bound_what_a_client_sends_as_headers() -> None:
         assert "--http h11 --ws none" in command
 
 
+def test_the_image_holds_what_the_service_needs_and_nothing_that_is_ignored() -> None:
+    copied = {
+        source for line in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()
+    }
+    let_in = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+
+    assert copied == let_in == {"pyproject.toml", "uv.lock", "alembic.ini", "app", "migrations"}
+    assert all((ROOT / source).exists() for source in copied)
+    ignored_by_vercel = set((ROOT / ".vercelignore").read_text().split("\n"))
+    assert not copied & ignored_by_vercel
+
+
+@pytest.mark.parametrize(("vercel_env", "migrates"), [("preview", False), ("production", True), ("", True)])
+def test_a_preview_on_vercel_does_not_migrate(vercel_env: str, *, migrates: bool, tmp_path: Path) -> None:
+    alembic = tmp_path / "alembic"
+    alembic.write_text("#!/bin/sh\necho alembic $@\nexit 3\n")
+    alembic.chmod(0o755)
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["vercel"]["scripts"]["build"]
+
+    built = subprocess.run(
+        ["sh", "-c", build],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "VERCEL_ENV": vercel_env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    # A migration that fails must fail the build.
+    assert (built.returncode, built.stdout) == (
+        (3, "alembic upgrade head\n") if migrates else (0, "A preview does not migrate.\n")
+    )
+
+
 def test_the_commands_differ_in_address_and_workers_only() -> None:
     def options(command: str) -> dict[str, str]:
         words = shlex.split(command.removeprefix("uv run --no-sync "))
@@ -75,6 +112,7 @@ def test_the_commands_differ_in_address_and_workers_only() -> None:
         pytest.param(COMMANDS["Procfile"], 1, id="Procfile"),
         pytest.param(COMMANDS["Procfile"], 2, id="Procfile with workers"),
         pytest.param(COMMANDS["render.yaml"], 1, id="render.yaml"),
+        pytest.param(COMMANDS["Dockerfile"], 1, id="Dockerfile"),
         pytest.param(COMMANDS["documentation"].replace("8000", "$PORT"), 2, id="documentation"),
     ],
 )

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import json
+import sys
 import uuid
 from contextlib import suppress
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -370,6 +372,21 @@ async def test_a_question_whose_session_was_deleted_can_be_asked_again_with_its_
 async def answer(gate: asyncio.Event) -> str:
     await gate.wait()
     return "An answer"
+
+
+async def test_vercel_is_asked_to_wait_for_each_turn_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, gate, awaited = Turns(limit=9, grace_seconds=60), asyncio.Event(), []
+    elsewhere = turns.start(answer(gate))
+    context = SimpleNamespace(get_context=lambda: SimpleNamespace(wait_until=awaited.append))
+    monkeypatch.setitem(sys.modules, "vercel.cache.context", context)
+
+    on_vercel = turns.start(answer(gate))
+    monkeypatch.setattr(context, "get_context", lambda: SimpleNamespace(wait_until=None))
+    outside_of_its_requests = turns.start(answer(gate))
+
+    assert awaited == [on_vercel]
+    gate.set()
+    assert await asyncio.gather(elsewhere, on_vercel, outside_of_its_requests) == ["An answer"] * 3
 
 
 async def test_no_more_turns_start_than_the_limit() -> None:
