@@ -4,6 +4,7 @@ Servers that speak the Chat Completions API agree on the outline and differ in t
 a stream, where the reasoning is, how a stream ends, what an error looks like. Here it is read, without the network.
 """
 
+import codecs
 import io
 import json
 import re
@@ -121,9 +122,9 @@ class CompletionReader:
         self._rest += data
         self._beginning += data[: max(0, _QUOTED_BYTES - len(self._beginning))]
         if self._is_stream is None:
-            self._rest = self._rest.removeprefix(b"\xef\xbb\xbf").lstrip()
-            if not self._rest:
-                return []
+            self._rest = self._rest.removeprefix(codecs.BOM_UTF8).lstrip()
+            if codecs.BOM_UTF8.startswith(self._rest):
+                return []  # Nothing yet, or the first bytes of a byte order mark.
             self._is_stream = self._rest[:1] not in b'{["<'  # No line of an event stream begins with one of these.
         if not self._is_stream:
             return []
@@ -157,8 +158,8 @@ class CompletionReader:
         if field == "event":
             self._event = value
         elif not line:
-            # What is no JSON and does not begin as our chunks do is another kind of event.
-            self._is_malformed |= self._data.startswith("{")
+            # What is no JSON and does not begin as our chunks do is another kind of event. After the end, all is.
+            self._is_malformed |= self._data.startswith("{") and not self.is_finished
             self._event = self._data = ""
         elif field == "data":
             self._has_data = True
@@ -180,9 +181,10 @@ class CompletionReader:
         except (ValueError, RecursionError):
             self._reject(body)
             return ""
-        self.is_done = True
         content = self._read_body(completion)
-        if not (isinstance(completion, dict) and completion.get("choices")):
+        self.is_done = True
+        found = _first(completion)
+        if not (isinstance(found, dict) and found.get("choices")):
             self.error = self.error or provider_error(completion)
             self._is_malformed = self.error.message is None
         return content
@@ -198,7 +200,7 @@ class CompletionReader:
         if not isinstance(body, dict):
             return ""
         if body.get("error") or body.get("object") == "error" or self._event == "error":
-            self.error = provider_error(body)
+            self.error = self.error or (None if self.is_finished else provider_error(body))
             return ""
         usage = body.get("usage")
         for name in ("prompt_tokens", "completion_tokens"):

@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from dirty_equals import IsStr
 
@@ -36,10 +36,9 @@ class Exchange:
         lines = {**STANDARD_HEADERS, "content-type": content_type, "content-length": str(len(content)), **headers}
         await self.write(self._head(status, lines) + content)
 
-    async def start_stream(self) -> None:
-        await self.write(
-            self._head(200, {**STANDARD_HEADERS, "content-type": "text/event-stream", "connection": "close"})
-        )
+    async def start_stream(self, **headers: str) -> None:
+        lines = {**STANDARD_HEADERS, "content-type": "text/event-stream", "connection": "close", **headers}
+        await self.write(self._head(200, lines))
 
     async def event(self, data: str) -> None:
         await self.write(f"data: {data}\n\n".encode())
@@ -67,6 +66,7 @@ class FakeOpenAI:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.url = ""
         self._replies: deque[Reply] = deque()
         self._arrived = asyncio.Condition()
@@ -108,7 +108,9 @@ class FakeOpenAI:
                 request_line, *lines = head.decode().strip().split("\r\n")
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 content = await reader.readexactly(int(headers.get("content-length", 0)))
-                assert request_line == "POST /v1/chat/completions HTTP/1.1", request_line
+                method, path, _ = request_line.split()
+                assert (method, path.partition("?")[0].endswith("/chat/completions")) == ("POST", True), request_line
+                self.paths.append(path)
                 async with self._arrived:
                     self.requests.append(json.loads(content))
                     self.headers.append(headers)
@@ -250,6 +252,21 @@ def stream(
         if finish_reason:
             await exchange.event(_chunk({}, finish_reason))
             await exchange.event("[DONE]")
+        await exchange.close()
+
+    return reply
+
+
+def raw_stream(*parts: bytes, end: Literal["close", "open", "unfinished chunk"] = "close") -> Reply:
+    """Answer with these bytes of an event stream, one part after the other, and then end the connection in this way."""
+
+    async def reply(exchange: Exchange) -> None:
+        chunked = end == "unfinished chunk"
+        await exchange.start_stream(**({"transfer-encoding": "chunked"} if chunked else {}))
+        for part in parts:
+            await exchange.write(b"%x\r\n%s\r\n" % (len(part), part) if chunked else part)
+        if end == "open":
+            await asyncio.Event().wait()
         await exchange.close()
 
     return reply

@@ -26,7 +26,21 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 SETTINGS = {name.upper() for name in Settings.model_fields} - {"FASTAPI_ENV"}  # `fastapi dev` sets that one.
 DEFAULTS = {name.upper(): field.default for name, field in Settings.model_fields.items()}
-SYSTEM_PROGRAMS = {".", "chmod", "curl", "export", "git", "npm", "pip", "printf", "python3", "sudo", "uv", "docker", "heroku"}
+SYSTEM_PROGRAMS = {
+    ".",
+    "chmod",
+    "curl",
+    "export",
+    "git",
+    "npm",
+    "pip",
+    "printf",
+    "python3",
+    "sudo",
+    "uv",
+    "docker",
+    "heroku",
+}
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")

@@ -375,7 +375,8 @@ async def answer(gate: asyncio.Event) -> str:
 
 
 async def test_vercel_is_asked_to_wait_for_each_turn_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, gate, awaited = Turns(limit=9, grace_seconds=60), asyncio.Event(), []
+    turns, gate = Turns(limit=9, grace_seconds=60), asyncio.Event()
+    awaited: list[asyncio.Task[str]] = []
     elsewhere = turns.start(answer(gate))
     context = SimpleNamespace(get_context=lambda: SimpleNamespace(wait_until=awaited.append))
     monkeypatch.setitem(sys.modules, "vercel.cache.context", context)
@@ -386,7 +387,7 @@ async def test_vercel_is_asked_to_wait_for_each_turn_and_others_are_not(monkeypa
 
     assert awaited == [on_vercel]
     gate.set()
-    assert await asyncio.gather(elsewhere, on_vercel, outside_of_its_requests) == ["An answer"] * 3
+    assert [await turn for turn in (elsewhere, on_vercel, outside_of_its_requests)] == ["An answer"] * 3
 
 
 async def test_no_more_turns_start_than_the_limit() -> None:

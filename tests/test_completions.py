@@ -1,0 +1,235 @@
+"""What model servers send, byte by byte: the text of an answer, and how it ended."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.completions import CompletionReader, ProviderError, provider_error
+
+fast = settings(max_examples=100, deadline=None)
+
+ANSWER = "A machine."
+
+
+def chunk(content: Any = None, finish_reason: str | None = None, **delta: Any) -> bytes:
+    delta = delta if content is None else {"content": content, **delta}
+    return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish_reason}]}).encode() + b"\n\n"
+
+
+def whole(content: Any, finish_reason: str | None = "stop", **message: Any) -> bytes:
+    return json.dumps(
+        {"choices": [{"message": {"content": content, **message}, "finish_reason": finish_reason}]}
+    ).encode()
+
+
+STOP = chunk(finish_reason="stop")
+DONE = b"data: [DONE]\n\n"
+PIECES = chunk("A ma") + chunk("chine.")
+
+
+def read(body: bytes, share: int = 1 << 30) -> CompletionReader:
+    """Read the body in shares of so many bytes."""
+    reader = CompletionReader()
+    told: list[str] = []
+    for start in range(0, len(body), share):
+        told += reader.feed(body[start : start + share])
+    told += reader.close()
+    assert "".join(told) == reader.text
+    assert "" not in told
+    return reader
+
+
+KEPT = {
+    "whole": whole(ANSWER),
+    "whole without a finish reason": whole(ANSWER, None),
+    "whole with an empty finish reason": whole(ANSWER, ""),
+    "whole with a byte order mark": b"\xef\xbb\xbf" + whole(ANSWER),
+    "whole, indented": json.dumps(json.loads(whole(ANSWER)), indent=2).encode(),
+    "whole in a list": b"[" + whole(ANSWER) + b"]",
+    "whole after blank lines": b"\n\n  " + whole(ANSWER) + b"\n",
+    "length": whole(ANSWER, "length"),
+    "MAX_TOKENS": whole(ANSWER, "MAX_TOKENS"),
+    "STOP": whole(ANSWER, "STOP"),
+    "end_turn": whole(ANSWER, "end_turn"),
+    "an empty error": json.dumps({"error": None, **json.loads(whole(ANSWER))}).encode(),
+    "parts": whole([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": ANSWER}]),
+    "reasoning beside it": whole(ANSWER, reasoning_content="hm", reasoning="hm"),
+    "an empty list of tool calls": whole(ANSWER, tool_calls=[]),
+    "thought": whole(f"<think>\nhm, a robot\n</think>\n\n{ANSWER}"),
+    "thought twice": whole(f"<think>hm</think>\n<think>hm</think> {ANSWER}"),
+    "thought of nothing": whole(f"\n<think></think>{ANSWER}"),
+    "stream": PIECES + STOP + DONE,
+    "stream of parts": chunk([{"type": "text", "text": "A ma"}]) + chunk([{"type": "text", "text": "chine."}]) + STOP,
+    "stream with retry": b"retry: 3000\n\n" + PIECES + STOP + DONE,
+    "stream with pings": b"event: ping\n\n" + chunk("A ma") + b"data:\n\n" + chunk("chine.") + b"event: ping\ndata: {}\n\n" + STOP + DONE,
+    "stream with ids": b"id: 1\n" + chunk("A ma") + b": ping\n\nid: 2\n" + chunk("chine.") + b": ping\n\n" + STOP + DONE,
+    "stream with comments": b": OPENROUTER PROCESSING\n\n" + PIECES + b": OPENROUTER PROCESSING\n\n" + STOP + DONE,
+    "stream without a finish reason": PIECES + DONE,
+    "stream with an empty finish reason": PIECES + chunk("", "") + DONE,
+    "stream without [DONE]": PIECES + STOP,
+    "stream with an error after its end": PIECES + STOP + b'data: {"error": {"message": "too late"}}\n\n',
+    "stream cut after its end": PIECES + STOP + b'data: {"choices": [], "usa',
+    "stream without a last blank line": PIECES + STOP.rstrip(),
+    "stream with single line ends": (PIECES + STOP + DONE).replace(b"\n\n", b"\n"),
+    "stream with CRLF": (PIECES + STOP + DONE).replace(b"\n", b"\r\n"),
+    "stream with CR": (PIECES + STOP + DONE).replace(b"\n", b"\r"),
+    "stream without blanks after the colon": (PIECES + STOP + DONE).replace(b"data: ", b"data:"),
+    "stream with a byte order mark": b"\xef\xbb\xbf" + PIECES + STOP,
+    "stream with several lines of data": PIECES + b'data: {"choices": [{"delta": {},\ndata: "finish_reason": "stop"}]}\n\n',
+    "stream whose last chunk repeats the message": PIECES
+    + b'data: {"choices": [{"delta": {}, "message": {"content": "A machine."}, "finish_reason": "stop"}]}\n\n',
+    "stream with usage after the end": PIECES + STOP + b'data: {"choices": [], "usage": {"prompt_tokens": 3}}\n\n' + DONE,
+    "stream that begins with a filter's results": b'data: {"choices": [], "prompt_filter_results": []}\n\n' + PIECES + STOP,
+    "stream with null choices and deltas": b'data: {"choices": null}\n\ndata: {"choices": [{"delta": null}]}\n\n' + PIECES + STOP,
+    "stream with nulls": b"data: null\n\ndata: 1\n\n" + PIECES + STOP,
+    "stream with a role first": chunk(role="assistant") + chunk("") + PIECES + STOP,
+    "stream of thoughts": b"".join(map(chunk, ["<th", "ink>hm", "</thi", "nk>\n\nA ma", "chine."])) + STOP,
+    "stream of reasoning": chunk(reasoning_content="hm") + PIECES + STOP,
+    "stream with an empty list of tool calls": chunk("A ma", tool_calls=[]) + chunk("chine.", tool_calls=None) + STOP,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", KEPT.values(), ids=KEPT)
+def test_an_answer_that_is_whole_is_kept_however_it_comes(body: bytes) -> None:
+    for share in (1 << 30, 7, 1):
+        reader = read(body, share)
+
+        assert (reader.outcome, reader.text) == ("ok", ANSWER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x < y, <b> and <thinking>",
+        "<b>A machine</b>",
+        "<thinking>aloud</thinking>",
+        "A machine. <think>no reasoning</think>",
+        "<",
+        "  A machine.",
+        "</think>",
+    ],
+)
+def test_what_only_looks_like_reasoning_stays(text: str) -> None:
+    for share in (1 << 30, 1):
+        assert read(whole(text), share).text == text
+        assert read(b"".join(map(chunk, text)) + STOP, share).text == text
+
+
+NOT_KEPT = {
+    "incomplete": PIECES,
+    "malformed, since only a part of the end came": PIECES + STOP[: len(STOP) // 2],
+    **{
+        f"aborted {reason} {kind}": body
+        for reason in ("error", "abort", "insufficient_system_resource", "something new")
+        for kind, body in {"whole": whole(ANSWER, reason), "streamed": PIECES + chunk(finish_reason=reason)}.items()
+    },
+    **{
+        f"content_filter {reason} {kind}": body
+        for reason in ("content_filter", "SAFETY", "RECITATION")
+        for kind, body in {"whole": whole(ANSWER, reason), "streamed": PIECES + chunk(finish_reason=reason)}.items()
+    },
+    "refusal": whole(None, refusal="No."),
+    "refusal streamed": chunk(refusal="N") + chunk(refusal="o.") + STOP,
+    "tool_calls": whole(None, "tool_calls", tool_calls=[{"id": "1"}]),
+    "tool_calls under another reason": whole(None, "stop", tool_calls=[{"id": "1"}]),
+    "empty": whole(""),
+    "empty but for blanks": whole(" \n"),
+    "empty, null": whole(None),
+    "empty behind the reasoning": whole("<think>hm</think>"),
+    "empty within the reasoning": whole("<think>hm", "length"),
+    "empty stream": STOP + DONE,
+    "malformed page": b"<!doctype html><title>Welcome</title>",
+    "malformed text": b"Bad Gateway",
+    "malformed nothing": b"",
+    "malformed object": b"{}",
+    "malformed list": b"[]",
+    "malformed choices": b'{"choices": {"0": {}}}' + b"}",
+    "malformed, cut": whole(ANSWER)[:-5],
+    "malformed, nested deeply": b"[" * 100_000,
+    "malformed chunk": chunk("A ma") + b'data: {"choices": [{"delta"\n\n' + STOP,
+    "error": b'{"error": {"message": "no"}}',
+    "error in a list": b'[{"error": {"code": 400, "message": "no"}}]',
+    "error in vLLM's form": b'{"object": "error", "message": "no", "code": 400}',
+    "error in detail": b'{"detail": "no"}',
+    "error as the first event": b'data: {"error": {"message": "no"}}\n\n',
+    "error after some text": PIECES + b'data: {"error": {"message": "no"}}\n\n' + STOP,
+    "error event": PIECES + b'event: error\ndata: {"message": "no"}\n\n',
+    "error in a choice": b'{"choices": [{"error": {"code": 502, "message": "no"}, "finish_reason": "error"}]}',
+}
+
+
+@pytest.mark.parametrize(("name", "body"), NOT_KEPT.items(), ids=NOT_KEPT)
+def test_an_answer_that_is_not_whole_is_a_failure_of_its_kind(name: str, body: bytes) -> None:
+    for share in (1 << 30, 5) if len(body) < 10_000 else (1 << 30,):
+        reader = read(body, share)
+
+        assert reader.outcome == name.replace(",", "").split()[0]
+        if reader.outcome == "error":
+            assert reader.error is not None
+            assert reader.error.message == "no"
+
+
+def test_the_tokens_are_counted_where_the_server_counts_them() -> None:
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    counted = json.dumps({**json.loads(whole(ANSWER)), "usage": usage}).encode()
+
+    assert read(counted).usage == {"prompt_tokens": 11, "completion_tokens": 7}
+    assert read(whole(ANSWER)).usage == {}
+    assert read(json.dumps({**json.loads(whole(ANSWER)), "usage": "many"}).encode()).usage == {}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["a \ud83e", "\udd16."], "a \N{ROBOT FACE}."),
+        (["a \ud83e", " b"], "a \ufffd b"),
+        (["a \udd16"], "a \ufffd"),
+        (["a", "\ud83e"], "a\ufffd"),
+        (["a\x00b"], "a\ufffdb"),
+        (["<think>\ud83e", "\udd16</think>\ud83e", "\udd16"], "\N{ROBOT FACE}"),
+    ],
+)
+def test_characters_are_joined_or_replaced(pieces: list[str], text: str) -> None:
+    assert read(b"".join(map(chunk, pieces)) + STOP).text == text
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ({"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "no"}}, "insufficient_quota", "no"),
+        ({"error": {"code": None, "type": "rate_limit_error", "message": "no"}}, "rate_limit_error", "no"),
+        ({"error": {"message": "no", "code": 429}}, "429", "no"),
+        ([{"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT"}}], "400", "no"),
+        ({"detail": "no"}, None, "no"),
+        ({"detail": [{"loc": ["body"], "msg": "no", "type": "missing"}]}, "missing", "no"),
+        ({"message": "no", "code": "x"}, "x", "no"),
+        ({"error": "no"}, None, "no"),
+        ({"errors": [{"code": 7003, "message": "no"}]}, "7003", "no"),
+        ("no", None, "no"),
+        (None, None, None),
+        ({}, None, None),
+        ({"error": {"type": "error"}}, None, None),
+    ],
+)  # fmt: skip
+def test_the_cause_is_found_in_whatever_body_came(body: Any, code: str | None, message: str | None) -> None:
+    assert provider_error(body) == ProviderError(code, message)
+
+
+lines = st.sampled_from(
+    [
+        *(b"", b": ping", b"event: ping", b"id: 7", b"retry: 10", b"data:", b"data: null", b"data: [DONE]"),
+        *(chunk(text).strip() for text in ("<think>", "</think>", "a", " ", "\ud83e", "\udd16", "ü")),
+        *(STOP.strip(), b'data: {"error": {"message": "no"}}', b"\xff\xfe", b"data: {"),
+    ]
+)
+
+
+@fast
+@given(body=st.lists(lines, max_size=12), end=st.sampled_from([b"\n", b"\r\n", b"\r"]), share=st.integers(1, 9))
+def test_how_a_body_is_cut_into_reads_makes_no_difference(body: list[bytes], end: bytes, share: int) -> None:
+    at_once, in_shares = read(end.join(body)), read(end.join(body), share)
+
+    assert (at_once.text, at_once.outcome, at_once.error) == (in_shares.text, in_shares.outcome, in_shares.error)

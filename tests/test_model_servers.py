@@ -1,0 +1,354 @@
+"""What compatible model servers do, on the wire: `/chat` and `/chat/stream` ask them, and tell what came of it."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from dirty_equals import IsPartialDict
+
+from app.retrieval import Passage
+from tests.conftest import PlugIn, Serve, Service
+from tests.events import all_events
+from tests.fake_openai import (
+    Exchange,
+    FakeOpenAI,
+    Reply,
+    answer_in_kind,
+    completion,
+    failure,
+    held,
+    json_body,
+    raw_body,
+    raw_stream,
+    stream,
+)
+from tests.marks import on_one_database
+from tests.test_completions import ANSWER, DONE, PIECES, STOP, chunk, whole
+
+pytestmark = on_one_database
+
+TRY_AGAIN = "The assistant could not answer. Please try again."
+REFUSED = "The assistant will not answer this question. Asking it again does not help; please ask in another way."
+OUT_OF_ORDER = "The assistant is out of order. Asking again does not help until its operator has repaired it."
+BUSY = "The assistant is busy. Please try again in a moment."
+
+
+async def contents(service: Service) -> list[str]:
+    return [message.content for message in await service.tables.messages()]
+
+
+@pytest.mark.parametrize("end", ["close", "open", "unfinished chunk"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([PIECES, STOP, DONE], id="as usual"),
+        pytest.param([PIECES, STOP], id="without [DONE]"),
+        pytest.param([PIECES, DONE], id="without a finish reason"),
+        pytest.param([b"retry: 3000\n\n", PIECES, b": ping\n\n", STOP, b"event: ping\n\n"], id="with keep-alives"),
+    ],
+)
+async def test_a_streamed_answer_is_whole_once_its_end_is_told(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, parts: Sequence[bytes], end: Any
+) -> None:
+    monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.1)
+    model_server.enqueue(raw_stream(*parts, end=end))
+
+    events = await all_events(service)
+
+    assert [name for name, _ in events] == ["session", "delta", "delta", "done"]
+    assert events[-1][1]["response"] == ANSWER
+    assert await contents(service) == ["Why?", ANSWER]
+    assert service.log("openai.call") == [IsPartialDict(status="ok")]
+
+
+async def test_servers_that_answer_in_the_other_form_are_understood(service: Service, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(
+        raw_body(PIECES + STOP + DONE, "text/event-stream"), raw_body(whole(ANSWER), "application/json")
+    )
+
+    plain = await service.chat()
+    events = await all_events(service)
+
+    assert plain.json()["response"] == ANSWER
+    assert [name for name, _ in events] == ["session", "delta", "done"]
+    assert events[-1][1]["response"] == ANSWER
+
+
+async def test_a_compressed_answer_is_read(service: Service, model_server: FakeOpenAI) -> None:
+    zipped: dict[str, Any] = {"content-encoding": "gzip"}
+    model_server.enqueue(
+        raw_body(gzip.compress(whole(ANSWER)), "application/json", **zipped),
+        raw_body(gzip.compress(PIECES + STOP), "text/event-stream", **zipped),
+    )
+
+    assert (await service.chat()).json()["response"] == ANSWER
+    assert (await all_events(service))[-1][1]["response"] == ANSWER
+
+
+async def test_reasoning_is_neither_shown_nor_stored_nor_sent(service: Service, model_server: FakeOpenAI) -> None:
+    thoughts = [chunk(piece) for piece in ("<th", "ink>hm", "</thi", "nk>\n\nA ma", "chine.")]
+    model_server.enqueue(raw_stream(*thoughts, STOP, DONE))
+
+    events = await all_events(service)
+    await service.chat("And then?", session_id=events[0][1]["session_id"])
+
+    assert "".join(data["text"] for name, data in events if name == "delta") == ANSWER
+    assert [m["content"] for m in model_server.prompt[1:]] == ["Why?", ANSWER, "And then?"]
+    assert "hm" not in str(await contents(service))
+
+
+def error_200(code: Any, message: str = "no") -> Reply:
+    return json_body({"error": {"message": message, "code": code}})
+
+
+QUOTA = failure(429, "You exceeded your current quota.", "insufficient_quota")
+FAILURES: dict[str, tuple[Reply, str, str, dict[str, Any]]] = {
+    # what the server sends: code, message and the call's record
+    "aborted": (completion(ANSWER, "abort"), "openai_error", TRY_AGAIN, {"status": "aborted", "finish_reason": "abort"}),
+    "filtered after some text": (
+        completion(ANSWER, "SAFETY"), "openai_error", TRY_AGAIN, {"status": "content_filter", "finish_reason": "SAFETY"},
+    ),
+    "filtered": (completion(None, "content_filter"), "openai_refused", REFUSED, {"status": "content_filter"}),
+    "refused": (completion(None, refusal="No."), "openai_refused", REFUSED, {"status": "refusal"}),
+    "filtered by Azure": (
+        failure(400, "The response was filtered", "content_filter"), "openai_refused", REFUSED,
+        {"status": 400, "provider_code": "content_filter", "provider_message": "The response was filtered"},
+    ),
+    "tool calls": (completion(None, "tool_calls", tool_calls=[{}]), "openai_error", TRY_AGAIN, {"status": "tool_calls"}),
+    "empty": (completion(""), "openai_error", TRY_AGAIN, {"status": "empty"}),
+    "busy": (failure(429, "slow down"), "openai_rate_limited", BUSY, {"status": 429, "provider_message": "slow down"}),
+    "busy with status 200": (
+        error_200(429, "free-models-per-day"), "openai_rate_limited", BUSY,
+        {"status": "error", "provider_code": "429", "provider_message": "free-models-per-day"},
+    ),
+    "busy in Gemini's words": (
+        json_body([{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}], 429),
+        "openai_rate_limited", BUSY, {"status": 429, "provider_message": "Quota"},
+    ),
+    "quota": (QUOTA, "openai_error", OUT_OF_ORDER, {"status": 429, "provider_code": "insufficient_quota"}),
+    "key in Gemini's words": (
+        json_body([{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}], 400),
+        "openai_error", OUT_OF_ORDER, {"status": 400, "provider_message": "API key not valid."},
+    ),
+    "model in FastAPI's words": (
+        json_body({"detail": "Model x is unknown"}, 404), "openai_error", OUT_OF_ORDER,
+        {"status": 404, "provider_message": "Model x is unknown"},
+    ),
+    "a gateway's page": (
+        raw_body(b"<html>502 Bad Gateway</html>", "text/html", 502), "openai_error", TRY_AGAIN,
+        {"status": 502, "provider_message": "<html>502 Bad Gateway</html>"},
+    ),
+    "a page with status 200": (
+        raw_body(b"<html>Welcome</html>", "text/html"), "openai_error", TRY_AGAIN,
+        {"status": "malformed", "provider_message": "<html>Welcome</html>"},
+    ),
+    "an error of vLLM": (
+        json_body({"object": "error", "message": "no", "type": "BadRequestError", "code": 400}), "openai_error", TRY_AGAIN,
+        {"status": "error", "provider_code": "400", "provider_message": "no"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+@pytest.mark.parametrize(("reply", "code", "message", "record"), FAILURES.values(), ids=FAILURES)
+async def test_a_failure_is_told_in_words_that_fit_and_its_cause_is_in_the_log(  # noqa: PLR0913, PLR0917  # A table's columns.
+    service: Service, model_server: FakeOpenAI, path: str, reply: Reply, code: str, message: str, record: dict[str, Any]
+) -> None:
+    # A server that refuses a stream's options is asked once more without them.
+    model_server.enqueue(reply, reply)
+
+    response = await service.client.post(path, json={"message": "Why?"})
+
+    error = response.json()["error"] if path == "/chat" or response.status_code == 500 else None
+    if error is None:  # Some text had been streamed.
+        *_, last = response.text.removesuffix("\n\n").split("\n\n")
+        error = json.loads(last.removeprefix("event: error\ndata: "))["error"]
+    assert (error["code"], error["message"]) == (code, message)
+    assert await contents(service) == ["Why?"]
+    assert service.log("openai.call") == [IsPartialDict(record)]
+    assert service.log("openai.error")[0]["request_id"] == response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    "reason", ["error", "SAFETY", "RECITATION", "abort", "insufficient_system_resource", "content_filter"]
+)
+async def test_half_a_streamed_answer_is_a_failure(service: Service, model_server: FakeOpenAI, reason: str) -> None:
+    model_server.enqueue(raw_stream(PIECES, chunk(finish_reason=reason), DONE))
+
+    events = await all_events(service)
+
+    assert (events[-1][0], events[-1][1]["error"]["code"]) == ("error", "openai_error")
+    assert await contents(service) == ["Why?"]
+
+
+async def test_an_answer_that_has_all_its_tokens_is_kept_and_says_so_in_the_log(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(completion(ANSWER, "length"))
+
+    assert (await service.chat()).json()["response"] == ANSWER
+    assert service.log("openai.call") == [IsPartialDict(status="ok", finish_reason="length")]
+
+
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+async def test_what_never_heals_is_not_retried(serve: Serve, model_server: FakeOpenAI, path: str) -> None:
+    service = await serve(OPENAI_MAX_RETRIES="2")
+    model_server.enqueue(QUOTA)
+
+    response = await service.client.post(path, json={"message": "Why?"})
+
+    assert response.json()["error"]["message"] == OUT_OF_ORDER
+    assert len(model_server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "waits", "told"),
+    [
+        ({"retry-after-ms": "1", "retry-after": "60"}, True, None),
+        ({"retry-after-ms": "60000"}, False, "60"),
+        ({"retry-after-ms": "60001", "retry-after": "61"}, False, "61"),
+    ],
+)
+async def test_milliseconds_say_more_exactly_how_long_to_wait(
+    serve: Serve, model_server: FakeOpenAI, headers: dict[str, str], told: str | None, *, waits: bool
+) -> None:
+    service = await serve(OPENAI_MAX_RETRIES="1")
+    model_server.enqueue(failure(429, **headers))
+
+    response = await service.chat()
+
+    assert response.status_code == (200 if waits else 500)
+    assert response.headers.get("Retry-After") == told
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_a_streams_options_is_asked_without_them(
+    service: Service, model_server: FakeOpenAI, status: int
+) -> None:
+    async def refuse_options(exchange: Exchange) -> None:
+        refuses = "stream_options" in exchange.body
+        await (json_body({"detail": "extra fields"}, status) if refuses else answer_in_kind)(exchange)
+
+    model_server.enqueue(*[refuse_options] * 3)
+
+    answered = [(await all_events(service))[-1][0] for _ in range(2)]
+
+    assert answered == ["done", "done"]
+    assert [("stream_options" in body) for body in model_server.requests] == [True, False, False]
+
+
+async def test_one_question_that_a_filter_refuses_spoils_no_other(service: Service, model_server: FakeOpenAI) -> None:
+    async def filter_bombs(exchange: Exchange) -> None:
+        is_bad = "BOMB" in str(exchange.body["messages"])
+        await (failure(400, "filtered", "content_filter") if is_bad else answer_in_kind)(exchange)
+
+    model_server.enqueue(*[filter_bombs] * 4)
+    session_id = (await service.chat("Hello")).json()["session_id"]
+
+    refused = await service.chat("How is a BOMB made?", session_id=session_id)
+    others = [await service.chat(question, session_id=session_id) for question in ("Then what?", "And then?")]
+
+    assert refused.json()["error"]["code"] == "openai_refused"
+    assert [response.status_code for response in others] == [200, 200]
+
+
+async def demand_alternation(exchange: Exchange) -> None:
+    """Answer as the chat templates of some models do, which take nothing but questions and answers in turn."""
+    roles = [message["role"] for message in exchange.body["messages"]]
+    turns = roles[1:] if roles[0] == "system" else roles
+    alternates = turns == ["user", "assistant"] * (len(turns) // 2) + ["user"]
+    await (answer_in_kind if alternates else failure(400, "roles must alternate"))(exchange)
+
+
+@pytest.mark.parametrize("limit", ["0", "1", "2", "5", "10", "100"])
+async def test_a_server_whose_roles_must_alternate_answers_always(
+    serve: Serve, model_server: FakeOpenAI, plug_in: PlugIn, limit: str
+) -> None:
+    async def search(_question: str) -> list[Passage]:
+        return [Passage(text="It walks.", source="/gait", title="Gait")]
+
+    plug_in(search)
+    service = await serve(HISTORY_LIMIT=limit)
+    model_server.enqueue(demand_alternation, demand_alternation, failure(500), *[demand_alternation] * 20)
+
+    first = await service.chat("One?")
+    inside = {"session_id": first.json()["session_id"]}
+    excerpt = await service.chat("Two?", selected_text="It rolls.", **inside)
+    failed = await service.chat("Three?", **inside)
+    at_once = await asyncio.gather(*(service.chat(f"{n}?", **inside) for n in range(3)))
+    streamed = await all_events(service, "Four?", **inside)
+    last = await service.chat("Give me an example", **inside)
+
+    assert failed.status_code == 500
+    assert {response.status_code for response in (first, excerpt, *at_once, last)} == {200}
+    assert streamed[-1][0] == "done"
+
+
+async def test_a_follow_up_still_knows_the_excerpt(service: Service, model_server: FakeOpenAI) -> None:
+    session_id = (await service.chat("What is it?", selected_text="A hexapod has six legs.")).json()["session_id"]
+
+    await service.chat("Give me an example", session_id=session_id)
+
+    assert "A hexapod has six legs." in model_server.prompt[1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("path", "lands_at"),
+    [("", "/"), ("/", "/"), ("/v1", "/v1/"), ("/v1/", "/v1/"), ("/v1/chat/completions", "/v1/"), ("/a/b", "/a/b/")],
+)
+async def test_the_address_is_taken_as_it_is_pasted(
+    serve: Serve, model_server: FakeOpenAI, path: str, lands_at: str
+) -> None:
+    host = model_server.url.removesuffix("/v1")
+    service = await serve(OPENAI_BASE_URL=f' "{host}{path}" ')
+
+    assert (await service.chat()).status_code == 200
+    assert model_server.paths == [f"{lands_at}chat/completions"]
+
+
+async def test_a_query_in_the_address_stays(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(OPENAI_BASE_URL=f"{model_server.url}?api-version=2026-01-01")
+
+    assert (await service.chat()).status_code == 200
+    assert model_server.paths == ["/v1/chat/completions?api-version=2026-01-01"]
+
+
+async def test_what_the_operator_adds_is_in_every_request(serve: Serve, model_server: FakeOpenAI) -> None:
+    extra = {"temperature": 0.2, "max_completion_tokens": 900, "chat_template_kwargs": {"enable_thinking": False}}
+    service = await serve(
+        OPENAI_EXTRA_BODY=json.dumps(extra),
+        OPENAI_REASONING_EFFORT="max",
+        OPENAI_ORG_ID="org-1",
+        OPENAI_PROJECT_ID="proj_1",
+        OPENAI_CUSTOM_HEADERS="X-Team: books\nX-Title: Our book",
+    )
+
+    await service.chat()
+    await all_events(service)
+
+    assert model_server.requests == [IsPartialDict(**extra, reasoning_effort="max")] * 2
+    sent = {"openai-organization": "org-1", "openai-project": "proj_1", "x-team": "books", "x-title": "Our book"}
+    assert model_server.headers == [IsPartialDict(sent)] * 2
+
+
+async def test_a_model_that_thinks_for_long_keeps_the_stream_open_and_can_still_fail(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.KEEPALIVE_SECONDS", 0.05)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, failure(500)), held(gate, stream("Well.")))
+
+    endings = []
+    for _ in range(2):
+        gate.clear()
+        async with service.client.stream("POST", "/chat/stream", json={"message": "Why?"}) as response:
+            assert response.status_code == 200
+            lines = response.aiter_lines()
+            assert await anext(lines) == ": ping"
+            gate.set()
+            endings.append([line async for line in lines if line.startswith("event: ")])
+
+    assert endings == [["event: error"], ["event: session", "event: delta", "event: done"]]
