@@ -13,7 +13,7 @@ from urllib.request import getproxies
 
 import httpx2
 from openai import APIStatusError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient, OpenAIError
-from pydantic import AnyUrl, ValidationError
+from pydantic import HttpUrl, ValidationError
 
 from app.completions import CompletionReader, ProviderError, provider_error
 from app.config import Settings, SettingsError
@@ -229,7 +229,7 @@ def _http_client(settings: Settings) -> httpx2.AsyncClient:
     try:
         for scheme, proxy in getproxies().items():
             if scheme in {"http", "https", "all"}:
-                AnyUrl(proxy if "://" in proxy else f"http://{proxy}")
+                HttpUrl(proxy if "://" in proxy else f"http://{proxy}")
         options: dict[str, Any] = {
             "event_hooks": {"response": [_forbid_vain_retries]},
             "limits": httpx2.Limits(

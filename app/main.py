@@ -43,7 +43,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
         stack.enter_context(on_stop_signal(turns.close))
-        _warn_of_defaults(settings)
+        _warn_of_gaps(settings)
         # The objects that exist now will stay. Looking through them again and again would be most of the garbage
         # collector's work.
         gc.freeze()
@@ -58,12 +58,15 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         )
 
 
-def _warn_of_defaults(settings: Settings) -> None:
+def _warn_of_gaps(settings: Settings) -> None:
     if settings.openai_api_key is None:
         logger.warning("openai.offline", extra={"fields": {"reason": "OPENAI_API_KEY is not set; answers only quote"}})
     if settings.database_url is None:
         path = settings.database.url.database
         logger.warning("database.embedded", extra={"fields": {"reason": "DATABASE_URL is not set", "path": path}})
+    if settings.rate_limit is None and not settings.development:
+        reason = "RATE_LIMIT is not set; whoever finds the address can ask the model as often as they like"
+        logger.warning("openai.unlimited", extra={"fields": {"reason": reason}})
 
 
 class CORSFromSettings:

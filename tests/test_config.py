@@ -1,6 +1,7 @@
 """The settings: what each is, where it comes from, and what stops the start."""
 
 import json
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,62 @@ def test_an_empty_base_url_is_openais_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert str(model._client.base_url) == "https://api.openai.com/v1/"  # noqa: SLF001  # The SDK reads the variable too.
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("HTTPS_PROXY", "foo://proxy:1", "not an address such as http://proxy"),
+        ("HTTPS_PROXY", "not an address", "not an address such as http://proxy"),
+        ("ALL_PROXY", "socks5://proxy:1080", "not an address such as http://proxy"),
+        ("HTTP_PROXY", f"http://reader:{PASSWORD}@[::1", "not an address such as http://proxy"),
+        ("SSL_CERT_FILE", "/nowhere", "No such file"),
+        ("SSL_CERT_FILE", __file__, "(?i)no.certificate"),
+    ],
+)
+def test_a_proxy_or_certificate_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///chat.db")
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError, match=variable) as refusal:
+        LanguageModel(Settings.load())
+
+    assert re.search(reason, str(refusal.value))
+    assert PASSWORD not in str(refusal.value)
+
+
+@pytest.mark.usefixtures("_development")
+def test_values_from_the_env_file_reach_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text(
+        'OPENAI_ORG_ID="org-1"\nOPENAI_PROJECT_ID=proj_1\nOPENAI_CUSTOM_HEADERS="X-Team: books\\nX-Title: Our book"\n'
+    )
+
+    settings = Settings.load()
+
+    assert (settings.openai_org_id, settings.openai_project_id) == ("org-1", "proj_1")
+    assert settings.openai_headers == {"X-Team": "books", "X-Title": "Our book"}
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        f" {API_KEY}\n",
+        f'"{API_KEY}"',
+        f"'{API_KEY}'",
+        f"\ufeff{API_KEY}",
+        f"{API_KEY}\u200b",
+        f"\u00a0{API_KEY}\u2060",
+        f'\u200b" {API_KEY} "',
+    ],
+)
+def test_what_pasting_adds_to_a_key_is_left_out(monkeypatch: pytest.MonkeyPatch, pasted: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///chat.db")
+    monkeypatch.setenv("OPENAI_API_KEY", pasted)
+
+    assert Settings.load().openai_api_key == SecretStr(API_KEY)
+
+
 @pytest.mark.usefixtures("_development")
 def test_blanks_around_the_base_url_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", " http://localhost:11434/v1 ")
@@ -247,7 +304,7 @@ def test_everything_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPat
         POSTGRESQL_URL.removesuffix("/book"),
         POSTGRESQL_URL.replace(".org/", ".org:port/"),
         f"{POSTGRESQL_URL}?sslmode={PASSWORD}",
-        f"postgresql://db.example.org/book?user=reader&password={PASSWORD}",
+        f"postgresql://db.example.org/book?user=reader&passfile={PASSWORD}",
     ],
 )
 def test_a_refusal_quotes_no_secret(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from dirty_equals import IsPartialDict, IsStr
 
 from tests import commands
-from tests.conftest import API_KEY, ROOT, eventually, running_service
+from tests.conftest import API_KEY, ROOT, Serve, eventually, running_service
 from tests.postgres import free_port
 
 DOCUMENTATION = "\n".join(path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -92,6 +92,26 @@ def test_a_preview_on_vercel_does_not_migrate(vercel_env: str, *, migrates: bool
     assert (built.returncode, built.stdout) == (
         (3, "alembic upgrade head\n") if migrates else (0, "A preview does not migrate.\n")
     )
+
+
+def test_a_proxy_that_cannot_be_used_stops_the_start_with_one_message(tmp_path: Path) -> None:
+    environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "HTTPS_PROXY": "foo://proxy:1"}
+    command = ("-m", "uvicorn", "app.main:app", "--port", "0", "--log-config", ROOT / "app/logging.json")
+
+    status, output = commands.run(*command, folder=tmp_path, **environment)
+
+    [refusal] = [record for record in records(output) if record["level"] == "CRITICAL"]
+    assert refusal == IsPartialDict(event="settings.invalid", reason=IsStr(regex=".*HTTPS_PROXY.*"))
+    assert status == 3
+    assert "Traceback" not in output
+
+
+async def test_a_service_without_a_bound_says_so_at_its_start(serve: Serve) -> None:
+    unbounded, bounded = await serve(), await serve(RATE_LIMIT="20/minute")
+
+    [warning] = unbounded.log("openai.unlimited")
+    assert (warning["level"], "RATE_LIMIT" in warning["reason"]) == ("WARNING", True)
+    assert bounded.log("openai.unlimited") == []
 
 
 def test_the_commands_differ_in_address_and_workers_only() -> None:
