@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
-from sqlalchemy import URL, Connection, Engine, Executable, Row, UpdateBase, event, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -35,6 +38,9 @@ WAKE_SECONDS = 5.0
 _RECYCLE_SECONDS = 240
 _WAKE_INTERVAL_SECONDS = 0.2
 
+UNCACHED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+"""The driver's arguments behind a pooler, where the next statement may reach a server that has not prepared it."""
+
 
 type Statement = tuple[Executable, Mapping[str, Any]]
 """A statement and its parameters. Those of a turn are built once, since building and hashing them costs more than sending."""
@@ -45,7 +51,10 @@ class Database:
 
     def __init__(self, dsn: Dsn, *, pool_size: int) -> None:
         self.dsn = dsn
-        self.engine = _sqlite_engine(dsn, pool_size) if dsn.sqlite else _postgresql_engine(dsn, pool_size)
+        self._connector = Connector()
+        self.engine = (
+            _sqlite_engine(dsn, pool_size) if dsn.sqlite else _postgresql_engine(dsn, pool_size, self._connector)
+        )
         self._transactional = self.engine.execution_options(isolation_level="SERIALIZABLE")
         # SQLAlchemy's pool does not wake those who wait in it when opening a connection fails, so nobody may wait in it.
         self._places = asyncio.Semaphore(1 if dsn.in_memory else pool_size)
@@ -55,9 +64,9 @@ class Database:
 
         PostgreSQL gets them as one statement in AUTOCOMMIT, in one round trip where a transaction takes one for each and
         two more; so their parameters need names of their own, and none sees what another does. What failed because the
-        connection was lost, or because the tables changed under a prepared statement, is tried once more: inserts must
-        bring their own ids, so that a first try which did arrive shows itself by a duplicate key, and other statements
-        must bear to run twice.
+        connection was lost or is of no more use, or because the tables changed under a prepared statement, is tried
+        once more: inserts must bring their own ids, so that a first try which did arrive shows itself by a duplicate
+        key, and other statements must bear to run twice.
 
         Raises DatabaseError; its DuplicateKeyError where there is such a row already, its MissingReferenceError where
         the row that is referred to is gone.
@@ -77,17 +86,37 @@ class Database:
             else:
                 statements = [_as_one(statements)]
         try:
-            async with asyncio.timeout(POOL_TIMEOUT_SECONDS):
-                await self._places.acquire()
-            try:
-                # One greenlet for all of it; AsyncConnection would start one for each step.
-                return await greenlet_spawn(_run, engine.sync_engine, statements)
-            finally:
-                self._places.release()
-        except (SQLAlchemyError, OSError) as error:
-            raise _meaning(error) from error
+            return await self._run_in_place(engine.sync_engine, statements)
+        except _FAILURES as error:
+            if _code(error) in _POOLER_CODES:
+                self._connector.expect_pooler()
+            raise _translate(error) from error
         finally:
             request.database_seconds += time.perf_counter() - started
+
+    async def _run_in_place(self, engine: Engine, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + POOL_TIMEOUT_SECONDS
+        refusal = None
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                raise error from refusal
+            seconds = 0.0
+            try:
+                # One greenlet for all of it; AsyncConnection would start one for each step.
+                return await greenlet_spawn(_run, engine, statements)
+            except _RefusedError as error:
+                # The next place is that of a connection that is open. This one stays empty for a while: whoever
+                # took it now would be refused too.
+                refusal, seconds = error.__cause__, _WAKE_INTERVAL_SECONDS
+            finally:
+                if seconds:
+                    loop.call_later(seconds, self._places.release)
+                else:
+                    self._places.release()
 
     async def is_migrated(self) -> bool:
         """Whether the tables are as new as the code needs them; raises DatabaseError."""
@@ -125,15 +154,10 @@ class Database:
 
 def _run(engine: Engine, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
     with engine.connect() as connection:
-        try:
-            for statement, parameters in statements:
-                result = connection.execute(statement, parameters)
-            rows = result.all() if result.returns_rows else ()
-            connection.commit()
-        except (DBAPIError, TimeoutError) as error:
-            if isinstance(error, TimeoutError) or isinstance(_meaning(error), _InterruptedError):
-                connection.invalidate()
-            raise
+        for statement, parameters in statements:
+            result = connection.execute(statement, parameters)
+        rows = result.all() if result.returns_rows else ()
+        connection.commit()
         return rows
 
 
@@ -149,15 +173,23 @@ def _with(*statements: UpdateBase) -> Executable:
     return last.add_cte(*(statement.cte(f"statement_{number}") for number, statement in enumerate(first, 1)))
 
 
-def _postgresql_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
+def _postgresql_engine(dsn: Dsn, pool_size: int, connector: "Connector") -> AsyncEngine:
     connect_args = {
         "command_timeout": COMMAND_TIMEOUT_SECONDS,
-        "async_creator_fn": _Waker().connect,
+        "async_creator_fn": connector.connect,
+        # asyncpg counts its names. Behind a pooler that nobody knows of, two processes could run each other's statements.
+        "prepared_statement_name_func": None if dsn.pooled else _unique_name,
         **dsn.connect_args,
     }
     engine = _engine(dsn.url, pool_size, connect_args, pool_recycle=_RECYCLE_SECONDS)
-    event.listen(engine.sync_engine, "checkout", _replace_if_closed)
+    event.listen(engine.sync_engine, "do_connect", connector.prepare)
+    event.listen(engine.sync_engine, "checkout", connector.replace_if_useless)
+    event.listen(engine.sync_engine, "handle_error", _retire)
     return engine
+
+
+def _unique_name() -> str:
+    return f"book_chat_{uuid.uuid4()}"
 
 
 def _sqlite_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
@@ -182,8 +214,8 @@ def _engine(url: URL, pool_size: int, connect_args: dict[str, Any], **kwargs: An
     )
 
 
-class _Waker:
-    """Opens connections, and waits for a database that is starting or waking.
+class Connector:
+    """Opens PostgreSQL's connections, waits for a database that is starting or waking, and says which ones are of use.
 
     The wait is counted from the first refusal: once it is over, refusals are passed on at once until a connection
     succeeds, so that requests do not queue up behind a database that is gone.
@@ -192,16 +224,21 @@ class _Waker:
     def __init__(self) -> None:
         self._away_since: float | None = None
         self._refused_at = 0.0
+        self._opened = WeakSet[asyncpg.Connection]()
+        self._pooler_found = False
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect as asyncpg does; raises _RefusedError if a connection that is open is worth waiting for instead."""
         if time.monotonic() - self._refused_at > WAKE_SECONDS + _WAKE_INTERVAL_SECONDS:
             self._away_since = None  # Nobody has asked since: it may have been back, and sleep again.
         while True:
             try:
                 connection = await asyncpg.connect(*args, **kwargs)
-            except (TimeoutError, socket.gaierror, ssl.SSLCertVerificationError):
-                raise
-            except (OSError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
+            except (OSError, asyncpg.PostgresError) as error:
+                if not _is_refusal(error):
+                    raise
+                if not all(connection.is_closed() for connection in self._opened):
+                    raise _RefusedError from error
                 self._refused_at = time.monotonic()
                 self._away_since = self._away_since or self._refused_at
                 if self._refused_at - self._away_since >= WAKE_SECONDS:
@@ -209,33 +246,96 @@ class _Waker:
                 await asyncio.sleep(_WAKE_INTERVAL_SECONDS)
             else:
                 self._away_since = None
+                self._opened.add(connection)
                 return connection
+
+    def expect_pooler(self) -> None:
+        """From now on, use no connection that caches prepared statements: a pooler in transaction mode loses them."""
+        if not self._pooler_found:
+            self._pooler_found = True
+            logger.warning("database.pooler_found", extra={"fields": {"set": "DATABASE_POOLED=true"}})
+
+    def prepare(self, _dialect: object, record: Any, _args: object, kwargs: dict[str, Any]) -> None:
+        """Choose whether the connection that is about to be opened has caches."""
+        if self._pooler_found:
+            kwargs.update(prepared_statement_name_func=None, **UNCACHED)
+            record.info[_IS_UNCACHED] = True
+
+    def replace_if_useless(self, dbapi_connection: Any, record: Any, _proxy: object) -> None:
+        """Have the pool replace a connection before it is used; asking costs no round trip."""
+        closed_while_idle = dbapi_connection.driver_connection.is_closed()
+        if closed_while_idle or (self._pooler_found and _IS_UNCACHED not in record.info):
+            raise DisconnectionError
+
+
+_IS_UNCACHED = "is_uncached"
+
+_FULL = re.compile("no more connections|too many|max.? ?clients?|login has been failing", re.IGNORECASE)
+"""What poolers say when there is no connection for us now; their SQLSTATEs are those of permanent errors too."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether connecting failed for a reason that passes: the database starts or sleeps, or has too many connections."""
+    if isinstance(error, asyncpg.PostgresError):
+        return isinstance(error, (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)) or bool(
+            _FULL.search(str(error))
+        )
+    return not isinstance(error, (TimeoutError, socket.gaierror, ssl.SSLCertVerificationError))
+
+
+class _RefusedError(Exception):
+    """No new connection can be had, but others are open."""
 
 
 class _InterruptedError(DatabaseError):
-    """The connection was lost, or the tables changed under a prepared statement: a second try may succeed."""
+    """The connection is of no more use, or the tables changed under a prepared statement: a second try may succeed."""
 
 
-def _meaning(error: Exception) -> DatabaseError:
-    original = error.orig if isinstance(error, DBAPIError) else None
-    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None) or ""
+_FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+"""What the database raises; the driver's own exceptions come from the set-up of a new connection."""
+
+_POOLER_CODES = frozenset({"26000", "42P05"})
+"""A prepared statement is missing, or is there already: it was prepared on another of the pooler's connections."""
+
+_READ_ONLY_CODE = "25006"
+_LOST_CODES = ("08", "57P")
+
+
+def _code(error: BaseException) -> str:
+    """Return the SQLSTATE, SQLite's own name for the error, or an empty string."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None) or ""
+
+
+def _is_useless_after(code: str) -> bool:
+    """Whether no statement can succeed any more on the connection that reported this.
+
+    After a failover, old connections may lead to a server that only reads.
+    """
+    return code in _POOLER_CODES or code == _READ_ONLY_CODE or code.startswith(_LOST_CODES)
+
+
+def _retire(context: ExceptionContext) -> None:
+    """Have SQLAlchemy close the connection, and those that were opened before the error when they are used next."""
+    error = context.original_exception
+    if _is_useless_after(_code(error)):
+        context.is_disconnect = True
+    elif isinstance(error, TimeoutError) or isinstance(error.__cause__, asyncpg.InvalidCachedStatementError):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
+
+
+def _translate(error: Exception) -> DatabaseError:
+    code = _code(error)
     if code in {"23505", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
         return DuplicateKeyError()
     if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
         return MissingReferenceError()
     if code == "42P01":
         return MissingTableError()
-    stale = original is not None and isinstance(original.__cause__, asyncpg.InvalidCachedStatementError)
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    if stale or lost or code.startswith(("08", "57P")):
+    if _is_useless_after(code) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return _InterruptedError()
     return DatabaseError()
-
-
-def _replace_if_closed(dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Have the pool replace a connection that the server closed while it was idle; asking costs no round trip."""
-    if dbapi_connection.driver_connection.is_closed():
-        raise DisconnectionError
 
 
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:

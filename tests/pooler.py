@@ -44,7 +44,7 @@ auth_type = scram-sha-256
 auth_file = {folder}/users
 pool_mode = transaction
 default_pool_size = {size}
-max_client_conn = 500
+max_client_conn = {clients}
 client_tls_sslmode = require
 client_tls_cert_file = {folder}/server.pem
 client_tls_key_file = {folder}/server.pem
@@ -69,7 +69,7 @@ class Front:
 class PgBouncer(Front):
     """PgBouncer in transaction mode, which takes TLS alone and asks for a password; the server sees `postgres`."""
 
-    def __init__(self, folder: Path, server_port: int) -> None:
+    def __init__(self, folder: Path, server_port: int, clients: int) -> None:
         self.port = free_port()
         self.authority = folder / "authority.pem"
         self._folder = folder
@@ -78,7 +78,9 @@ class PgBouncer(Front):
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.authority)
         authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-        ini = _INI.format(server_port=server_port, port=self.port, folder=folder, size=SERVER_CONNECTIONS)
+        ini = _INI.format(
+            server_port=server_port, port=self.port, folder=folder, size=SERVER_CONNECTIONS, clients=clients
+        )
         (folder / "pgbouncer.ini").write_text(ini)
         (folder / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
         if self._user:
@@ -117,10 +119,10 @@ class PgBouncer(Front):
 
 
 @contextmanager
-def pgbouncer(server_port: int) -> Iterator[PgBouncer]:
-    """Run PgBouncer in front of the server until the block ends."""
+def pgbouncer(server_port: int, *, clients: int = 500) -> Iterator[PgBouncer]:
+    """Run PgBouncer in front of the server until the block ends; it admits so many clients at once."""
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder:
-        pooler = PgBouncer(Path(folder), server_port)
+        pooler = PgBouncer(Path(folder), server_port, clients)
         pooler.start()
         try:
             yield pooler

@@ -164,19 +164,60 @@ async def test_what_the_pooler_refuses_is_a_database_error(
     assert_database_error(service, reason)
 
 
-async def test_the_stand_in_refuses_what_a_service_does_that_knows_of_no_pooler(
+async def test_a_service_that_knows_of_its_pooler_prepares_nothing(serve: Serve, stand_in: TlsPooler) -> None:
+    service = await serve_pooled(serve, stand_in)
+
+    assert (await service.chat()).status_code == 200
+    assert stand_in.refused == []
+    assert service.log("database.pooler_found") == []
+
+
+async def test_a_pooler_that_the_string_does_not_show_is_found_by_its_first_refusal(
     serve: Serve, stand_in: TlsPooler
 ) -> None:
-    aware = await serve_pooled(serve, stand_in)
-    assert (await aware.chat()).status_code == 200
-    assert stand_in.refused == []
+    service = await serve(DATABASE_URL=stand_in.url(DATABASE, sslmode="require"))
 
-    unaware = await serve(DATABASE_URL=stand_in.url(DATABASE, sslmode="require"), DATABASE_POOLED="false")
-    response = await unaware.chat()
+    turns = await ask_at_once(service, questions=10)
+    refused = list(stand_in.refused)
+    turns += await ask_at_once(service, questions=10)
 
-    assert response.json() == {"error": IsPartialDict(code="database_error")}
-    assert stand_in.refused
-    assert all(refusal.startswith("prepared statement __asyncpg") for refusal in stand_in.refused)
+    assert [response.status_code for _, response in turns] == [200] * 20
+    await assert_rows_add_up(service.tables, turns)
+    assert refused
+    assert all(refusal.startswith("prepared statement ") for refusal in refused)
+    assert stand_in.refused == refused, "nothing is prepared any more"
+    [record] = service.log("database.pooler_found")
+    assert record == IsPartialDict(level="WARNING", set="DATABASE_POOLED=true")
+
+
+async def test_two_instances_work_behind_a_pgbouncer_that_they_know_nothing_of(
+    serve: Serve, bouncer: PgBouncer
+) -> None:
+    url = bouncer.url(DATABASE, sslmode="require")
+    services = [await serve(DATABASE_URL=url), await serve(DATABASE_URL=url)]
+
+    turns = await ask_at_once(*services, questions=25)
+    turns += [("Later", await services[0].chat("Later"))]
+
+    assert [response.status_code for _, response in turns] == [200] * 51
+    await assert_rows_add_up(services[0].tables, turns)
+
+
+@pytest.mark.parametrize("sslmode", ["require", "prefer"])
+async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_their_pools_hold(
+    serve: Serve, postgres: PostgresServer, sslmode: str
+) -> None:
+    if PGBOUNCER is None:
+        pytest.skip("PgBouncer is not installed here (on Debian: apt-get install pgbouncer)")
+    with pgbouncer(postgres.port, clients=6) as full:
+        services = [await serve_pooled(serve, full, sslmode=sslmode) for _ in range(2)]
+        for service in services:  # Who has no connection at all could only wait for the other instance to lose one.
+            assert (await service.client.get("/health/ready")).status_code == 200
+
+        turns = await ask_at_once(*services, questions=45)
+
+    assert [response.status_code for _, response in turns] == [200] * 90
+    await assert_rows_add_up(services[0].tables, turns)
 
 
 async def test_fifty_turns_at_once_from_two_instances_share_five_connections(serve: Serve, front: Front) -> None:
