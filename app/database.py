@@ -235,10 +235,10 @@ class Connector:
             try:
                 connection = await asyncpg.connect(*args, **kwargs)
             except (OSError, asyncpg.PostgresError) as error:
-                if not _is_refusal(error):
-                    raise
                 if not all(connection.is_closed() for connection in self._opened):
                     raise _RefusedError from error
+                if not _is_refusal(error):
+                    raise
                 self._refused_at = time.monotonic()
                 self._away_since = self._away_since or self._refused_at
                 if self._refused_at - self._away_since >= WAKE_SECONDS:
@@ -284,7 +284,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 class _RefusedError(Exception):
-    """No new connection can be had, but others are open."""
+    """No new connection can be had, for whatever reason, but others are open."""
 
 
 class _InterruptedError(DatabaseError):

@@ -5,7 +5,7 @@ import io
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import redirect_stdout
+from contextlib import asynccontextmanager, redirect_stdout
 
 import asyncpg
 import httpx2
@@ -377,6 +377,63 @@ async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct
 
     assert readers.failures == []
     await assert_rows_add_up(service.tables, readers.turns)
+
+
+@pytest.mark.parametrize("limit", [3, 1])
+async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
+    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
+) -> None:
+    role = f"few_{uuid.uuid4().hex}"
+    await admin.execute(
+        f"CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit} IN ROLE pg_read_all_data, pg_write_all_data"
+    )
+    service = await serve(DATABASE_URL=server.url().replace("postgres@", f"{role}@"))
+
+    turns = await ask_at_once(service, questions=15)
+    again = await ask_in_turn(service, questions=3, name="Again")
+
+    assert_answered([*turns, *again])
+    await assert_rows_add_up(service.tables, [*turns, *again])
+
+
+async def test_connections_to_a_server_that_only_reads_since_a_failover_are_replaced(
+    serve: Serve, server: PostgresServer, network: TcpProxy, through_network: str, admin: asyncpg.Connection
+) -> None:
+    service = await serve(DATABASE_URL=through_network)
+    network.delay = 0.02  # The reads below do not wait for each other's connections.
+    async with demoted(admin):
+        reads = await asyncio.gather(*(service.client.get(f"/chat/{uuid.uuid4()}/messages") for _ in range(20)))
+    network.delay = 0.0
+    assert {response.status_code for response in reads} == {404}
+    assert network.accepted == 5
+
+    after = await ask_at_once(service, questions=20)
+
+    assert_answered(after)
+    assert network.accepted == 10
+    await assert_rows_add_up(service.tables, after)
+
+
+async def test_a_server_that_only_reads_fails_turns_only_while_it_does(serve: Serve, admin: asyncpg.Connection) -> None:
+    service = await serve()
+    async with demoted(admin):
+        refused = [("Nobody can write yet", await service.chat("Nobody can write yet"))]
+    answered = await ask_in_turn(service, questions=5, name="Now they can")
+
+    assert_database_errors(refused)
+    assert_answered(answered)
+    await assert_rows_add_up(service.tables, answered)
+
+
+@asynccontextmanager
+async def demoted(admin: asyncpg.Connection) -> AsyncIterator[None]:
+    """Have the connections that are opened meanwhile only read, for as long as they stay open."""
+    await admin.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        await admin.execute("SET default_transaction_read_only = off")
+        await admin.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
 
 
 async def test_connections_are_few_and_are_closed_at_shutdown(
