@@ -20,6 +20,7 @@ from tests.fake_openai import FakeOpenAI, completion, cut_stream, failure, held,
 
 EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
 UNKNOWN = str(uuid.UUID(int=1))
+PASSAGE = Passage(text="It runs.", source="docs/run.md", title="Running")
 
 
 def user_input(text: str, **fields: Any) -> dict[str, Any]:
@@ -410,6 +411,78 @@ async def test_a_stopped_answer_is_recorded_whole(widget: Widget, model_server: 
     assert len((await widget.items(thread.id)).data) == 2
 
 
+async def test_a_message_of_another_thread_is_neither_rated_nor_answered_anew(
+    widget: Widget, model_server: FakeOpenAI
+) -> None:
+    own, other = await widget.create("Own?"), await widget.create("Other?")
+    question, answer = other[1].item, other[-1].item
+    before = await widget.service.tables.messages()
+
+    rated = await widget.send(
+        "items.feedback", thread_id=thread_id_of(own), item_ids=[question.id, answer.id], kind="negative"
+    )
+    await widget.finds_nothing("threads.retry_after_item", thread_id=thread_id_of(own), item_id=question.id)
+
+    assert rated.json() == {}
+    assert await widget.service.tables.messages() == before
+    assert len(model_server.requests) == 2
+
+
+async def test_an_answer_that_is_still_to_come_in_another_thread_is_not_rated(
+    widget: Widget, model_server: FakeOpenAI
+) -> None:
+    own = thread_id_of(await widget.create("Own?"))
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, stream("It walks.")))
+    asking = asyncio.create_task(widget.create("Other?"))
+    [*_, question] = await widget.until_recorded(3)
+
+    answer_id = str(uuid.uuid5(question.id, "reply"))
+    await widget.send("items.feedback", thread_id=own, item_ids=[answer_id], kind="negative")
+    gate.set()
+    await asking
+
+    assert [m.feedback for m in await widget.service.tables.messages()] == [None] * 4
+
+
+async def test_a_retry_touches_no_other_thread(widget: Widget) -> None:
+    first = await widget.create("First?")
+    elsewhere = thread_id_of(await widget.create("Elsewhere?"))
+    await widget.add(thread_id_of(first), "Second?")
+    before = await widget.thread(elsewhere)
+
+    await widget.stream("threads.retry_after_item", thread_id=thread_id_of(first), item_id=first[1].item.id)
+
+    assert await widget.thread(elsewhere) == before
+    assert len(before.items.data) == 2
+
+
+async def test_a_regenerated_answer_has_a_time_and_sources_of_its_own_and_no_feedback(
+    widget: Widget, plug_in: PlugIn
+) -> None:
+    found = [[Passage(text="It walks.", source="docs/gait.md", title="Gait")], [], [PASSAGE]]
+
+    async def search(_question: str) -> list[Passage]:
+        return found.pop(0)
+
+    plug_in(search)
+    events = await widget.create()
+    where = {"thread_id": thread_id_of(events), "item_id": events[1].item.id}
+    sources, times = [], []
+    for _ in range(2):
+        answer = events[-1].item
+        await widget.send("items.feedback", thread_id=where["thread_id"], item_ids=[answer.id], kind="positive")
+        events = await widget.stream("threads.retry_after_item", **where)
+        _, recorded = await widget.service.tables.messages()
+        assert recorded.feedback is None
+        assert events[-1].item.created_at == recorded.created_at > answer.created_at
+        sources.append(recorded.sources)
+        times.append(recorded.created_at)
+
+    assert sources == [None, [{"source": PASSAGE.source, "title": PASSAGE.title}]]
+    assert times == sorted(times)
+
+
 async def test_a_thread_is_renamed_rated_and_deleted(widget: Widget) -> None:
     events = await widget.create()
     thread_id, answer = thread_id_of(events), events[-1].item
@@ -430,6 +503,17 @@ async def test_a_thread_is_renamed_rated_and_deleted(widget: Widget) -> None:
     assert deleted.json() == {}
     assert await widget.service.tables.messages() == []
     assert (await widget.send("threads.get_by_id", thread_id=thread_id)).status_code == 404
+
+
+async def test_renaming_or_deleting_a_thread_leaves_the_others(widget: Widget) -> None:
+    threads = [thread_id_of(await widget.create(f"Question {number}?")) for number in range(3)]
+
+    await widget.send("threads.update", thread_id=threads[0], title="Robots")
+    await widget.send("threads.delete", thread_id=threads[1])
+
+    left = (await widget.threads(order="asc")).data
+    assert [(thread.id, thread.title) for thread in left] == [(threads[0], "Robots"), (threads[2], "Question 2?")]
+    assert len(await widget.service.tables.messages()) == 4
 
 
 async def test_a_thread_that_is_deleted_while_the_model_thinks_ends_in_an_error(
@@ -504,6 +588,26 @@ async def test_pages_hold_every_item_and_every_thread_once(widget: Widget, order
     assert (listed if order == "asc" else listed[::-1]) == threads
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_the_place_of_another_readers_thread_shows_nothing(service: Service, order: str) -> None:
+    owner, stranger = Widget(service), Widget(service, STRANGERS_TOKEN)
+    earlier = thread_id_of(await stranger.create("Earlier?"))
+    thread_id = thread_id_of(await owner.create())
+    later = thread_id_of(await stranger.create("Later?"))
+
+    for after in (earlier, later, UNKNOWN):
+        assert (await owner.threads(order=order, after=after)).data == []
+        assert (await owner.items(thread_id, order=order, after=after)).data == []
+
+
+async def test_without_a_token_no_threads_are_listed_not_even_those_of_nobody(service: Service) -> None:
+    nobody = Widget(service, token=None)
+    thread_id = thread_id_of(await nobody.create())
+
+    assert (await nobody.thread(thread_id)).id == thread_id
+    assert (await nobody.threads()).data == []
+
+
 @pytest.mark.parametrize("after", ["", "x"])
 async def test_what_is_no_cursor_is_refused(widget: Widget, after: str) -> None:
     thread_id = thread_id_of(await widget.create())
@@ -520,7 +624,7 @@ async def test_retrieved_passages_are_the_answers_annotations(widget: Widget, pl
     async def search(_question: str) -> list[Passage]:
         return [
             Passage(text="It walks.", source="https://book.example.org/gait", title="Gait"),
-            Passage(text="It runs.", source="docs/run.md", title="Running"),
+            PASSAGE,
         ]
 
     plug_in(search)

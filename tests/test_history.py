@@ -199,15 +199,18 @@ async def test_a_malformed_query_is_refused(
     }
 
 
-async def test_a_place_in_another_session_shows_nothing_of_either(service: Service, model_server: FakeOpenAI) -> None:
-    mine, others = [(await service.chat()).json()["session_id"] for _ in range(2)]
-    elsewhere = (await page(service, others, limit=1))["after"]
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_place_in_another_session_shows_nothing_of_either(
+    service: Service, model_server: FakeOpenAI, order: str
+) -> None:
+    earlier, mine, later = [(await service.chat()).json()["session_id"] for _ in range(3)]
+    places = [(await page(service, session_id, limit=1))["after"] for session_id in (earlier, later)]
     nowhere = "00000000-0000-4000-8000-000000000000"
 
-    bodies = [await page(service, mine, after=after) for after in (elsewhere, nowhere)]
+    bodies = [await page(service, mine, after=after, order=order) for after in (*places, nowhere)]
 
     # A place of another session looks like one that there is not.
-    assert bodies == [{"data": [], "has_more": False, "after": after} for after in (elsewhere, nowhere)]
+    assert bodies == [{"data": [], "has_more": False, "after": after} for after in (*places, nowhere)]
 
 
 @pytest.mark.parametrize("session_id", UNKNOWN_IDS)
