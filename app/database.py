@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import socket
+import sqlite3
 import ssl
 import time
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import aiosqlite
 import asyncpg
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 REVISION = max(file.name.partition("_")[0] for file in Path(__file__).parents[1].glob("migrations/versions/[0-9]*.py"))
 """The newest migration, whose file's name begins with it; the code needs a database that has it."""
 
+VERSION_TABLE = "book_chat_alembic_version"
+"""Where Alembic keeps this service's revision; `alembic_version` may be another application's."""
+
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_TIMEOUT_SECONDS = 10.0
 WAKE_SECONDS = 5.0
@@ -38,12 +43,29 @@ WAKE_SECONDS = 5.0
 _RECYCLE_SECONDS = 240
 _WAKE_INTERVAL_SECONDS = 0.2
 
+_SQLITE_BUSY_SECONDS = 5
+_SQLITE_RETRY_SECONDS = 0.01
+
 UNCACHED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
 """The driver's arguments behind a pooler, where the next statement may reach a server that has not prepared it."""
 
 
 type Statement = tuple[Executable, Mapping[str, Any]]
 """A statement and its parameters. Those of a turn are built once, since building and hashing them costs more than sending."""
+
+
+# SQLite's file has been migrated at the start, and so can be written.
+_SQLITE_CHECK = text(
+    f"SELECT max(version_num) FROM {VERSION_TABLE} WHERE NOT EXISTS (SELECT 1 FROM messages WHERE false)"  # noqa: S608  # A constant.
+)
+# PostgreSQL refuses what a turn writes even if it concerns no row, and a refusal retires the connection where it should.
+_POSTGRESQL_CHECK = text(f"""
+    WITH insert_session AS (INSERT INTO chat_sessions SELECT * FROM chat_sessions WHERE false),
+         update_session AS (UPDATE chat_sessions SET id = id WHERE false),
+         insert_message AS (INSERT INTO messages SELECT * FROM messages WHERE false),
+         update_message AS (UPDATE messages SET id = id WHERE false)
+    SELECT max(version_num) FROM {VERSION_TABLE}
+""")  # noqa: S608  # A constant.
 
 
 class Database:
@@ -87,7 +109,7 @@ class Database:
                 statements = [_as_one(statements)]
         try:
             return await self._run_in_place(engine.sync_engine, statements)
-        except _FAILURES as error:
+        except FAILURES as error:
             if _code(error) in _POOLER_CODES:
                 self._connector.expect_pooler()
             raise _translate(error) from error
@@ -119,9 +141,9 @@ class Database:
                     self._places.release()
 
     async def is_migrated(self) -> bool:
-        """Whether the tables are as new as the code needs them; raises DatabaseError."""
+        """Whether the tables are as new as the code needs them; raises DatabaseError, also if it may not write."""
         try:
-            [row] = await self.execute((text("SELECT max(version_num) FROM alembic_version"), {}))
+            [row] = await self.execute((_SQLITE_CHECK if self.dsn.sqlite else _POSTGRESQL_CHECK, {}))
         except MissingTableError:
             return False
         return (row[0] or "") >= REVISION
@@ -291,7 +313,7 @@ class _InterruptedError(DatabaseError):
     """The connection is of no more use, or the tables changed under a prepared statement: a second try may succeed."""
 
 
-_FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 """What the database raises; the driver's own exceptions come from the set-up of a new connection."""
 
 _POOLER_CODES = frozenset({"26000", "42P05"})
@@ -305,6 +327,13 @@ def _code(error: BaseException) -> str:
     """Return the SQLSTATE, SQLite's own name for the error, or an empty string."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None) or ""
+
+
+def reason(error: BaseException) -> str:
+    """Return what the database said, without the statement that it was said of."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    return str(error) or type(error).__name__
 
 
 def _is_useless_after(code: str) -> bool:
@@ -339,10 +368,28 @@ def _translate(error: Exception) -> DatabaseError:
 
 
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
-    cursor = dbapi_connection.cursor()
-    for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    dbapi_connection.run_async(_set_pragmas)
+
+
+async def _set_pragmas(connection: aiosqlite.Connection) -> None:
+    await connection.execute(f"PRAGMA busy_timeout = {_SQLITE_BUSY_SECONDS * 1000}")
+    await _use_wal(connection)
+    await connection.execute("PRAGMA synchronous = NORMAL")
+    await connection.execute("PRAGMA foreign_keys = ON")
+
+
+async def _use_wal(connection: aiosqlite.Connection) -> None:
+    """Switch the file to write-ahead logging, for which SQLite does not wait as it does for other locks."""
+    deadline = time.monotonic() + _SQLITE_BUSY_SECONDS
+    while True:
+        try:
+            await connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_SQLITE_RETRY_SECONDS)
+        else:
+            return
 
 
 def _upgrade(connection: Connection) -> None:

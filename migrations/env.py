@@ -5,13 +5,14 @@ import logging
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from app.config import DatabaseSettings, SettingsError
-from migrations.autogenerate import add_enums, compare_type, render_item
+from app.database import FAILURES, UNCACHED, VERSION_TABLE, Connector, reason
+from migrations.autogenerate import add_enums, compare_type, include_name, render_item
 
 LOCK = 0x626F6F6B
 """The advisory lock that makes deploys migrate one at a time."""
@@ -22,6 +23,8 @@ def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
+        version_table=VERSION_TABLE,
+        include_name=include_name,
         compare_type=compare_type,
         process_revision_directives=add_enums,
         render_item=render_item,
@@ -30,20 +33,45 @@ def migrate(connection: Connection) -> None:
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        adopt(connection)
         context.run_migrations()
 
 
+def adopt(connection: Connection) -> None:
+    """Go on from the revision in `alembic_version`, where this service once kept it, if it is ours.
+
+    The row stays: it may be another application's, and an older release of this service still reads its own.
+    """
+    inspector = inspect(connection)
+    if inspector.has_table(VERSION_TABLE) or not inspector.has_table("alembic_version"):
+        return
+    if not inspector.has_table("chat_sessions") or not inspector.has_table("messages"):
+        return
+    if not {"session_id", "selected_text"} <= {column["name"] for column in inspector.get_columns("messages")}:
+        return
+    ours = {script.revision for script in context.script.walk_revisions()}
+    for revision in connection.scalars(text("SELECT version_num FROM alembic_version")).all():
+        if revision in ours:
+            context.get_context().stamp(context.script, revision)
+
+
 async def connect_and_migrate() -> None:
-    """Open the database that the settings name, and migrate it."""
+    """Open the database that the settings name, wait for it if it is waking, and migrate it."""
     try:
         dsn = DatabaseSettings.load().database.direct
     except SettingsError as error:
         raise CommandError(str(error)) from None
-    engine = create_async_engine(dsn.url, connect_args=dsn.connect_args, poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(migrate)
-        await connection.commit()
-    await engine.dispose()
+    # Without caches it also works behind a pooler in transaction mode that the string does not show.
+    connect_args = {} if dsn.sqlite else {**dsn.connect_args, **UNCACHED, "async_creator_fn": Connector().connect}
+    engine = create_async_engine(dsn.url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(migrate)
+            await connection.commit()
+    except FAILURES as error:
+        raise CommandError(f"The database cannot be migrated: {reason(error)}") from error
+    finally:
+        await engine.dispose()
 
 
 # The service passes a connection when it migrates its embedded database; the command line does not.

@@ -6,7 +6,7 @@ from typing import Any
 from alembic import op
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import ARRAY, JSON, REAL, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 logger = logging.getLogger("alembic.runtime.migration")
@@ -23,7 +23,9 @@ def vector(dimensions: int) -> TypeEngine[Any]:
         try:
             with connection.begin_nested():
                 connection.execute(text("CREATE EXTENSION vector"))
-        except ProgrammingError:
+        except DBAPIError as error:  # Hosts refuse extensions with SQLSTATEs of their own.
+            if error.connection_invalidated:
+                raise
             row = None
     if row is not None:
         return VECTOR(dimensions)

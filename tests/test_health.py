@@ -61,11 +61,11 @@ async def test_readiness_goes_and_comes_with_the_tables(service: Service) -> Non
         async with service.tables.engine.begin() as connection:
             await connection.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
 
-    await rename("alembic_version", "alembic_version_away")
+    await rename("book_chat_alembic_version", "version_away")
     try:
         away = await service.client.get("/health/ready")
     finally:
-        await rename("alembic_version_away", "alembic_version")
+        await rename("version_away", "book_chat_alembic_version")
     back = await service.client.get("/health/ready")
 
     assert away.status_code == 503

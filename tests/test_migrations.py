@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from app import dsn
-from app.database import REVISION, Database
+from app.database import REVISION, VERSION_TABLE, Database
 from tests import commands
 from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 
@@ -26,7 +26,7 @@ def tables(url: str) -> set[str]:
         if dsn.parse(url).sqlite
         else "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     )
-    return {row[0] for row in query(url, statement)} - {"alembic_version"}
+    return {row[0] for row in query(url, statement)} - {VERSION_TABLE}
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         SELECT format('%s.%s %s%s', relname, attname, format_type(atttypid, atttypmod),
                       CASE WHEN attnotnull THEN '' ELSE ' null' END)
         FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version' AND attnum > 0
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'book_chat_alembic_version' AND attnum > 0
         ORDER BY relname, attnum
         """,
     )
@@ -169,7 +169,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         """,
     )
     assert [row[0] for row in keys] == [
-        "alembic_version: PRIMARY KEY (version_num)",
+        "book_chat_alembic_version: PRIMARY KEY (version_num)",
         "chat_sessions: PRIMARY KEY (id)",
         "documents: PRIMARY KEY (id)",
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
@@ -192,7 +192,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         sqlite,
         """
         SELECT t.name || '.' || c.name || ' ' || c.type || iif(c."notnull", '', ' null')
-        FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name <> 'alembic_version'
+        FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name <> 'book_chat_alembic_version'
         ORDER BY t.name, c.cid
         """,
     )
@@ -289,7 +289,7 @@ async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str,
     # Whoever makes Alembic's table first has to wait for this transaction, so that the deploys do meet.
     waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
     gate = await asyncpg.connect(postgresql)
-    await gate.execute("BEGIN; CREATE TABLE alembic_version (version_num text)")
+    await gate.execute("BEGIN; CREATE TABLE book_chat_alembic_version (version_num text)")
     deploys = [
         commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(2)
     ]
@@ -332,7 +332,7 @@ asyncio.run(start())
         process.stdin.flush()
 
     assert [commands.finish(process) for process in processes] == [(0, "True\n")] * 4
-    assert query(f"sqlite:///{tmp_path}/chat.db", "SELECT version_num FROM alembic_version") == [(REVISION,)]
+    assert query(f"sqlite:///{tmp_path}/chat.db", "SELECT version_num FROM book_chat_alembic_version") == [(REVISION,)]
 
 
 def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> None:

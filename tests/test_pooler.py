@@ -327,6 +327,6 @@ async def test_two_deploys_migrate_through_the_pooler_at_once(
     # Only the first to come has anything to do.
     assert sum("Running upgrade" in output for _, output in results) == 1
     connection = await asyncpg.connect(postgres.url(empty))
-    version = await connection.fetchval("SELECT version_num FROM alembic_version")
+    version = await connection.fetchval("SELECT version_num FROM book_chat_alembic_version")
     await connection.close()
     assert version == REVISION
