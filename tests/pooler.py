@@ -311,6 +311,11 @@ class TcpProxy:
         """Keep and accept connections, and let nothing through."""
         self._swallowing = True
 
+    def silence(self) -> None:
+        """Let nothing more through on the connections that are open now; new ones work."""
+        for link in self._links:
+            link.silent = True
+
     def lose_answer_to(self, telling: bytes) -> None:
         """Reset the connection when the server answers the next flight that holds these bytes; `lost` counts it."""
         self._telling = telling
@@ -355,7 +360,7 @@ class TcpProxy:
         self, link: "_Link", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
     ) -> None:
         while data := await reader.read(65_536):
-            if self._swallowing:
+            if self._swallowing or link.silent:
                 link.lossy = True
                 continue
             if not from_client:
@@ -383,6 +388,7 @@ class _Link:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.writers = [client]
         self.lossy = False
+        self.silent = False
         self.flight: bytearray | None = None
         """What the client has sent since the server last said something."""
 

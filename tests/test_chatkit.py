@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
 from pydantic import TypeAdapter
+from sqlalchemy import update
 
 from app.models import Message, MessageRole
 from app.ratelimit import Allowance
@@ -481,6 +482,17 @@ async def test_a_regenerated_answer_has_a_time_and_sources_of_its_own_and_no_fee
 
     assert sources == [None, [{"source": PASSAGE.source, "title": PASSAGE.title}]]
     assert times == sorted(times)
+
+
+async def test_a_regenerated_answer_names_its_question_even_if_the_old_one_did_not(widget: Widget) -> None:
+    events = await widget.create()
+    async with widget.service.tables.engine.begin() as connection:
+        await connection.execute(update(Message).values(reply_to=None))
+
+    await widget.stream("threads.retry_after_item", thread_id=thread_id_of(events), item_id=events[1].item.id)
+
+    question, answer = await widget.service.tables.messages()
+    assert answer.reply_to == question.id
 
 
 async def test_a_thread_is_renamed_rated_and_deleted(widget: Widget) -> None:

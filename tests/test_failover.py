@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, redirect_stdout
 
 import asyncpg
 import httpx2
+import psutil
 import pytest
 from dirty_equals import IsPartialDict
 
@@ -106,17 +107,66 @@ async def kill(admin: asyncpg.Connection) -> int:
 
 
 async def test_connections_that_the_server_closed_while_idle_fail_no_turn(
-    serve: Serve, admin: asyncpg.Connection
+    serve: Serve, server: PostgresServer, admin: asyncpg.Connection
 ) -> None:
     service = await serve()
     before = await ask_at_once(service, questions=10)
 
+    async def only_the_admins_is_left() -> bool:
+        connections = psutil.Process().net_connections("tcp")
+        return [getattr(each.raddr, "port", None) for each in connections].count(server.port) == 1
+
     killed = await kill(admin)
+    await eventually(only_the_admins_is_left)
     after = await ask_in_turn(service, questions=10, name="After the kill")
 
     assert killed == 5
     assert_answered([*before, *after])
     await assert_rows_add_up(service.tables, [*before, *after])
+    # Eleven questions began a session, nine continued one, and no statement had to be repeated.
+    assert [record["database_statements"] for record in service.log("request")] == [3] * 11 + [4] * 9
+
+
+@pytest.mark.parametrize("sqlstate", ["57P01", "57P05", "08006"], ids=["admin shutdown", "idle timeout", "failure"])
+async def test_what_a_server_breaks_off_is_repeated_on_another_connection(
+    serve: Serve, admin: asyncpg.Connection, sqlstate: str
+) -> None:
+    service = await serve(DATABASE_POOL_SIZE="1")
+    before = await ask_in_turn(service, questions=1, name="Before")
+    used = await pids(admin)
+
+    async with breaking_off_once(admin, sqlstate):
+        turn = ("What is a robot?", await service.chat("What is a robot?"))
+
+    assert_answered([*before, turn])
+    await assert_rows_add_up(service.tables, [*before, turn])
+    await eventually(lambda: has_left(admin, used))
+
+
+@asynccontextmanager
+async def breaking_off_once(admin: asyncpg.Connection, sqlstate: str) -> AsyncIterator[None]:
+    """Have the next message that is written fail with this SQLSTATE; the server keeps the connection open."""
+    await admin.execute(
+        f"""
+        CREATE SEQUENCE tries;
+        CREATE FUNCTION break_off_once() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('tries') = 1 THEN RAISE 'broken off' USING ERRCODE = '{sqlstate}'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER break_off_once BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION break_off_once();
+        """
+    )
+    try:
+        yield
+        assert await admin.fetchval("SELECT last_value FROM tries") > 1
+    finally:
+        await admin.execute("DROP FUNCTION break_off_once CASCADE; DROP SEQUENCE tries")
+
+
+async def has_left(admin: asyncpg.Connection, processes: set[int]) -> bool:
+    """Whether the service uses none of these processes any more."""
+    return not processes & await pids(admin)
 
 
 async def test_connections_that_are_killed_under_load_lose_no_message(serve: Serve, admin: asyncpg.Connection) -> None:
@@ -315,6 +365,22 @@ async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_w
     assert_database_errors(during)
     assert_answered(after)
     await assert_rows_add_up(service.tables, [*before, *during, *after])
+
+
+async def test_a_connection_that_timed_out_is_not_used_again(
+    serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 0.5)
+    service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
+    before = await ask_in_turn(service, questions=1, name="Before")
+
+    network.silence()
+    silent: list[Asked] = [("In the silence", await service.chat("In the silence"))]
+    after = await ask_in_turn(service, questions=3, name="After")
+
+    assert_answered([*before, *after])
+    assert_database_errors(silent)
+    await assert_rows_add_up(service.tables, [*before, *silent, *after])
 
 
 @pytest.mark.parametrize("write", [b"assistant", b"What is a robot?"], ids=["the reply", "the question"])

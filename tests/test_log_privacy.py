@@ -77,6 +77,14 @@ def test_secrets_are_redacted_wherever_they_stand(formatter: Callable[[Sequence[
     assert "user:***@host" in line
 
 
+def test_a_secret_that_json_spells_in_another_way_is_redacted() -> None:
+    secret = 'pa"ss\\wörd'
+
+    line = JsonFormatter([secret]).format(failed(ValueError("wrong"), password=secret, nested={"passwords": [secret]}))
+
+    assert json.loads(line) == IsPartialDict(password="***", nested={"passwords": ["***"]})
+
+
 def test_a_secret_at_the_end_of_a_long_message_is_not_logged_in_part() -> None:
     line = JsonFormatter([API_KEY]).format(failed(ValueError("." * (2_000 - len(API_KEY) + 1) + API_KEY)))
 
@@ -137,6 +145,10 @@ def plainly(messages: list[dict[str, str]]) -> str:
     return "\n".join(message["content"] for message in messages)
 
 
+def what_came_before(messages: list[dict[str, str]]) -> str:
+    return messages[-2]["content"]
+
+
 def in_json_twice(messages: list[dict[str, str]]) -> str:
     return json.dumps(json.dumps(messages))
 
@@ -161,6 +173,7 @@ FAILURES = {
     "upstream quotes in an error": Failure("openai_error", echo(400, plainly), logged=WITHHELD),
     "upstream quotes in JSON": Failure("openai_error", echo(400), logged=WITHHELD),
     "upstream quotes in JSON twice": Failure("openai_error", echo(400, in_json_twice), logged=WITHHELD),
+    "upstream quotes an earlier answer": Failure("openai_error", echo(400, what_came_before), logged=WITHHELD),
     "upstream quotes as repr": Failure("openai_error", echo(403, repr), logged=WITHHELD),
     "upstream quotes the key": Failure("openai_error", failure(401, f"bad key {API_KEY}"), logged="bad key ***"),
     "upstream is busy and quotes": Failure("openai_rate_limited", echo(429), logged=WITHHELD),
@@ -277,6 +290,24 @@ async def test_a_retriever_that_fails_and_quotes_the_reader_quotes_nothing_into_
     response = await service.chat(QUESTION)
 
     assert response.status_code == 200
+    [record] = service.log("retrieval.failed")
+    assert WITHHELD in record["traceback"]
+    assert leaks(service.output) == []
+
+
+@on_one_database
+async def test_a_question_that_is_answered_anew_is_quoted_as_little(service: Service, plug_in: PlugIn) -> None:
+    async def retrieve(question: str) -> Sequence[Passage]:
+        raise LookupError(question)
+
+    session_id = (await service.chat(QUESTION)).json()["session_id"]
+    question, _ = await service.tables.messages()
+    plug_in(retrieve)
+    again = {"type": "threads.retry_after_item", "params": {"thread_id": session_id, "item_id": str(question.id)}}
+
+    response = await service.client.post("/chatkit", json=again)
+
+    assert "thread.item.done" in response.text
     [record] = service.log("retrieval.failed")
     assert WITHHELD in record["traceback"]
     assert leaks(service.output) == []
