@@ -22,12 +22,12 @@ async def health() -> HealthResponse:
     responses={
         503: {
             "model": ErrorResponse,
-            "description": "`not_ready`: the database does not answer, or has not been migrated.",
+            "description": "`not_ready`: the database does not answer, only reads, or has not been migrated.",
         }
     },
 )
 async def ready(db: Db) -> ReadyResponse:
-    """Say that the database answers and has its tables."""
+    """Say that a turn would succeed: the database answers, has the newest tables, and lets the service write."""
     try:
         is_migrated = await db.is_migrated()
     except DatabaseError as error:

@@ -13,6 +13,7 @@ from sqlmodel import SQLModel
 from app.config import DatabaseSettings, SettingsError
 from app.database import FAILURES, UNCACHED, VERSION_TABLE, Connector, reason
 from migrations.autogenerate import add_enums, compare_type, include_name, render_item
+from migrations.vectors import find_pgvector
 
 LOCK = 0x626F6F6B
 """The advisory lock that makes deploys migrate one at a time."""
@@ -33,6 +34,7 @@ def migrate(connection: Connection) -> None:
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            find_pgvector(connection)
         adopt(connection)
         context.run_migrations()
 

@@ -1,8 +1,10 @@
 """Whether the service is alive, and whether it can take turns."""
 
+import uuid
+
 import pytest
 from dirty_equals import IsPartialDict
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from tests.conftest import Serve, Service
 from tests.marks import on_postgresql
@@ -54,6 +56,47 @@ async def test_without_its_database_the_service_is_alive_and_not_ready(
     assert ready.json() == {"error": {**NOT_READY, "request_id": ready.headers["X-Request-ID"]}}
     [record] = [r for r in service.log("database.error") if r.get("request_id") == ready.headers["X-Request-ID"]]
     assert "ConnectionRefusedError" in record["traceback"]
+
+
+@on_postgresql
+async def test_a_service_that_may_only_read_is_not_ready(serve: Serve, database_url: str) -> None:
+    service = await serve()
+    role = f"only_reads_{uuid.uuid4().hex}"
+    await execute(service, f"CREATE ROLE {role} LOGIN PASSWORD '{role}' IN ROLE pg_read_all_data")
+    url = make_url(database_url).set(username=role, password=role).render_as_string(hide_password=False)
+    restricted = await serve(DATABASE_URL=url)
+
+    response = await restricted.client.get("/health/ready")
+
+    assert response.status_code == 503
+    assert response.json() == {"error": {**NOT_READY, "request_id": response.headers["X-Request-ID"]}}
+    [record] = restricted.log("database.error")
+    assert "permission denied for table" in record["traceback"]
+
+
+@on_postgresql
+async def test_a_server_that_only_reads_is_not_ready_until_it_writes(serve: Serve, database_url: str) -> None:
+    name = make_url(database_url).database
+    earlier = await serve()
+    await execute(earlier, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    try:
+        service = await serve()
+        reading = await service.client.get("/health/ready")
+    finally:
+        await execute(
+            earlier, "SET TRANSACTION READ WRITE", f"ALTER DATABASE {name} RESET default_transaction_read_only"
+        )
+    writing = await service.client.get("/health/ready")
+
+    assert reading.status_code == 503
+    assert writing.status_code == 200
+
+
+async def execute(service: Service, *statements: str) -> None:
+    """Run the statements in one transaction, past the service."""
+    async with service.tables.engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
 
 
 async def test_readiness_goes_and_comes_with_the_tables(service: Service) -> None:

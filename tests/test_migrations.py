@@ -1,8 +1,11 @@
 """The migrations: on empty databases of both kinds, by the command line and by the service itself."""
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import asyncpg
@@ -11,12 +14,15 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 
 from app import dsn
 from app.database import REVISION, VERSION_TABLE, Database
+from app.errors import DatabaseError
 from tests import commands
 from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
+from tests.pooler import TcpProxy
+from tests.postgres import PostgresServer
 
 
 def tables(url: str) -> set[str]:
@@ -285,6 +291,159 @@ def test_pgvector_is_used_where_someone_else_installed_it(
     assert query(tenants_database, "SELECT pg_typeof(embedding)::text FROM documents") == [("vector",)]
 
 
+def test_a_host_that_allows_no_extension_at_all_gets_an_array(tenants_database: str, superusers: str) -> None:
+    query(
+        superusers,
+        """
+        CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'extension "vector" is not allow-listed' USING ERRCODE = '0A000';
+        END $$
+        """,
+        "CREATE EVENT TRIGGER refusing ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION') EXECUTE FUNCTION refuse()",
+    )
+
+    migrate(tenants_database)
+
+    check(tenants_database)
+    assert query(tenants_database, EMBEDDING_TYPE) == [("real[]",)]
+
+
+@pytest.mark.parametrize(
+    ("grant", "embedding_type"),
+    [("GRANT USAGE ON SCHEMA extensions TO public", "extensions.vector(1536)"), ("SELECT 1", "real[]")],
+    ids=["usable", "out of bounds"],
+)
+def test_pgvector_is_found_in_a_schema_off_the_search_path(
+    tenants_database: str, superusers: str, grant: str, embedding_type: str
+) -> None:
+    query(superusers, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions", grant)
+
+    migrate(tenants_database)
+
+    check(tenants_database)
+    assert query(tenants_database, EMBEDDING_TYPE) == [(embedding_type,)]
+    assert tables(tenants_database) == {"chat_sessions", "messages", "documents"}
+    query(tenants_database, document("near", "array_fill(1, ARRAY[1536])"))
+    migrate(tenants_database, "base")
+
+
+EMBEDDING_TYPE = """
+    SELECT format_type(atttypid, atttypmod) FROM pg_attribute
+    WHERE attrelid = 'documents'::regclass AND attname = 'embedding'
+"""
+
+
+@pytest.fixture
+def superusers(tenants_database: str, postgres: PostgresServer) -> str:
+    """The superuser's address of the tenant's database."""
+    return postgres.url(tenants_database.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("revision", ["0001", "0003", "0004"])
+def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: str) -> None:
+    session_id = "00000000000040008000000000000000"
+    migrate(url, revision)
+    query(
+        url,
+        f"CREATE TABLE alembic_version AS SELECT * FROM {VERSION_TABLE}",
+        f"DROP TABLE {VERSION_TABLE}",
+        f"INSERT INTO chat_sessions (id, created_at, updated_at) VALUES ('{session_id}', '2026-01-01', '2026-01-01')",
+    )
+
+    migrate(url)
+
+    check(url)
+    assert asyncio.run(is_migrated(url))
+    assert len(query(url, "SELECT id FROM chat_sessions")) == 1
+    assert query(url, "SELECT version_num FROM alembic_version") == [(revision,)], "the older release may come back"
+    migrate(url, "base")
+    migrate(url)
+    check(url)
+
+
+@pytest.mark.parametrize("revision", ["a1b2c3d4e5f6", "0003", REVISION])
+def test_another_applications_revision_neither_satisfies_nor_stops(url: str, revision: str) -> None:
+    query(
+        url,
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        f"INSERT INTO alembic_version VALUES ('{revision}')",
+    )
+    assert not asyncio.run(is_migrated(url))
+
+    migrate(url)
+
+    assert asyncio.run(is_migrated(url))
+    check(url)
+    migrate(url, "base")
+    assert not asyncio.run(is_migrated(url))
+    assert tables(url) == {"alembic_version"}
+    assert query(url, "SELECT version_num FROM alembic_version") == [(revision,)]
+
+
+async def is_migrated(url: str) -> bool:
+    """What readiness is told; a failure means no."""
+    database = Database(dsn.parse(url), pool_size=1)
+    try:
+        return await database.is_migrated()
+    except DatabaseError:
+        return False
+    finally:
+        await database.close()
+
+
+async def test_the_command_line_waits_for_a_database_that_wakes(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+    connect = asyncpg.connect
+
+    async def observed(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await connect(*args, **kwargs)
+        except OSError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr("app.database.asyncpg.connect", observed)
+    parsed = make_url(postgresql)
+    assert parsed.port is not None
+    async with TcpProxy(parsed.port).serve() as network:
+        network.cut()
+        asleep = parsed.set(port=network.port).render_as_string(hide_password=False)
+        migrating = asyncio.create_task(asyncio.to_thread(migrate, asleep))
+        assert await asyncio.to_thread(refused.wait, 10)
+        await network.restore()
+        await migrating
+
+    assert await is_migrated(postgresql)
+
+
+@pytest.mark.parametrize(
+    ("forbid", "user", "cause"),
+    [
+        ("REVOKE CREATE ON SCHEMA public FROM public", "guest", "permission denied for schema public"),
+        ("SELECT 1", "nobody_knows", 'role "nobody_knows" does not exist'),
+    ],
+    ids=["no right to create", "no such user"],
+)
+def test_a_refusal_ends_the_command_line_with_its_cause(
+    postgresql: str, tmp_path: Path, forbid: str, user: str, cause: str
+) -> None:
+    query(postgresql, "DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN", forbid)
+
+    status, output = commands.run(
+        *commands.ALEMBIC,
+        "upgrade",
+        "head",
+        folder=tmp_path,
+        DATABASE_URL=postgresql.replace("postgres@", f"{user}@"),
+    )
+
+    assert status > 0
+    assert output.splitlines()[-1] == f"FAILED: The database cannot be migrated: {cause}"
+    assert "Traceback" not in output
+
+
 async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str, tmp_path: Path) -> None:
     # Whoever makes Alembic's table first has to wait for this transaction, so that the deploys do meet.
     waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
@@ -303,6 +462,26 @@ async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str,
 
     assert [status for status, _ in results] == [0, 0], results
     assert sum("Running upgrade" in output for _, output in results) == 1
+
+
+async def test_a_file_that_another_process_is_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def finish(_seconds: float) -> None:
+        if other.in_transaction:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr("app.database.asyncio.sleep", finish)
+    database = Database(dsn.parse(f"sqlite:///{tmp_path}/chat.db"), pool_size=1)
+    await database.migrate()
+
+    assert not other.in_transaction, "the lock was met"
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    await database.close()
+    other.close()
 
 
 def test_processes_that_start_together_make_the_embedded_database_together(tmp_path: Path) -> None:
