@@ -191,13 +191,17 @@ async def test_a_pooler_that_the_string_does_not_show_is_found_by_its_first_refu
 
 
 async def test_two_instances_work_behind_a_pgbouncer_that_they_know_nothing_of(
-    serve: Serve, bouncer: PgBouncer
+    serve: Serve, postgres: PostgresServer
 ) -> None:
-    url = bouncer.url(DATABASE, sslmode="require")
-    services = [await serve(DATABASE_URL=url), await serve(DATABASE_URL=url)]
+    if PGBOUNCER is None:
+        pytest.skip("PgBouncer is not installed here (on Debian: apt-get install pgbouncer)")
+    # One of its own: what is prepared before it is found stays on its connections.
+    with pgbouncer(postgres.port) as unknown:
+        url = unknown.url(DATABASE, sslmode="require")
+        services = [await serve(DATABASE_URL=url), await serve(DATABASE_URL=url)]
 
-    turns = await ask_at_once(*services, questions=25)
-    turns += [("Later", await services[0].chat("Later"))]
+        turns = await ask_at_once(*services, questions=25)
+        turns += [("Later", await services[0].chat("Later"))]
 
     assert [response.status_code for _, response in turns] == [200] * 51
     await assert_rows_add_up(services[0].tables, turns)
