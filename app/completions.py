@@ -9,8 +9,8 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 type Outcome = Literal[
     "ok", "error", "refusal", "content_filter", "tool_calls", "aborted", "incomplete", "malformed", "empty"
@@ -26,9 +26,14 @@ _FINISHED = frozenset(
 )
 """The finish reasons of an answer that the model ended, or that has all the tokens it was allowed."""
 _FILTERED = frozenset(
-    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety", "language"}
+    {
+        *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "sensitive"),
+        *("safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety", "language"),
+    }
 )
 _TOOL_CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call"})
+_NO_REASONS = frozenset({"", "null", "none", "finish_reason_unspecified"})
+"""What servers that send no null send while the answer goes on."""
 
 _QUOTED_BYTES = 500
 """How much of a body that is no completion is told as the provider's message."""
@@ -43,20 +48,27 @@ class ProviderError:
 
     code: str | None
     message: str | None
+    codes: frozenset[str] = field(default=frozenset(), compare=False)
+    """Every code, type and status of the error, in lower case: servers differ in which of them is the telling one."""
 
 
 def provider_error(body: Any) -> ProviderError:
     """Return what a body says of an error: `{"error": …}`, a list of these, `{"detail": …}`, or plain text."""
-    error = _first(body)
-    if isinstance(error, dict):
-        error = _first(error.get("error") or error.get("errors") or error.get("detail") or error)
+    error = outer = _first(body)
+    if isinstance(outer, dict):
+        inner = (_first(outer.get(name)) for name in ("error", "errors", "detail"))
+        error = next((value for value in inner if value and isinstance(value, dict | str)), outer)
     if not isinstance(error, dict):
-        return ProviderError(code=None, message=str(error) if error else None)
+        error = {"message": error} | ({"code": outer.get("code")} if isinstance(outer, dict) else {})
     # Types and codes such as "error" say nothing.
-    codes = [error.get(name) for name in ("code", "type", "status")]
-    code = next((str(code) for code in codes if isinstance(code, str | int) and code not in {"", "error"}), None)
+    codes = [str(error.get(name)) for name in ("code", "type", "status") if isinstance(error.get(name), str | int)]
+    codes = [code for code in codes if code.lower() not in {"", "error", "none", "null"}]
     message = next((str(error[name]) for name in ("message", "msg", "detail", "error") if error.get(name)), None)
-    return ProviderError(code, message)
+    # A router tells what the provider behind it said.
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict) and (raw := metadata.get("raw")):
+        message = f"{message}: {raw}"
+    return ProviderError(next(iter(codes), None), message, frozenset(map(str.lower, codes)))
 
 
 def _first(value: Any) -> Any:
@@ -78,6 +90,10 @@ class CompletionReader:
         """`prompt_tokens` and `completion_tokens`, if the server counts them."""
         self.is_done = False
         """Whether nothing more is to come: the body was whole, or said `[DONE]`."""
+        self.choices = 0
+        """How many times the model has been heard; comments and numbers of tokens do not count."""
+        self._index: Any = None
+        self._notice: ProviderError | None = None
         self._text = io.StringIO()
         self._visible = _VisibleText()
         self._is_stream: bool | None = None
@@ -99,7 +115,8 @@ class CompletionReader:
     @property
     def outcome(self) -> Outcome:  # noqa: PLR0911  # One line for each.
         """How the answer ended, once its body has been read."""
-        reason = self.finish_reason.lower() if self.finish_reason else None
+        # Some add the filter's category: "content_filter: PROHIBITED_CONTENT".
+        reason = self.finish_reason.lower().partition(":")[0].strip() if self.finish_reason else None
         if self._is_malformed:
             return "malformed"
         if self.error:
@@ -137,11 +154,14 @@ class CompletionReader:
         rest, self._rest = self._rest, b""
         if self._is_stream:
             content = self._read_line(rest.removesuffix(b"\r").decode(errors="replace")) + self._read_line("")
-            if not self._has_data:
+            if not (self._has_data or self.error):
                 self._reject(self._beginning)
         else:
             content = self._read_whole(rest)
-        return self._add([self._visible.feed(content), self._visible.close()])
+        pieces = self._add([self._visible.feed(content), self._visible.close()])
+        if self.outcome in {"incomplete", "empty"}:
+            self.error = self._notice
+        return pieces
 
     def _add(self, texts: list[str]) -> list[str]:
         pieces = [text for text in texts if text]
@@ -153,22 +173,28 @@ class CompletionReader:
 
         Data is complete as soon as it is JSON: not every server ends an event with a blank line, least of all the last one.
         """
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "event":
+        name, _, value = line.partition(":")
+        value = value.strip()
+        if line.startswith("{"):  # Some proxies write what went wrong into the stream as it is.
+            name, value = "data", line
+        elif name == "error":  # Older llama.cpp.
+            name, self._event = "data", "error"
+        if name == "event":
             self._event = value
         elif not line:
+            if self._event == "error" and self._data:
+                self._fail(self._data)
             # What is no JSON and does not begin as our chunks do is another kind of event. After the end, all is.
             self._is_malformed |= self._data.startswith("{") and not self.is_finished
             self._event = self._data = ""
-        elif field == "data":
+        elif name == "data":
             self._has_data = True
-            if value.startswith("[DONE]"):
+            if value.lstrip('"').startswith("[DONE]"):
                 self.is_done = True
                 return ""
             self._data += value
             try:
-                chunk = json.loads(self._data)
+                chunk = json.loads(self._data, strict=False)
             except (ValueError, RecursionError):
                 return ""
             self._data = ""
@@ -177,7 +203,7 @@ class CompletionReader:
 
     def _read_whole(self, body: bytes) -> str:
         try:
-            completion = json.loads(body)
+            completion = json.loads(body.decode(errors="replace"), strict=False)
         except (ValueError, RecursionError):
             self._reject(body)
             return ""
@@ -197,10 +223,10 @@ class CompletionReader:
     def _read_body(self, body: Any) -> str:
         """Read a completion or a chunk of one, and return its content."""
         body = _first(body)
-        if not isinstance(body, dict):
+        if self._event == "error" or (isinstance(body, dict) and (body.get("error") or body.get("object") == "error")):
+            self._fail(body)
             return ""
-        if body.get("error") or body.get("object") == "error" or self._event == "error":
-            self.error = self.error or (None if self.is_finished else provider_error(body))
+        if not isinstance(body, dict):
             return ""
         usage = body.get("usage")
         for name in ("prompt_tokens", "completion_tokens"):
@@ -208,18 +234,37 @@ class CompletionReader:
                 self.usage[name] = count
         choice = _first(body.get("choices"))
         if not isinstance(choice, dict):
+            if "choices" not in body and (notice := provider_error(body)).message:
+                self._notice = notice
             return ""
+        # Several answers were asked for: the first one is read.
+        index = choice.get("index")
+        self._index = index if self.choices == 0 else self._index
+        return self._read_choice(choice) if index == self._index else ""
+
+    def _read_choice(self, choice: dict[str, Any]) -> str:
+        self.choices += 1
         if choice.get("error"):
             self.error = provider_error(choice)
-        if reason := choice.get("finish_reason"):
-            self.finish_reason = str(reason)
-        # A last chunk can bring the whole message once more, beside its empty delta.
-        part = choice.get("delta" if "delta" in choice else "message")
+        reason = choice.get("finish_reason") or choice.get("finishReason")
+        reason = str(reason.get("type") if isinstance(reason, dict) else reason or "")
+        if reason.lower() not in _NO_REASONS:
+            self.finish_reason = reason
+        # Perplexity sends both: an empty delta beside a whole message, and the message so far beside each delta.
+        names = ("delta", "message") if self._is_stream else ("message", "delta")
+        part = choice.get(names[0] if names[0] in choice else names[1])
         if not isinstance(part, dict):
             return ""
         self._is_refusal |= bool(part.get("refusal"))
         self._has_tool_calls |= bool(part.get("tool_calls") or part.get("function_call"))
-        return "".join(_texts(part.get("content")))
+        content = part.get("content")
+        if self._is_stream and type(content) is int:  # Cloudflare takes a piece that is all digits for a number.
+            content = str(content)
+        return "".join(_texts(content))
+
+    def _fail(self, body: Any) -> None:
+        """Take note of an error, unless it comes after the answer's end."""
+        self.error = self.error or (None if self.is_finished else provider_error(body))
 
 
 def _texts(content: Any) -> Iterator[str]:
@@ -234,11 +279,11 @@ def _texts(content: Any) -> Iterator[str]:
 class _VisibleText:
     """Leaves out the reasoning at an answer's beginning, and joins surrogate pairs that were split between two pieces."""
 
-    _OPEN, _CLOSE = "<think>", "</think>"
+    _TAGS: ClassVar = {"<think>": "</think>", "<thought>": "</thought>", "[THINK]": "[/THINK]"}
 
     def __init__(self) -> None:
         self._state: Literal["opening", "reasoning", "answer"] = "opening"
-        self._held = ""
+        self._held = self._close = ""
         self._after_reasoning = False
         self._high_surrogate = ""
 
@@ -262,18 +307,18 @@ class _VisibleText:
     def _decide(self) -> str:
         while True:
             if self._state == "reasoning":
-                _, closed, rest = self._held.partition(self._CLOSE)
+                _, closed, rest = self._held.partition(self._close)
                 if not closed:
-                    self._held = self._held[-len(self._CLOSE) :]
+                    self._held = self._held[-len(self._close) :]
                     return ""
                 self._state, self._held, self._after_reasoning = "opening", rest, True
             begin = self._held.lstrip()
             if self._after_reasoning:
                 self._held = begin
-            if begin.startswith(self._OPEN):
-                self._state, self._held = "reasoning", begin.removeprefix(self._OPEN)
-            elif self._OPEN.startswith(begin):
-                return ""  # It may still become the tag.
+            if opening := next(filter(begin.startswith, self._TAGS), None):
+                self._state, self._held, self._close = "reasoning", begin.removeprefix(opening), self._TAGS[opening]
+            elif any(tag.startswith(begin) for tag in self._TAGS):
+                return ""  # It may still become a tag.
             else:
                 self._state, text, self._held = "answer", self._held, ""
                 return _storable(text)

@@ -31,8 +31,11 @@ from app.prompt import PromptMessage
 logger = logging.getLogger(__name__)
 
 LONGEST_RETRY_WAIT_SECONDS = 2.0
-USAGE_WAIT_SECONDS = 1.0
-"""How long to wait for the number of tokens after the model has said how its answer ended."""
+USAGE_WAIT_SECONDS = 1.8
+"""How long to wait for the number of tokens after the model has said how its answer ended.
+
+Some servers say so with every piece, so this is also how long such a model may pause.
+"""
 DRAIN_SECONDS = 0.1
 """How long to wait for the end of a finished body; after it, the connection can be used again."""
 
@@ -40,15 +43,23 @@ FAIR_SHARE_BYTES = 2_048
 """How much of a streamed answer is read before other requests are served."""
 
 _QUOTA_CODES = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits"}
+    {
+        *("insufficient_quota", "exceeded_current_quota_error", "insufficient_balance", "insufficient_credits"),
+        *("billing_hard_limit_reached", "billing_not_active"),
+    }
 )
 _OPERATOR_CODES = frozenset({"401", "402", "403", "404", "invalid_api_key", "model_not_found", *_QUOTA_CODES})
 """Errors that only the operator can repair."""
 _BUSY_CODES = frozenset(
-    {"429", "rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests", "overloaded_error"}
+    {
+        *("429", "529", "rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"),
+        *("overloaded_error", "engine_overloaded_error", "capacity_exceeded", "slow_down"),
+    }
 )
-_REFUSAL_CODES = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed"})
-_REFUSAL_MESSAGE = re.compile("content (management )?(filter|policy)|moderation|flagged")
+_REFUSAL_CODES = frozenset(
+    {"content_filter", "content_policy_violation", "data_inspection_failed", "datainspectionfailed", "invalid_prompt"}
+)
+_REFUSAL_MESSAGE = re.compile("content (management )?(filter|policy)|content exists risk|moderation|flagged")
 
 
 class LanguageModel:
@@ -65,7 +76,8 @@ class LanguageModel:
         self._options: dict[str, Any] = dict(settings.openai_extra_body)
         if settings.openai_reasoning_effort:
             self._options["reasoning_effort"] = settings.openai_reasoning_effort
-        self._stream_options: dict[str, Any] = {"stream_options": {"include_usage": True}}
+        stream_options = self._options.pop("stream_options", {"include_usage": True})
+        self._stream_options = {"stream_options": stream_options} if stream_options else {}
         self._stream_options_are_known = False
         self._client = AsyncOpenAI(
             api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
@@ -101,22 +113,23 @@ class LanguageModel:
     async def _stream(self, reader: "_TracedReader", body: dict[str, Any], on_delta: Callable[[str], None]) -> None:
         response = await self._begin_stream({**body, "stream": True})
         reader.trace(response)
+        cause: Exception | None = None
         try:
             async with asyncio.timeout(None) as patience:
                 async for data in _in_fair_shares(response):
+                    heard = reader.choices
                     for piece in reader.feed(data):
                         on_delta(piece)
-                    if reader.is_finished:
-                        wait = DRAIN_SECONDS if reader.is_done else USAGE_WAIT_SECONDS
-                        end = asyncio.get_running_loop().time() + wait
-                        patience.reschedule(min(patience.when() or end, end))
-        except (TimeoutError, httpx2.HTTPError):
-            # The answer is complete, even if the end of its body is missing.
-            if not reader.is_finished:
-                raise
+                    patience.reschedule(_end_of_patience(reader, patience.when(), is_heard=reader.choices > heard))
+        except (TimeoutError, httpx2.HTTPError) as error:
+            cause = error
         finally:
             await response.aclose()
-        for piece in reader.close():
+        pieces = reader.close()
+        # The answer can be complete, even if the end of its body is missing.
+        if cause and not reader.is_finished:
+            raise cause
+        for piece in pieces:
             on_delta(piece)
 
     async def _begin_stream(self, body: dict[str, Any]) -> httpx2.Response:
@@ -125,9 +138,11 @@ class LanguageModel:
         try:
             response = await self._post_for_stream({**body, **options})
         except APIStatusError as error:
-            # Not every server names the option that it refuses.
-            is_untried = options and not self._stream_options_are_known and error.status_code in {400, 422}
-            if not is_untried or isinstance(_meaning(provider_error(error.body)), ModelRefusedError):
+            # Not every server names the option that it refuses; behind a router there can be several servers.
+            cause = _cause(error)
+            is_suspect = not self._stream_options_are_known or "stream_options" in (cause.message or "")
+            may_help = options and is_suspect and error.status_code in {400, 422}
+            if not may_help or isinstance(_meaning(cause), ModelRefusedError):
                 raise
             response = await self._post_for_stream(body)
             self._stream_options = {}
@@ -149,7 +164,8 @@ class LanguageModel:
         error: ProviderError | None = None
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self._deadline) as limit:
+                reader.deadline = limit.when() or reader.deadline
                 yield reader
             status, error = reader.outcome, reader.error
             if status != "ok":
@@ -158,7 +174,7 @@ class LanguageModel:
             status = "timeout"
             raise ModelTimeoutError from cause
         except APIStatusError as cause:
-            status, error = cause.status_code, provider_error(cause.body)
+            status, error = cause.status_code, _cause(cause)
             reader.trace(cause.response)
             raise _meaning(error, status=cause.status_code, retry_after=_retry_after(cause.response.headers)) from cause
         except (OpenAIError, httpx2.HTTPError) as cause:
@@ -189,6 +205,18 @@ class LanguageModel:
         await self._client.close()
 
 
+def _end_of_patience(reader: "_TracedReader", until: float | None, *, is_heard: bool) -> float | None:
+    """Return until when to read on: for ever before the answer's end, and after it for as long as the model is still heard."""
+    if not reader.is_finished:
+        return None
+    now = asyncio.get_running_loop().time()
+    if reader.is_done:
+        return min(until or math.inf, now + DRAIN_SECONDS)
+    end = now + USAGE_WAIT_SECONDS if is_heard or until is None else until
+    # The answer is not to be lost to the deadline of the call.
+    return min(end, reader.deadline - DRAIN_SECONDS)
+
+
 async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
     """Yield the body as it comes; what comes faster than it is read is yielded in shares, between which others have a turn."""
     async for data in response.aiter_bytes():
@@ -199,9 +227,10 @@ async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 class _TracedReader(CompletionReader):
-    """A reader that also has the provider's id of the request."""
+    """A reader that also has the provider's id of the request, and the call's deadline in the loop's time."""
 
     request_id: str | None = None
+    deadline = math.inf
 
     def trace(self, response: httpx2.Response) -> None:
         self.request_id = response.headers.get("x-request-id")
@@ -255,9 +284,14 @@ async def _forbid_vain_retries(response: httpx2.Response) -> None:
     is_vain = wait is not None and wait > LONGEST_RETRY_WAIT_SECONDS
     if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and not is_vain:
         await response.aread()
-        is_vain = (provider_error(_parsed(response)).code or "").lower() in _QUOTA_CODES
+        is_vain = bool(provider_error(_parsed(response)).codes & _QUOTA_CODES)
     if is_vain:
         response.headers["x-should-retry"] = "false"
+
+
+def _cause(error: APIStatusError) -> ProviderError:
+    """Return what the response says of the error; the SDK keeps only a part of it."""
+    return provider_error(_parsed(error.response))
 
 
 def _parsed(response: httpx2.Response) -> Any:
@@ -298,12 +332,17 @@ def _failure(reader: CompletionReader) -> ModelError:
 
 def _meaning(error: ProviderError, *, status: int | None = None, retry_after: str | None = None) -> ModelError:
     """Return our error for a provider's error, whose code can also be an HTTP status."""
-    codes = {(error.code or "").lower(), str(status)}
+    codes = {*error.codes, str(status)}
     message = (error.message or "").lower()
-    if codes & _REFUSAL_CODES or _REFUSAL_MESSAGE.search(message):
+    if codes & _REFUSAL_CODES or (_REFUSAL_MESSAGE.search(message) and not _is_passing(codes)):
         return ModelRefusedError()
     if codes & _OPERATOR_CODES or "api key" in message:
         return ModelUnavailableError()
     if codes & _BUSY_CODES:
         return ModelRateLimitError(retry_after=retry_after)
     return ModelError(retry_after=retry_after)
+
+
+def _is_passing(codes: set[str]) -> bool:
+    """Whether the provider itself is busy or broken, whatever words its message has."""
+    return bool(codes & _BUSY_CODES) or any(re.fullmatch(r"5\d\d", code) for code in codes)
