@@ -100,7 +100,7 @@ class CompletionReader:
         self._beginning = self._rest = b""
         self._event = self._data = ""
         self._has_data = False
-        self._is_malformed = self._is_refusal = self._has_tool_calls = False
+        self._has_ended = self._is_malformed = self._is_refusal = self._has_tool_calls = False
 
     @property
     def text(self) -> str:
@@ -260,11 +260,14 @@ class CompletionReader:
         content = part.get("content")
         if self._is_stream and type(content) is int:  # Cloudflare takes a piece that is all digits for a number.
             content = str(content)
-        return "".join(_texts(content))
+        text = "".join(_texts(content))
+        self._has_ended = bool(self.finish_reason) and not text
+        return text
 
     def _fail(self, body: Any) -> None:
-        """Take note of an error, unless it comes after the answer's end."""
-        self.error = self.error or (None if self.is_finished else provider_error(body))
+        """Take note of an error, unless it comes after the answer's end; a piece that says it is the last need not be."""
+        if not (self.is_done or self._has_ended):
+            self.error = self.error or provider_error(body)
 
 
 def _texts(content: Any) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """What model servers send, byte by byte: the text of an answer, and how it ended."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from app.completions import CompletionReader, ProviderError, provider_error
@@ -14,15 +15,19 @@ fast = settings(max_examples=100, deadline=None)
 ANSWER = "A machine."
 
 
-def chunk(content: Any = None, finish_reason: str | None = None, **delta: Any) -> bytes:
+def chunk(content: Any = None, finish_reason: Any = None, **delta: Any) -> bytes:
     delta = delta if content is None else {"content": content, **delta}
     return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish_reason}]}).encode() + b"\n\n"
 
 
-def whole(content: Any, finish_reason: str | None = "stop", **message: Any) -> bytes:
+def whole(content: Any, finish_reason: Any = "stop", **message: Any) -> bytes:
     return json.dumps(
         {"choices": [{"message": {"content": content, **message}, "finish_reason": finish_reason}]}
     ).encode()
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
 STOP = chunk(finish_reason="stop")
@@ -89,6 +94,47 @@ KEPT = {
     "stream of thoughts": b"".join(map(chunk, ["<th", "ink>hm", "</thi", "nk>\n\nA ma", "chine."])) + STOP,
     "stream of reasoning": chunk(reasoning_content="hm") + PIECES + STOP,
     "stream with an empty list of tool calls": chunk("A ma", tool_calls=[]) + chunk("chine.", tool_calls=None) + STOP,
+    "whole beside an empty delta (Perplexity)": json.dumps(
+        {"choices": [{"message": {"content": ANSWER}, "delta": {"content": ""}, "finish_reason": "stop"}]}
+    ).encode(),
+    "whole with invalid UTF-8 beside the answer": whole(ANSWER, id="#").replace(b"#", b"\xff"),
+    "whole with a raw tab in a string": whole(ANSWER, id="#").replace(b"#", b"\t"),
+    "whole of several answers": json.dumps(
+        {"choices": [{"index": i, "message": {"content": t}, "finish_reason": "stop"} for i, t in enumerate([ANSWER, "No."])]}
+    ).encode(),
+    "whole with a reason that is an object (SGLang)": whole(ANSWER, {"type": "stop", "matched": 7}),
+    "thought in Gemini's tags": whole(f"<thought>hm</thought>{ANSWER}"),
+    "thought in Magistral's tags": whole(f"[THINK]hm[/THINK]{ANSWER}"),
+    "stream in which every piece is the last (Gemini)": chunk("A ma", "stop") + chunk("chine.", "stop") + DONE,
+    "stream whose thoughts are the last piece (Open WebUI)": chunk(None, "stop", reasoning_content="hm") + PIECES + STOP + DONE,
+    "stream with the reason null in quotes": chunk("A ma", "null") + chunk("chine.", "NULL") + STOP,
+    "stream with the reason None in quotes": chunk("A ma", "None") + chunk("chine.", "FINISH_REASON_UNSPECIFIED") + DONE,
+    "stream with finishReason (Gemini)": PIECES + event(choices=[{"delta": {}, "finish_reason": None, "finishReason": "stop"}]),
+    "stream with the message so far beside each delta (Perplexity)": b"".join(
+        event(choices=[{"delta": {"content": piece}, "message": {"content": so_far}, "finish_reason": None}])
+        for piece, so_far in [("A ma", "A ma"), ("chine.", ANSWER)]
+    ) + STOP,
+    "stream of messages instead of deltas": event(choices=[{"message": {"content": ANSWER}, "finish_reason": "stop"}]),
+    "stream of several answers": b"".join(
+        event(choices=[{"index": index, "delta": {"content": text}, "finish_reason": None}])
+        for index, text in [(0, "A ma"), (1, "No"), (0, "chine."), (1, ".")]
+    ) + event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]),
+    "stream whose only answer has another index (LiteLLM)": event(
+        choices=[{"index": 1, "delta": {"content": ANSWER}, "finish_reason": None}]
+    ) + event(choices=[{"index": 1, "delta": {}, "finish_reason": "stop"}]),
+    "stream with [DONE] in quotes": PIECES + b'data: "[DONE]"\n\n',
+    "stream with [DONE] twice (Cloudflare)": PIECES + STOP + STOP + DONE + DONE,
+    "stream with annotations of Azure": event(choices=[], prompt_filter_results=[{"prompt_index": 0}])
+    + PIECES
+    + event(choices=[{"index": 0, "finish_reason": None, "content_filter_offsets": {"check_offset": 44}}], model="")
+    + STOP,
+    "stream with a status first": event(status="loading", message="The model is being loaded") + PIECES + STOP,
+    "stream with Groq's own fields": event(x_groq={"id": "req_1"}, choices=[{"delta": {"role": "assistant", "content": ""}}])
+    + PIECES + STOP,
+    "stream with sources first": event(choices=[], citations=["a"], search_results=[]) + PIECES + STOP,
+    "stream with a raw tab in a string": chunk("A ma", id="#").replace(b"#", b"\t") + chunk("chine.") + STOP,
+    "stream without a type of parts": chunk([{"text": "A ma"}]) + chunk([{"type": "reference", "reference_ids": [1]}])
+    + chunk("chine.") + STOP,
 }  # fmt: skip
 
 
@@ -116,6 +162,20 @@ def test_what_only_looks_like_reasoning_stays(text: str) -> None:
     for share in (1 << 30, 1):
         assert read(whole(text), share).text == text
         assert read(b"".join(map(chunk, text)) + STOP, share).text == text
+
+
+@pytest.mark.parametrize("pieces", [["A", 1, 0, "."], [10], ["", 7]])
+def test_a_streamed_piece_that_is_all_digits_can_come_as_a_number(pieces: list[Any]) -> None:
+    assert read(b"".join(map(chunk, pieces)) + STOP).text == "".join(map(str, pieces))
+
+
+@pytest.mark.parametrize("body", [PIECES + STOP + DONE, PIECES + STOP, PIECES + DONE, whole(ANSWER)])
+def test_an_answer_cut_at_any_byte_is_kept_whole_or_not_at_all(body: bytes) -> None:
+    for end in range(len(body)):
+        reader = read(body[:end])
+
+        assert (reader.outcome == "ok") <= (reader.text == ANSWER)
+        assert ANSWER.startswith(reader.text)
 
 
 NOT_KEPT = {
@@ -157,6 +217,27 @@ NOT_KEPT = {
     "error as the first event": b'data: {"error": {"message": "no"}}\n\n',
     "error after some text": PIECES + b'data: {"error": {"message": "no"}}\n\n' + STOP,
     "error event": PIECES + b'event: error\ndata: {"message": "no"}\n\n',
+    "error in llama.cpp's own field": b'error: {"code": 400, "message": "no", "type": "invalid_request_error"}\n\n'
+    + DONE,
+    "error in that field after some text": PIECES + b'error: {"code": 500, "message": "no"}\n\n' + DONE,
+    "error event with text": b"event: error\ndata: no\n\n",
+    "error event with a string": b'event: error\ndata: "no"\n\n',
+    "error event with text, at the end": PIECES + b"event: error\ndata: no",
+    "error written into the stream": PIECES + b'{"error": {"message": "no", "type": "server_error"}}\n',
+    "error over several lines": b'data: {\ndata: "error": {"message": "no"}}\n\n',
+    "error without a field for it (DashScope)": event(code="InvalidApiKey", message="no", request_id="1"),
+    "error without a field for it, and [DONE]": event(detail="no") + DONE,
+    "error without a field for it after some text": PIECES + event(message="no", code=502),
+    "error after a piece that called itself the last": chunk("A ma", "stop") + event(error={"message": "no"}),
+    "error that is true": b'{"error": true, "message": "no"}',
+    "error in a list of texts": b'{"error": ["no"]}',
+    "error of Cloudflare": b'{"success": false, "errors": [{"code": 7003, "message": "no"}], "result": null}',
+    "error with a finish reason (OpenRouter)": event(
+        error={"code": 502, "message": "no"}, choices=[{"delta": {"content": ""}, "finish_reason": "error"}]
+    ),
+    "content_filter content_filter: PROHIBITED_CONTENT (Gemini)": whole(None, "content_filter: PROHIBITED_CONTENT"),
+    "content_filter sensitive (Zhipu)": PIECES + chunk(finish_reason="sensitive"),
+    "empty thoughts in Gemini's tags": whole("<thought>hm"),
     "error in a choice": b'{"choices": [{"error": {"code": 502, "message": "no"}, "finish_reason": "error"}]}',
 }
 
@@ -212,10 +293,51 @@ def test_characters_are_joined_or_replaced(pieces: list[str], text: str) -> None
         (None, None, None),
         ({}, None, None),
         ({"error": {"type": "error"}}, None, None),
+        ({"error": {"message": "no", "type": "None", "param": "None", "code": "401"}}, "401", "no"),
+        ({"error": {"message": "no", "type": "None", "code": "None"}}, None, "no"),
+        ({"error": "no", "code": "E7"}, "E7", "no"),
+        ({"error": None, "detail": "no"}, None, "no"),
+        ({"error": {}, "message": "no"}, None, "no"),
+        ({"error": True, "message": "no"}, None, "no"),
+        ({"statusCode": 401, "message": "no"}, None, "no"),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "no"}}, "overloaded_error", "no"),
+        ({"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "no", "provider_name": "x"}}},
+         "429", "Provider returned error: no"),
     ],
 )  # fmt: skip
 def test_the_cause_is_found_in_whatever_body_came(body: Any, code: str | None, message: str | None) -> None:
     assert provider_error(body) == ProviderError(code, message)
+
+
+def test_every_code_of_an_error_is_known() -> None:
+    error = {"error": {"code": 429, "type": "Insufficient_Quota", "status": "RESOURCE_EXHAUSTED", "message": "no"}}
+
+    assert provider_error(error).codes == {"429", "insufficient_quota", "resource_exhausted"}
+
+
+@fast
+@given(data=st.data(), text=st.text(st.sampled_from("<>/thinkoug[]THINK \n\ud83e\udd16a\x00"), max_size=40))
+def test_how_a_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject, text: str) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+
+    streamed, at_once = read(b"".join(map(chunk, pieces)) + STOP), read(whole(text))
+
+    assert (streamed.text, streamed.outcome) == (at_once.text, at_once.outcome)
+    at_once.text.encode()  # Raises for a surrogate.
+    assert "\x00" not in at_once.text
+
+
+@fast
+@given(thoughts=st.text(st.characters(exclude_categories=["Cs"])), text=st.text(st.sampled_from("ab <>\n"), min_size=1))
+@pytest.mark.parametrize(
+    ("begin", "end"), [("<think>", "</think>"), ("<thought>", "</thought>"), ("[THINK]", "[/THINK]")]
+)
+def test_no_thought_is_ever_seen(begin: str, end: str, thoughts: str, text: str) -> None:
+    thoughts = thoughts.replace(end, "")
+    assume(end not in thoughts)
+
+    assert read(b"".join(map(chunk, f"{begin}{thoughts}{end}{text}")) + STOP).text == text.lstrip()
 
 
 lines = st.sampled_from(
@@ -223,6 +345,8 @@ lines = st.sampled_from(
         *(b"", b": ping", b"event: ping", b"id: 7", b"retry: 10", b"data:", b"data: null", b"data: [DONE]"),
         *(chunk(text).strip() for text in ("<think>", "</think>", "a", " ", "\ud83e", "\udd16", "ü")),
         *(STOP.strip(), b'data: {"error": {"message": "no"}}', b"\xff\xfe", b"data: {"),
+        *(b'error: {"message": "no"}', b'{"error": "no"}', b"event: error", b"data: no", b'data: {"detail": "no"}'),
+        *(chunk("b", "stop").strip(), chunk(7).strip(), b'data: {"choices": [', b'data: {"delta": {}}]}'),
     ]
 )
 
