@@ -31,6 +31,9 @@ _INVISIBLE = (
 
 _NEVER_MEANT = re.compile("[\x00-\x08\x0e-\x1f\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
 
+_SECRET_HEADER = re.compile("auth|cookie|key|password|secret|token", re.IGNORECASE)
+"""Names of headers whose values are credentials."""
+
 _EMBEDDED_DATABASE_URL = "sqlite+aiosqlite:///chat.db"
 
 
@@ -261,10 +264,12 @@ class Settings(DatabaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must not get into the log: the API key, and the passwords of the database and of Redis."""
+        """What must not get into the log: the API key, the passwords of the database and of Redis, and headers' credentials."""
         redis = RedisDsn(self.rate_limit_storage.get_secret_value()) if self.rate_limit_storage else None
         key = self.openai_api_key.get_secret_value() if self.openai_api_key else None
-        found = [key, self.database.url.password, redis.password if redis else None]
+        # Of `Bearer …` and `Basic …` only the second word is secret.
+        credentials = [v.rpartition(" ")[2] for name, v in self.openai_headers.items() if _SECRET_HEADER.search(name)]
+        found = [key, self.database.url.password, redis.password if redis else None, *credentials]
         return [str(secret) for secret in found if secret]
 
     @property

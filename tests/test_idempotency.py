@@ -132,13 +132,13 @@ async def test_a_claim_outlasts_the_models_deadline(serve: Serve, model_server: 
     await model_server.wait_for_requests(1)
 
     [question] = await service.tables.messages()
+    gate.set()
+    await asking
 
     assert question.answering_until is not None
     # The passages are looked up, and the answer is recorded, within the claim too.
     until_recorded = 120 + RETRIEVAL_TIMEOUT_SECONDS + 2
     assert question.answering_until - question.created_at >= timedelta(seconds=until_recorded)
-    gate.set()
-    await asking
 
 
 async def test_a_turn_that_outlasts_its_claim_is_cut_off_and_can_be_repeated(

@@ -93,6 +93,7 @@ def test_a_secret_at_the_end_of_a_long_message_is_not_logged_in_part() -> None:
 
 PASSWORD = "pa$$word-in-url"
 TOKEN = "bearer-token-of-the-reader"
+GATEWAY_KEY = "key-of-the-gateway"
 COOKIE = "cookie-of-the-reader"
 QUESTION = 'Why does my "Zanzibar" limp?\nروبوٹ کیوں لنگڑاتا ہے؟'
 EXCERPT = "A robot from Timbuktu walks:\nleft,\nright,\nleft.\nدو ٹانگوں والا روبوٹ پھسلتا ہے"
@@ -101,6 +102,7 @@ EARLIER_ANSWER = "They built automata in Vladivostok, so I am told."
 NEW_ANSWER = "It limps because of the cold in Reykjavik, I think."
 CONFIDENTIAL = {
     "API key": API_KEY,
+    "gateway key": GATEWAY_KEY,
     "database password": PASSWORD,
     "database password as in the URL": PASSWORD.replace("$", "%24"),
     "Authorization": TOKEN,
@@ -176,6 +178,12 @@ FAILURES = {
     "upstream quotes an earlier answer": Failure("openai_error", echo(400, what_came_before), logged=WITHHELD),
     "upstream quotes as repr": Failure("openai_error", echo(403, repr), logged=WITHHELD),
     "upstream quotes the key": Failure("openai_error", failure(401, f"bad key {API_KEY}"), logged="bad key ***"),
+    "upstream quotes the gateway's key": Failure(
+        "openai_error",
+        failure(401, f"bad key {GATEWAY_KEY}"),
+        {"OPENAI_CUSTOM_HEADERS": f"X-Team: key\nApi-Key: Bearer {GATEWAY_KEY}"},
+        logged="bad key ***",
+    ),
     "upstream is busy and quotes": Failure("openai_rate_limited", echo(429), logged=WITHHELD),
     "upstream breaks and quotes": Failure(
         "openai_error", echo(500, plainly, "text/html"), logged="InternalServerError"
