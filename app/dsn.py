@@ -1,7 +1,7 @@
 """The database's connection string, translated from what people paste to what the driver takes.
 
-Neon, Render, Supabase and Heroku give out strings for libpq. The driver, asyncpg, does not know half of libpq's parameters,
-and SQLAlchemy passes each one on as a keyword argument. The translation keeps libpq's meaning.
+Providers give out strings for libpq, Prisma, JDBC or node-postgres. The driver, asyncpg, does not know half of their parameters,
+and SQLAlchemy passes each one on as a keyword argument. The translation keeps their meaning.
 """
 
 import re
@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,23 +25,49 @@ _DRIVERS = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""From the least to the most secure."""
+
+_SSL_MODES_OF_OTHERS = {
+    **dict.fromkeys(("true", "1", "yes", "on", "no-verify"), "require"),
+    **dict.fromkeys(("false", "0", "no", "off"), "disable"),
+}
+"""What JDBC, node-postgres and frameworks write in `ssl` and `sslmode`, in libpq's words."""
+
 _WITHOUT_EFFECT = frozenset(
     {
-        # They choose between ways to connect, of which asyncpg has only one.
-        *("sslnegotiation", "gssencmode", "gsslib", "krbsrvname", "target_session_attrs", "load_balance_hosts"),
-        *("sslsni", "sslcompression", "uselibpqcompat", "client_encoding", "fallback_application_name"),
-        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
+        # They choose between ways to connect; asyncpg has only one.
+        *("gssencmode", "gsslib", "krbsrvname", "load_balance_hosts", "sslcompression", "sslnegotiation", "sslsni"),
+        *("target_session_attrs", "uselibpqcompat"),
+        *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"),
         # They are for the pools of other clients; ours has DATABASE_POOL_SIZE.
-        *("connection_limit", "pool_timeout", "pool_size", "max_overflow", "socket_timeout"),
-        # They tell a provider which client is asking.
-        *("workaround", "supa"),
+        *("connection_limit", "max_connection_lifetime", "max_idle_connection_lifetime", "max_overflow", "pool_size"),
+        *("pool_timeout", "single_use_connections", "socket_timeout"),
+        # They tell Supabase which client is asking.
+        *("supa", "workaround"),
     }
 )
-_SSL_WORDS = {"true": "require", "1": "require", "no-verify": "require", "false": "disable", "0": "disable"}
-"""What other clients say in `ssl` or `sslmode`, in libpq's words."""
-_TRUE = frozenset({"true", "1", "yes", "on"})
 
-_TRANSACTION_POOLER_PORT = 6543
+_POOLER_PORTS = {6432: "", 6543: "", 5431: ".postgresbridge.com", 25061: ".ondigitalocean.com"}
+"""The ports of poolers in transaction mode, and how a host's name ends where the port alone does not tell."""
+
+_YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
+_CACHES_NOTHING = {
+    "pgbouncer": _YES,
+    "prepare": _NO,
+    "prepareThreshold": {"0"},
+    "prepared_statement_cache_size": {"0"},
+    "prepared_statements": _NO,
+    "statement_cache_size": {"0"},
+}
+"""What tells other drivers to keep no prepared statements, because of a pooler in transaction mode."""
+
+_SCHEMA_PARAMETERS = ("schema", "currentSchema")
+
+_PASTED_BEFORE = re.compile(r"""(?:export\s+)?(?:\w+\s*[=:]\s*)?(?:psql\s+|jdbc:)?["'`]?""")
+"""The text before a string that an error may show: it holds no password."""
+
+_PLACEHOLDER = re.compile(r"://[^/?@]*:(?:\[[^@]*\]|\{[^@]*\}|<[^@]*>|[*\u2022]+|%5BYOUR-PASSWORD%5D)@", re.IGNORECASE)
+_SOCKET_AS_HOST = re.compile(r"@(%2F[^@/?]*?)(:\d+)?(?=[/?]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,7 +79,7 @@ class Dsn:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """The other things that the string says, as keyword arguments of the driver's `connect`."""
     pooled: bool = False
-    """Whether a pooler in transaction mode answers: Neon's `-pooler` host, port 6543, or `pgbouncer=true`."""
+    """Whether a pooler in transaction mode answers, as far as host, port and parameters show it."""
 
     @property
     def connect_args(self) -> dict[str, Any]:
@@ -88,8 +114,10 @@ def parse(dsn: str) -> Dsn:
 
     Raises ValueError with a message that says what is wrong, and never quotes the password.
     """
+    text = _unwrapped(dsn)
+    _refuse_what_pasting_adds(text)
     try:
-        url = make_url(_unwrapped(dsn))
+        url = make_url(_SOCKET_AS_HOST.sub(lambda match: "@" + quote(unquote(match[1]), "") + (match[2] or ""), text))
     except (ArgumentError, ValueError):
         raise ValueError("is not a connection string such as postgresql://user:password@host/database") from None
     if url.drivername not in _DRIVERS:
@@ -97,14 +125,15 @@ def parse(dsn: str) -> Dsn:
     url = url.set(drivername=_DRIVERS[url.drivername])
     if url.get_backend_name() == "sqlite":
         return Dsn(url)
-    url = _with_libpqs_places(url)
+    query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+    url = _with_address_in_query(url.set(query={}), query)
     if not url.host or not url.database:
         raise ValueError("names no host or no database; write postgresql://user:password@host/database")
-    if "@" in url.host + url.database or ("/" in url.host and not url.host.startswith("/")):
+    if "@" in url.host + url.database:
         raise ValueError("has an @ or / in its user or password; write %40 or %2F instead")
     if "," in url.host or not 0 < (url.port or 5432) < 65536:  # noqa: PLR2004  # TCP's own bounds.
         raise ValueError("must name one host; a port must be from 1 to 65535")
-    return _postgresql(url)
+    return _postgresql(url, query)
 
 
 def _unwrapped(dsn: str) -> str:
@@ -114,55 +143,92 @@ def _unwrapped(dsn: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _with_libpqs_places(url: URL) -> URL:
-    """Return the address with the parts that libpq also takes as parameters or escaped, such as a socket's folder as host."""
-    query = _query(url)
-    port = query.pop("port", None)
-    if port is not None and not port.isdecimal():
+def _refuse_what_pasting_adds(text: str) -> None:
+    """Raise ValueError if there is other text around the string, or a placeholder in it."""
+    before, scheme, rest = re.split(r"((?:postgres|postgresql|sqlite)(?:\+\w+)?://|$)", text, maxsplit=1)
+    if scheme and before:
+        shown = before if _PASTED_BEFORE.fullmatch(before) else "other text"
+        raise ValueError(f"is not a connection string alone: before {scheme} it has {shown.strip()}")
+    if rest and rest[-1] in "\"'`;":
+        raise ValueError(f"is not a connection string alone: it ends with {rest[-1]}")
+    if re.search(r"[\r\n\t]", text):
+        raise ValueError("has a line break or a tab in it; a connection string is one line")
+    if not scheme and re.search(r"(?:^|[\s;\"'])(?:host|server|dbname)\s*=", text, re.IGNORECASE):
+        raise ValueError(
+            "is not a connection string in the form of an address: "
+            "instead of host=… user=… write postgresql://user:password@host/database"
+        )
+    if _PLACEHOLDER.search(text):
+        raise ValueError(
+            "has a placeholder such as [YOUR-PASSWORD] or **** where the password belongs, without brackets"
+        )
+
+
+def _with_address_in_query(url: URL, query: dict[str, str]) -> URL:
+    """Return the address with the parts that libpq also takes as parameters; these are taken out of the query."""
+    if "host" in query:
+        url = url.set(host=query.pop("host"))
+    if not url.password and "password" in query:
+        url = url.set(password=query.pop("password"))
+    if not url.username and "user" in query:
+        url = url.set(username=query.pop("user"))
+    if not url.database and "dbname" in query:
+        url = url.set(database=query.pop("dbname"))
+    port = query.pop("port", "")
+    if port.isdecimal():
+        url = url.set(port=int(port))
+    elif port:
         raise ValueError("must name one host; a port must be from 1 to 65535")
-    parts: dict[str, Any] = {
-        "host": query.pop("host", None) or unquote(url.host or "") or None,
-        "port": int(port) if port else url.port,
-        "username": url.username or query.pop("user", None),
-        "password": url.password or query.pop("password", None),
-        "database": url.database or query.pop("dbname", None),
-    }
-    return url.set(query=query, **{name: part for name, part in parts.items() if part is not None})
+    return url.set(host=unquote(url.host)) if url.host else url
 
 
-def _query(url: URL) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
-
-
-def _postgresql(url: URL) -> Dsn:
-    query = {name: value for name, value in _query(url).items() if name not in _WITHOUT_EFFECT}
-    caches = [query.pop(name, None) for name in ("statement_cache_size", "prepared_statement_cache_size")]
-    pooled = (
-        query.pop("pgbouncer", "").lower() in _TRUE
-        or "0" in caches
-        or (url.host or "").partition(".")[0].endswith("-pooler")
-        or url.port == _TRANSACTION_POOLER_PORT
-    )
-    if query.pop("schema", "public") != "public":
-        raise ValueError("has a schema other than public; use the search_path of its role instead")
+def _postgresql(url: URL, query: dict[str, str]) -> Dsn:
+    host = url.host or ""
+    for name in _WITHOUT_EFFECT:
+        query.pop(name, None)
+    pooled = _shows_pooler(host, url.port)
+    for name, values in _CACHES_NOTHING.items():
+        pooled |= query.pop(name, "").lower() in values
     parameters: dict[str, Any] = {"timeout": _connect_timeout(query.pop("connect_timeout", None))}
-    mode = query.pop("ssl", None)
-    mode = query.pop("sslmode", mode)
     tls = _tls(
-        _SSL_WORDS.get(mode.lower(), mode) if mode else None,
+        _ssl_mode(query.pop("sslmode", None), query.pop("ssl", None), query.pop("sslaccept", None)),
         query.pop("sslrootcert", None),
         query.pop("channel_binding", None),
     )
-    if tls is not None:
+    if tls is not None and not host.startswith("/"):  # A Unix socket is not encrypted, whatever the string says.
         parameters["ssl"] = tls
-    server_settings = _options(query.pop("options", ""))
+    server_settings = _options(query.pop("options", ""), host)
+    server_settings |= _search_path(query, pooled=pooled)
+    query.pop("fallback_application_name", None)
     if "application_name" in query:
         server_settings["application_name"] = query.pop("application_name")
     if server_settings:
         parameters["server_settings"] = server_settings
+    if query.get("client_encoding", "utf8").lower() in {"utf8", "utf-8", "auto"}:
+        query.pop("client_encoding", None)
     if query:
         raise ValueError(f"has parameters that are not supported here: {', '.join(sorted(query))}")
-    return Dsn(url.set(query={}), parameters, pooled)
+    return Dsn(url, parameters, pooled)
+
+
+def _shows_pooler(host: str, port: int | None) -> bool:
+    label = host.partition(".")[0]
+    of_the_port = port in _POOLER_PORTS and host.endswith(_POOLER_PORTS[port])
+    return label.endswith("-pooler") or label == "pgbouncer" or of_the_port
+
+
+def _search_path(query: dict[str, str], *, pooled: bool) -> dict[str, str]:
+    """Return the server setting for Prisma's or JDBC's name of a schema, which is taken out of the query."""
+    schemas = [query.pop(name) for name in _SCHEMA_PARAMETERS if name in query]
+    if not schemas or schemas[-1] == "public":
+        return {}
+    if pooled:
+        raise ValueError(
+            "names a schema, which a pooler in transaction mode forgets; use a direct connection, "
+            "or leave it out and run ALTER ROLE … SET search_path"
+        )
+    name = schemas[-1]
+    return {"search_path": name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'}
 
 
 def _connect_timeout(seconds: str | None) -> float | None:
@@ -174,10 +240,18 @@ def _connect_timeout(seconds: str | None) -> float | None:
     return float(seconds) or None
 
 
+def _ssl_mode(sslmode: str | None, ssl_parameter: str | None, sslaccept: str | None) -> str | None:
+    """Return libpq's name for what the parameters ask for; the strictest of them counts."""
+    modes = [_SSL_MODES_OF_OTHERS.get(mode, mode) for mode in (sslmode, ssl_parameter) if mode is not None]
+    if sslaccept == "strict":  # Prisma's.
+        modes.append("verify-full")
+    if any(mode not in _SSL_MODES for mode in modes):
+        raise ValueError(f"has an unknown sslmode; use one of {', '.join(_SSL_MODES)}")
+    return max(modes, key=_SSL_MODES.index, default=None)
+
+
 def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | None) -> ssl.SSLContext | str | None:
     """Return asyncpg's `ssl` argument; None means its default, which is `prefer` as in libpq."""
-    if mode is not None and mode not in _SSL_MODES:
-        raise ValueError(f"has an unknown sslmode; use one of {', '.join(_SSL_MODES)}")
     if channel_binding not in {None, "disable", "prefer", "require"}:
         raise ValueError("has an unknown channel_binding; use one of disable, prefer, require")
     if channel_binding == "require":
@@ -196,27 +270,34 @@ def _tls(mode: str | None, root_certificate: str | None, channel_binding: str | 
         context = ssl.create_default_context(cafile=None if root_certificate == "system" else root_certificate)
     except OSError:
         raise ValueError("names an sslrootcert that is not a readable file of certificates") from None
-    # Python 3.13 sets this, and refuses private authorities that libpq accepts.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "verify-full"
+    # Python 3.13 sets this flag, and refuses certificates of private authorities that libpq accepts.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
 
-def _options(options: str) -> dict[str, str]:
+def _options(options: str, host: str) -> dict[str, str]:
     """Return the server settings in libpq's `options`, in the form `-c name=value` or `--name=value`.
 
-    A backslash takes a blank into a value. Neon's `endpoint=…` and Supabase's `reference=…` are left out: only clients without
-    SNI need them, and asyncpg has SNI.
+    A backslash takes a blank into a value. Neon's `endpoint=…` is left out: only clients without SNI need it, and asyncpg has
+    SNI. Supabase's pooler finds the project by `reference=…` and gets it as it is; no other server knows what it means.
     """
-    settings = {}
-    words = re.findall(r"(?:\\.|[^\s\\])+", re.sub(r"(^|\s)-c\s*", r"\1--", options))
-    for escaped_word in words:
-        word = re.sub(r"\\(.)", r"\1", escaped_word)
-        name, equals, value = word.removeprefix("--").partition("=")
+    settings: dict[str, str] = {}
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", options)]
+    while words:
+        word = words.pop(0)
+        is_setting = word.startswith(("-c", "--"))
+        if word == "-c" and words:
+            word = words.pop(0)
+        elif is_setting:
+            word = word[2:]
+        name, equals, value = word.partition("=")
         if not equals:
             raise ValueError("has options that are not of the form -c name=value")
-        if word.startswith("--"):
+        if is_setting:
             settings[name.replace("-", "_")] = value
+        elif name == "reference" and host.endswith((".supabase.com", ".supabase.co")):
+            settings["options"] = word
         elif name not in {"endpoint", "project", "reference"}:
             raise ValueError(f"has an option that is not supported here: {name}")
     return settings

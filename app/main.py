@@ -17,7 +17,7 @@ from app.dependencies import State
 from app.llm import LanguageModel
 from app.ratelimit import RateLimiter
 from app.retrieval import retrieve_nothing
-from app.turns import Turns, on_stop_signal
+from app.turns import TurnMiddleware, Turns, on_stop_signal
 
 logger = logging.getLogger(__name__)
 
@@ -116,4 +116,5 @@ app.include_router(health.router)
 app.add_middleware(errors.ErrorMiddleware)
 app.add_middleware(CORSFromSettings)
 app.add_middleware(logs.RequestLogMiddleware)
+app.add_middleware(TurnMiddleware)
 app.add_middleware(logs.StartLogMiddleware)

@@ -2,13 +2,15 @@
 
 import asyncio
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import OverloadedError, log
 
@@ -17,6 +19,30 @@ CLEARING_UP_SECONDS = 5.0
 """How long cancelled turns may take to give up their claims."""
 LAST_BYTES_SECONDS = 2.0
 """How long responses may take to reach their readers once the last turn has ended."""
+
+
+_of_request: ContextVar[list[asyncio.Task[Any]]] = ContextVar("turns_of_request")
+
+
+class TurnMiddleware:
+    """Lets a request end only when its turns have ended, even if their reader left long ago.
+
+    Vercel freezes an instance that serves no request, and the turns in it. Elsewhere this makes no difference.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        turns: list[asyncio.Task[Any]] = []
+        token = _of_request.set(turns)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            _of_request.reset(token)
+            if turns:
+                await asyncio.wait(turns)
 
 
 class Turns:
@@ -37,8 +63,9 @@ class Turns:
             turn.close()
             raise OverloadedError(retry_after=RETRY_AFTER_SECONDS)
         task = asyncio.create_task(_cut_off_politely(turn))
-        _keep_instance_awake(task)
         self._running.add(task)
+        if (begun := _of_request.get(None)) is not None:
+            begun.append(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(_log_failure)
         return task
@@ -75,16 +102,6 @@ def _log_failure(turn: asyncio.Task[Any]) -> None:
     """Log why a turn failed, even if nobody waits for it any more."""
     if not turn.cancelled() and (error := turn.exception()):
         log(error)
-
-
-def _keep_instance_awake(turn: asyncio.Task[Any]) -> None:
-    """Ask Vercel, which may put an instance to sleep when no request is open, to wait for the turn.
-
-    Its runtime offers this through the package of the `vercel` extra. Elsewhere nothing is imported, and nothing happens.
-    """
-    context = sys.modules.get("vercel.cache.context")
-    if context is not None and (wait_until := context.get_context().wait_until):
-        wait_until(turn)
 
 
 @contextmanager

@@ -251,9 +251,9 @@ async def serve(monkeypatch: pytest.MonkeyPatch, database_url: str, model_server
     await engine.dispose()
 
 
-async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait until the condition holds, and fail when it does not within ten seconds."""
-    async with asyncio.timeout(10):
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 10) -> None:
+    """Wait until the condition holds, and fail when it does not within so many seconds."""
+    async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  # What is waited for happens in a database or another process.
             await asyncio.sleep(0.01)
 

@@ -136,6 +136,10 @@ def test_what_is_not_neons_pooler_is_left_as_it_is(string: str) -> None:
         ({"ssl": "false"}, "disable"),
         ({"sslmode": "no-verify"}, "require"),
         ({"ssl": "disable", "sslmode": "require"}, "require"),
+        ({"ssl": "verify-full"}, VERIFIED),
+        ({"ssl": "true", "sslmode": "verify-ca"}, CERTIFIED),
+        ({"sslmode": "require", "sslaccept": "strict"}, VERIFIED),
+        ({"sslmode": "require", "sslaccept": "accept_invalid_certs"}, "require"),
     ],
     ids=str,
 )
@@ -228,6 +232,8 @@ def test_connect_timeout_is_in_seconds(given_seconds: str | None, seconds: float
         ({"options": "-c application_name=a=b"}, {"application_name": "a=b"}),
         ({"options": "-c application_name=book--chat"}, {"application_name": "book--chat"}),
         ({"options": "endpoint=ep-cool-term-1 -c jit=off"}, {"jit": "off"}),
+        ({"schema": "other"}, {"search_path": "other"}),
+        ({"currentSchema": "Other, one"}, {"search_path": '"Other, one"'}),
         ({"options": r"-c application_name=a\ b"}, {"application_name": "a b"}),
         ({"options": r"-c application_name=a\\b -c jit=off"}, {"application_name": r"a\b", "jit": "off"}),
         ({"options": "-c jit=off", "application_name": "chat"}, {"jit": "off", "application_name": "chat"}),
@@ -257,6 +263,8 @@ def test_options_and_application_name_are_settings_of_the_server(
         {"supa": "base-pooler.x"},
         {"keepalives": "1", "keepalives_idle": "30"},
         {"uselibpqcompat": "true"},
+        {"client_encoding": "UTF8"},
+        {"fallback_application_name": "psql"},
         {"channel_binding": "prefer"},
     ],
     ids=str,
@@ -272,6 +280,13 @@ def test_a_parameter_without_a_meaning_here_is_left_out(parameters: dict[str, st
         (f"{SERVER}?pgbouncer=true", True),
         (f"{SERVER}?pgbouncer=false", False),
         (f"{SERVER}?pgbouncer=1", True),
+        (SERVER.replace("db.", "pgbouncer."), True),
+        (SERVER.replace(".org", ".org:6432"), True),
+        (SERVER.replace(".org", ".org:25061"), False),
+        (SERVER.replace("example.org", "db.ondigitalocean.com:25061"), True),
+        (SERVER.replace("example.org", "db.postgresbridge.com:5431"), True),
+        (f"{SERVER}?prepareThreshold=0", True),
+        (f"{SERVER}?prepared_statements=false", True),
         (f"{SERVER}?connection_limit=1&pool_timeout=20&pgbouncer=true", True),
         (f"{SERVER}?statement_cache_size=0", True),
         (f"{SERVER}?prepared_statement_cache_size=100", False),
@@ -296,9 +311,18 @@ def test_a_pooler_is_told_by_its_host_its_port_or_its_parameter(string: str, *, 
         ("", "not a connection string"),
         (PASSWORD, "not a connection string"),
         (SERVER.replace(".org", ".org:port"), "not a connection string"),
-        (f"'{SERVER}", "not a connection string"),
-        (f"jdbc:{SERVER}", "scheme|not a connection string"),
-        (f"{SERVER}?schema={PASSWORD}", "schema other than public"),
+        (f"'{SERVER}", "before postgresql:// it has '$"),
+        (f"PGPASSWORD={PASSWORD} psql '{SERVER}'", "before postgresql:// it has"),
+        (f"jdbc:{SERVER}", "before postgresql:// it has jdbc:"),
+        (f"{SERVER}?sslmode=require'", "ends with '"),
+        (f"{SERVER};", "ends with ;"),
+        (f"host=db.example.org password={PASSWORD} dbname=book", "instead of host="),
+        (f"Server=db.example.org;Database=book;Password={PASSWORD}", "instead of host="),
+        (SERVER.replace(PASSWORD, "[YOUR-PASSWORD]"), "placeholder"),
+        (SERVER.replace(PASSWORD, f"[{PASSWORD}]"), "without brackets"),
+        (SERVER.replace(PASSWORD, "{your_password}"), "placeholder"),
+        (SERVER.replace(PASSWORD, "************"), "placeholder"),
+        (f"{SERVER}?schema={PASSWORD}&pgbouncer=true", "names a schema"),
         (f"{SERVER}?ssl={PASSWORD}", "unknown sslmode"),
         (f"postgresql://reader:{PASSWORD}@db.example.org/book?port={PASSWORD}", "port must be from 1 to 65535"),
         (SERVER.replace("postgresql", "mysql"), "scheme 'mysql'"),
@@ -324,6 +348,26 @@ def test_a_refusal_gives_the_reason_and_never_the_password(string: str, reason: 
         dsn.parse(string)
 
     assert PASSWORD not in str(caught.value)
+
+
+def test_supabases_pooler_is_told_the_project() -> None:
+    string = SERVER.replace("db.example.org", "aws-0-eu-central-1.pooler.supabase.com:6543")
+
+    parsed = dsn.parse(f"{string}?options=reference%3Dabcdefgh")
+
+    assert parsed.connect_args["server_settings"] == {"options": "reference=abcdefgh"}
+
+
+@pytest.mark.parametrize("parameter", ["schema=other", "currentSchema=other", "options=-c%20search_path%3Dother"])
+async def test_a_schema_is_where_tables_are_made_and_found(postgres: PostgresServer, parameter: str) -> None:
+    database = Database(dsn.parse(f"{postgres.url()}?{parameter}"), pool_size=1)
+    try:
+        await database.execute((text("CREATE SCHEMA IF NOT EXISTS other"), {}))
+        [row] = await database.execute((text("SELECT current_schema()"), {}))
+    finally:
+        await database.close()
+
+    assert row[0] == "other"
 
 
 @pytest.mark.parametrize(("parameter", "pooled"), [("", False), ("?pgbouncer=true", True)], ids=["direct", "pooled"])

@@ -1,11 +1,8 @@
 """How often one reader may ask: in one process, in several that share a Redis, and behind a proxy."""
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -16,7 +13,9 @@ from tests.conftest import API_KEY, PASSWORD, Serve, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI
 from tests.marks import on_one_database
-from tests.postgres import free_port
+from tests.redis import Redis, redis
+
+__all__ = ["redis"]
 
 pytestmark = on_one_database
 
@@ -192,45 +191,6 @@ def test_a_malformed_setting_stops_the_start(
 
 
 # Shared between processes.
-
-
-class Redis:
-    """A Redis server with a password, which can go and come back."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}"
-        self._folder = folder
-
-    def start(self) -> None:
-        options = {"port": self.port, "bind": "127.0.0.1", "requirepass": PASSWORD, "save": "", "dir": self._folder}
-        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        self._process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
-
-    async def answers(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except ConnectionError:
-            return False
-        writer.close()
-        return True
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = Redis(tmp_path)
-    server.start()
-    try:
-        await eventually(server.answers)
-        yield server
-    finally:
-        server.stop()
 
 
 async def test_services_with_one_redis_count_together(serve: Serve, model_server: FakeOpenAI, redis: Redis) -> None:

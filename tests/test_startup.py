@@ -148,7 +148,7 @@ async def test_every_line_is_json_from_the_start_to_the_end(
             assert process.poll() is None, output.read_text()
             return output.read_text().count("Application startup complete.") == workers
 
-        await eventually(has_started)
+        await eventually(has_started, commands.TIMEOUT_SECONDS)
         response = httpx2.get(f"http://127.0.0.1:{port}/health")
         process.send_signal(signal.SIGTERM)
         status = process.wait(commands.TIMEOUT_SECONDS)

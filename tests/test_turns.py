@@ -3,19 +3,19 @@
 import asyncio
 import gc
 import json
-import sys
 import uuid
 from contextlib import suppress
 from datetime import datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dirty_equals import IsPartialDict
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive, Scope, Send
 
 from app.errors import DatabaseError, OverloadedError
 from app.models import Message, MessageRole, utc_now
-from app.turns import Turns
+from app.turns import TurnMiddleware, Turns
 from tests.bodies import NOT_FOUND, OVERLOADED
 from tests.conftest import ORIGIN, Serve, Service, eventually
 from tests.events import all_events, events_of, streamed
@@ -374,22 +374,6 @@ async def answer(gate: asyncio.Event) -> str:
     return "An answer"
 
 
-async def test_vercel_is_asked_to_wait_for_each_turn_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, gate = Turns(limit=9, grace_seconds=60), asyncio.Event()
-    awaited: list[asyncio.Task[str]] = []
-    elsewhere = turns.start(answer(gate))
-    context = SimpleNamespace(get_context=lambda: SimpleNamespace(wait_until=awaited.append))
-    monkeypatch.setitem(sys.modules, "vercel.cache.context", context)
-
-    on_vercel = turns.start(answer(gate))
-    monkeypatch.setattr(context, "get_context", lambda: SimpleNamespace(wait_until=None))
-    outside_of_its_requests = turns.start(answer(gate))
-
-    assert awaited == [on_vercel]
-    gate.set()
-    assert [await turn for turn in (elsewhere, on_vercel, outside_of_its_requests)] == ["An answer"] * 3
-
-
 async def test_no_more_turns_start_than_the_limit() -> None:
     turns, gate = Turns(limit=2, grace_seconds=60), asyncio.Event()
     under_way = [turns.start(answer(gate)) for _ in range(2)]
@@ -432,6 +416,32 @@ async def test_a_turn_outlives_its_caller() -> None:
 
     assert caller.cancelled()
     assert ended == ["An answer"]
+
+
+async def no_message() -> AsgiMessage:
+    raise AssertionError
+
+
+async def send_nothing(message: AsgiMessage) -> None:
+    raise AssertionError
+
+
+async def test_a_request_ends_only_with_the_turns_that_it_began() -> None:
+    turns, gate, left = Turns(limit=2, grace_seconds=60), asyncio.Event(), asyncio.Event()
+
+    async def begin_and_leave(scope: Scope, receive: Receive, send: Send) -> None:
+        turns.start(answer(gate))
+        left.set()
+
+    turns.start(answer(asyncio.Event()))  # Another request's.
+    request = asyncio.create_task(TurnMiddleware(begin_and_leave)({}, no_message, send_nothing))
+    await left.wait()
+    before = await asyncio.wait([request], timeout=0)
+    gate.set()
+    async with asyncio.timeout(10):
+        await request
+
+    assert before == (set(), {request})
 
 
 async def test_closing_lets_turns_end_within_the_grace_and_refuses_others() -> None:
