@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -25,9 +26,13 @@ from app.dsn import Dsn
 
 _INVISIBLE = (
     string.whitespace
-    + "\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
+    + "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}\N{SOFT HYPHEN}"
+    + "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
+    + "\N{LEFT-TO-RIGHT MARK}\N{RIGHT-TO-LEFT MARK}\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}"
 )
 """What may be copied with a value from a page or a document without being seen."""
+
+_QUOTES = ('""', "''", "``", "“”", "„“", "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "«»")
 
 _NEVER_MEANT = re.compile("[\x00-\x08\x0e-\x1f\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
 
@@ -41,9 +46,21 @@ class SettingsError(Exception):
     """The service cannot start with these settings; the message names every variable that is missing or wrong."""
 
 
+def _cleaned(text: str) -> str:
+    """Return the text without blanks, quotes and invisible characters around it."""
+    text = text.strip(_INVISIBLE)
+    while len(text) > 1 and text[0] + text[-1] in _QUOTES:
+        text = text[1:-1].strip(_INVISIBLE)
+    return text
+
+
 def _base_url(text: str) -> str:
     """Return the address under which the OpenAI API is, also from the full address of its endpoint; raises ValueError."""
-    return str(HttpUrl(text)).rstrip("/").removesuffix("/chat/completions")
+    url = HttpUrl(text)
+    if url.username or url.password or url.fragment:
+        raise ValueError("must have neither a user nor a fragment; OPENAI_CUSTOM_HEADERS takes an Authorization")
+    address, question_mark, query = str(url).partition("?")
+    return address.rstrip("/").removesuffix("/chat/completions") + question_mark + query
 
 
 def _origin(text: str) -> str:
@@ -71,6 +88,13 @@ class Environment(BaseSettings):
     fastapi_env: str = "production"
     """`development`, set by `fastapi dev`, allows the embedded defaults; any other value is production."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_pasting_adds(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Strip blanks, quotes and invisible characters from both ends of each value; what is then empty is unset."""
+        cleaned = {name: _cleaned(value) if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in cleaned.items() if value != ""}
+
     @property
     def development(self) -> bool:
         """Whether the embedded defaults are allowed."""
@@ -97,16 +121,10 @@ class DatabaseSettings(Environment):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _without_what_pasting_adds(cls, value: object, info: ValidationInfo) -> object:
-        """Strip blanks, quotes and invisible characters from both ends; a value that is then empty is unset."""
-        if not isinstance(value, str):
-            return value
-        text = value.strip(_INVISIBLE)
-        while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
-            text = text[1:-1].strip(_INVISIBLE)
-        if _NEVER_MEANT.search(text):
+    def _is_visible(cls, value: object) -> object:
+        if isinstance(value, str) and _NEVER_MEANT.search(value):
             raise ValueError("has an invisible character in it; please type it again")
-        return text or cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -203,7 +221,8 @@ class Settings(DatabaseSettings):
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+                json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+            except (ValueError, RecursionError):
                 value = None
         if not isinstance(value, dict):
             raise ValueError('is not a JSON object such as {"temperature": 0.2}')  # noqa: TRY004  # Pydantic expects it.

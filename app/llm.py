@@ -81,14 +81,14 @@ class LanguageModel:
         self._stream_options_are_known = False
         self._client = AsyncOpenAI(
             api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
-            organization=settings.openai_org_id,
-            project=settings.openai_project_id,
             base_url=settings.openai_base_url,
-            default_headers=settings.openai_headers,
             timeout=settings.openai_timeout_seconds,
             max_retries=settings.openai_max_retries,
             http_client=_http_client(settings),
         )
+        # The SDK takes these from the environment as they are; the settings hold them without what pasting adds.
+        self._client.organization, self._client.project = settings.openai_org_id, settings.openai_project_id
+        self._client._custom_headers = settings.openai_headers  # noqa: SLF001  # There is no other way.
         base_url = self._client.base_url
         self._url = str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/chat/completions"))
 

@@ -64,6 +64,8 @@ MALFORMED = [
     ("OPENAI_BASE_URL", "https://"),
     ("OPENAI_BASE_URL", "http://[::1"),
     ("OPENAI_BASE_URL", "http://localhost:port/v1"),
+    ("OPENAI_BASE_URL", "https://reader:pw@api.example.org/v1"),
+    ("OPENAI_BASE_URL", "https://api.example.org/v1#chat"),
     ("OPENAI_ORG_ID", "org one"),
     ("OPENAI_API_KEY", "sk-\N{ZERO WIDTH SPACE}test"),
     ("OPENAI_API_KEY", "sk-tést"),
@@ -72,6 +74,9 @@ MALFORMED = [
     ("OPENAI_EXTRA_BODY", "temperature: 0.2"),
     ("OPENAI_EXTRA_BODY", "[1]"),
     ("OPENAI_EXTRA_BODY", '{"messages": []}'),
+    ("OPENAI_EXTRA_BODY", '{"temperature": NaN}'),
+    ("OPENAI_EXTRA_BODY", '{"stop": "\\ud800"}'),
+    ("OPENAI_EXTRA_BODY", '{"stop": ' + "[" * 20_000),
     ("OPENAI_TIMEOUT_SECONDS", "abc"),
     ("OPENAI_TIMEOUT_SECONDS", "0"),
     ("OPENAI_TIMEOUT_SECONDS", "nan"),
@@ -232,6 +237,56 @@ def test_blanks_around_the_base_url_are_left_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_BASE_URL", " http://localhost:11434/v1 ")
 
     assert Settings.load().openai_base_url == "http://localhost:11434/v1"
+
+
+@pytest.mark.usefixtures("_development")
+@pytest.mark.parametrize(
+    "around", ["{}", " {}\n", "\ufeff{}", "\u200b{}\u00a0", "'{}'", '"{}"', "“{}”", " \ufeff'\u200e{} '"]
+)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_pasted_around_a_value_is_left_out(name: str, around: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text, value = SETTINGS[name]
+    monkeypatch.setenv(name.upper(), around.format(text))
+
+    assert getattr(Settings.load(), name) == value
+
+
+@pytest.mark.usefixtures("_development")
+@pytest.mark.parametrize("text", ["''", '""', " \ufeff", "' '", "\u200b"])
+def test_a_value_of_nothing_visible_counts_as_unset(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = Settings.load()
+    for name in SETTINGS.keys() - {"fastapi_env"}:
+        monkeypatch.setenv(name.upper(), text)
+
+    assert Settings.load() == unset
+
+
+def test_an_env_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FASTAPI_ENV=development\nHISTORY_LIMIT=3\n", encoding="utf-8-sig")
+
+    assert Settings.load().history_limit == 3
+
+
+@pytest.mark.usefixtures("_development")
+@pytest.mark.parametrize(
+    ("pasted", "understood"),
+    [
+        ("https://api.deepseek.com", "https://api.deepseek.com"),
+        ("http://127.0.0.1:4000/", "http://127.0.0.1:4000"),
+        ("https://api.example.org/v1/chat/completions/", "https://api.example.org/v1"),
+        (
+            "https://r.example.org/openai/deployments/d?api-version=1",
+            "https://r.example.org/openai/deployments/d?api-version=1",
+        ),
+        ("https://r.example.org/d/chat/completions?api-version=1", "https://r.example.org/d?api-version=1"),
+        ("https://r.example.org/d/?api-version=1", "https://r.example.org/d?api-version=1"),
+        ("HTTPS://API.example.org/v1", "https://api.example.org/v1"),
+    ],
+)
+def test_the_base_url_is_taken_in_every_form(pasted: str, understood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", pasted)
+
+    assert Settings.load().openai_base_url == understood
 
 
 @pytest.mark.usefixtures("_development")

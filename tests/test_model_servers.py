@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from tests.fake_openai import (
     stream,
 )
 from tests.marks import on_one_database
-from tests.test_completions import ANSWER, DONE, PIECES, STOP, chunk, whole
+from tests.test_completions import ANSWER, DONE, PIECES, STOP, chunk, event, whole
 
 pytestmark = on_one_database
 
@@ -145,6 +146,115 @@ FAILURES: dict[str, tuple[Reply, str, str, dict[str, Any]]] = {
         raw_body(b"<html>Welcome</html>", "text/html"), "openai_error", TRY_AGAIN,
         {"status": "malformed", "provider_message": "<html>Welcome</html>"},
     ),
+    "aborted with its reason beside the filter's (Gemini)": (
+        completion(None, "content_filter: PROHIBITED_CONTENT"), "openai_refused", REFUSED,
+        {"status": "content_filter", "finish_reason": "content_filter: PROHIBITED_CONTENT"},
+    ),
+    "filtered by Azure, in the HTTP body": (
+        json_body({"error": {"message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+                             "management policy.", "type": None, "param": "prompt", "code": "content_filter", "status": 400,
+                             "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, 400),
+        "openai_refused", REFUSED, {"status": 400, "provider_code": "content_filter"},
+    ),
+    "an unknown deployment (Azure)": (
+        json_body({"error": {"code": "DeploymentNotFound", "message": "The deployment does not exist."}}, 404),
+        "openai_error", OUT_OF_ORDER, {"status": 404, "provider_code": "DeploymentNotFound"},
+    ),
+    "a wrong key (Azure)": (
+        json_body({"statusCode": 401, "message": "Unauthorized. Access token is missing."}, 401),
+        "openai_error", OUT_OF_ORDER, {"status": 401, "provider_message": "Unauthorized. Access token is missing."},
+    ),
+    "moderation (OpenRouter)": (
+        json_body({"error": {"code": 403, "message": "Your input was flagged", "metadata": {"reasons": ["violence"]}}}, 403),
+        "openai_refused", REFUSED, {"status": 403, "provider_message": "Your input was flagged"},
+    ),
+    "a provider behind a router (OpenRouter)": (
+        json_body({"error": {"code": 429, "message": "Provider returned error",
+                             "metadata": {"raw": "m is rate-limited upstream", "provider_name": "x"}}}),
+        "openai_rate_limited", BUSY,
+        {"status": "error", "provider_code": "429", "provider_message": "Provider returned error: m is rate-limited upstream"},
+    ),
+    "no credits (OpenRouter)": (
+        json_body({"error": {"code": 402, "message": "Insufficient credits"}}), "openai_error", OUT_OF_ORDER,
+        {"status": "error", "provider_code": "402"},
+    ),
+    "no balance (DeepSeek)": (
+        json_body({"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid_request_error"}}, 402),
+        "openai_error", OUT_OF_ORDER, {"status": 402, "provider_message": "Insufficient Balance"},
+    ),
+    "a risk (DeepSeek)": (
+        json_body({"error": {"message": "Content Exists Risk", "type": "invalid_request_error"}}, 400),
+        "openai_refused", REFUSED, {"status": 400, "provider_code": "invalid_request_error"},
+    ),
+    "inappropriate (DashScope)": (
+        json_body({"code": "DataInspectionFailed", "message": "Input data may contain inappropriate content."}, 400),
+        "openai_refused", REFUSED, {"status": 400, "provider_code": "DataInspectionFailed"},
+    ),
+    "tokens per minute (Groq)": (
+        json_body({"error": {"message": "Rate limit reached", "type": "tokens", "code": "rate_limit_exceeded"}}, 429),
+        "openai_rate_limited", BUSY, {"status": 429, "provider_code": "rate_limit_exceeded"},
+    ),
+    "overloaded (Anthropic)": (
+        json_body({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 529),
+        "openai_rate_limited", BUSY, {"status": 529, "provider_code": "overloaded_error"},
+    ),
+    "the filter itself is down": (
+        failure(503, "The moderation service is not available"), "openai_error", TRY_AGAIN, {"status": 503},
+    ),
+    "a field too many (Mistral)": (
+        json_body({"object": "error", "message": {"detail": [{"type": "extra_forbidden", "msg": "no"}]}, "code": None}, 422),
+        "openai_error", TRY_AGAIN, {"status": 422},
+    ),
+    "a model that is being loaded (Hugging Face)": (
+        json_body({"error": "Model m is currently loading", "estimated_time": 20.0}, 503), "openai_error", TRY_AGAIN,
+        {"status": 503, "provider_message": "Model m is currently loading"},
+    ),
+    "an unknown model (Ollama)": (
+        json_body({"error": {"message": 'model "m" not found, try pulling it first', "type": "api_error", "code": None}}, 404),
+        "openai_error", OUT_OF_ORDER, {"status": 404, "provider_code": "api_error"},
+    ),
+    "a model that is not loaded (LM Studio)": (
+        json_body({"error": "No models loaded."}), "openai_error", TRY_AGAIN,
+        {"status": "error", "provider_message": "No models loaded."},
+    ),
+    "a code that is text (LiteLLM)": (
+        json_body({"error": {"message": "litellm.RateLimitError: no", "type": "None", "param": "None", "code": "429"}}),
+        "openai_rate_limited", BUSY, {"status": "error", "provider_code": "429"},
+    ),
+    "a token that is wrong (Cloudflare)": (
+        json_body({"success": False, "errors": [{"code": 10000, "message": "Authentication error"}], "result": None}, 401),
+        "openai_error", OUT_OF_ORDER, {"status": 401, "provider_code": "10000"},
+    ),
+    "a spent quota under another type (Moonshot)": (
+        json_body({"error": {"type": "exceeded_current_quota_error", "message": "no balance"}}, 429),
+        "openai_error", OUT_OF_ORDER, {"status": 429, "provider_code": "exceeded_current_quota_error"},
+    ),
+    "a spent quota beside a number": (
+        json_body({"error": {"code": 429, "type": "insufficient_quota", "message": "no"}}, 429),
+        "openai_error", OUT_OF_ORDER, {"status": 429, "provider_code": "429"},
+    ),
+    "a context that is too long, in a stream (llama.cpp)": (
+        raw_stream(b'error: {"code": 400, "message": "context size", "type": "invalid_request_error"}\n\n', DONE),
+        "openai_error", TRY_AGAIN, {"status": "error", "provider_code": "400", "provider_message": "context size"},
+    ),
+    "busy as the first event of a stream": (
+        raw_stream(b'data: {"error": {"message": "free-models-per-day", "code": 429}}\n\n'), "openai_rate_limited", BUSY,
+        {"status": "error", "provider_code": "429", "provider_message": "free-models-per-day"},
+    ),
+    "a key in a stream (DashScope)": (
+        raw_stream(b'data: {"code": "InvalidApiKey", "message": "Invalid API-key provided."}\n\n'),
+        "openai_error", OUT_OF_ORDER, {"status": "error", "provider_message": "Invalid API-key provided."},
+    ),
+    "broken behind a router, in the middle (OpenRouter)": (
+        raw_stream(PIECES, event(error={"code": 502, "message": "Bad"}, choices=[{"delta": {}, "finish_reason": "error"}])),
+        "openai_error", TRY_AGAIN, {"status": "error", "provider_code": "502", "provider_message": "Bad"},
+    ),
+    "text in an error event (SGLang)": (
+        raw_stream(PIECES, b"event: error\ndata: out of memory\n\n"), "openai_error", TRY_AGAIN,
+        {"status": "error", "provider_message": "out of memory"},
+    ),
+    "a stream that is cut": (raw_stream(PIECES), "openai_error", TRY_AGAIN, {"status": "incomplete"}),
+    "a stream of nothing": (raw_stream(b": ping\n\n"), "openai_error", TRY_AGAIN, {"status": "malformed"}),
     "an error of vLLM": (
         json_body({"object": "error", "message": "no", "type": "BadRequestError", "code": 400}), "openai_error", TRY_AGAIN,
         {"status": "error", "provider_code": "400", "provider_message": "no"},
@@ -222,6 +332,99 @@ async def test_milliseconds_say_more_exactly_how_long_to_wait(
 
     assert response.status_code == (200 if waits else 500)
     assert response.headers.get("Retry-After") == told
+
+
+async def test_a_piece_that_calls_itself_the_last_is_not_believed_while_others_follow(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.5)
+
+    async def speak_slowly(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for number in range(8):
+            await exchange.write(chunk(f"{number}.", "stop"))
+            await asyncio.sleep(0.1)  # The pace of the model, which the wait must outlast.
+        await exchange.write(DONE)
+        await exchange.close()
+
+    model_server.enqueue(speak_slowly)
+
+    assert (await all_events(service))[-1][1]["response"] == "0.1.2.3.4.5.6.7."
+
+
+async def test_an_answer_is_not_lost_to_a_deadline_that_passes_after_its_end(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    service = await serve(OPENAI_TIMEOUT_SECONDS="1")
+    model_server.enqueue(raw_stream(PIECES, STOP, end="open"))
+
+    assert (await all_events(service))[-1][1]["response"] == ANSWER
+
+
+async def test_comments_after_the_end_do_not_hold_the_answer_back(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(OPENAI_TIMEOUT_SECONDS="60")
+
+    async def ping_for_ever(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        await exchange.write(PIECES + STOP)
+        while True:
+            await exchange.write(b": ping\n\n")
+            await asyncio.sleep(0.01)
+
+    model_server.enqueue(ping_for_ever)
+
+    async with asyncio.timeout(10):
+        assert (await all_events(service))[-1][1]["response"] == ANSWER
+
+
+async def test_a_whole_answer_to_a_stream_counts_although_its_body_breaks_off(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(
+        raw_stream(whole(ANSWER), end="unfinished chunk"), raw_stream(whole(ANSWER)[:-1], end="unfinished chunk")
+    )
+
+    kept = await all_events(service)
+    broken = await service.client.post("/chat/stream", json={"message": "Why?"})
+
+    assert kept[-1][1]["response"] == ANSWER
+    assert broken.json()["error"]["code"] == "openai_error"
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (
+            {"include_usage": True, "continuous_usage_stats": True},
+            [{"include_usage": True, "continuous_usage_stats": True}],
+        ),
+        (None, []),
+    ],
+)
+async def test_the_operators_own_options_are_sent_with_streams_alone(
+    serve: Serve, model_server: FakeOpenAI, options: Any, sent: list[Any]
+) -> None:
+    service = await serve(OPENAI_EXTRA_BODY=json.dumps({"stream_options": options}))
+
+    await service.chat()
+    await all_events(service)
+
+    assert [body["stream_options"] for body in model_server.requests if "stream_options" in body] == sent
+    assert "stream_options" not in model_server.requests[0]
+
+
+async def test_behind_a_router_another_server_may_refuse_the_options_later(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    refusal = json_body({"error": {"message": "unknown field: stream_options"}}, 400)
+    model_server.enqueue(answer_in_kind, refusal, answer_in_kind, failure(400, "too long"))
+
+    answered = [(await all_events(service))[-1][0] for _ in range(2)]
+    failed = await service.client.post("/chat/stream", json={"message": "Why?"})
+
+    assert answered == ["done", "done"]
+    assert failed.status_code == 500
+    assert [("stream_options" in body) for body in model_server.requests] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -332,6 +535,22 @@ async def test_what_the_operator_adds_is_in_every_request(serve: Serve, model_se
     assert model_server.requests == [IsPartialDict(**extra, reasoning_effort="max")] * 2
     sent = {"openai-organization": "org-1", "openai-project": "proj_1", "x-team": "books", "x-title": "Our book"}
     assert model_server.headers == [IsPartialDict(sent)] * 2
+
+
+async def test_what_the_operator_adds_is_read_from_the_env_file_and_without_what_pasting_adds(
+    serve: Serve, model_server: FakeOpenAI, tmp_path: Path
+) -> None:
+    lines = ["OPENAI_ORG_ID=org-1", "OPENAI_REASONING_EFFORT=default", 'OPENAI_EXTRA_BODY={"temperature": 0.2}']
+    (tmp_path / ".env").write_text("\n".join(lines), encoding="utf-8-sig")
+    service = await serve(OPENAI_CUSTOM_HEADERS=' "X-Team: books\nX-Title: Our book"', OPENAI_PROJECT_ID="''")
+
+    assert (await service.chat()).status_code == 200
+    assert (await all_events(service))[-1][0] == "done"
+
+    assert model_server.requests == [IsPartialDict(temperature=0.2, reasoning_effort="default")] * 2
+    sent = {"openai-organization": "org-1", "x-team": "books", "x-title": "Our book"}
+    assert model_server.headers == [IsPartialDict(sent)] * 2
+    assert not [name for headers in model_server.headers for name in headers if '"' in name or "project" in name]
 
 
 async def test_a_model_that_thinks_for_long_keeps_the_stream_open_and_can_still_fail(

@@ -94,16 +94,29 @@ def test_a_preview_on_vercel_does_not_migrate(vercel_env: str, *, migrates: bool
     )
 
 
-def test_a_proxy_that_cannot_be_used_stops_the_start_with_one_message(tmp_path: Path) -> None:
-    environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "HTTPS_PROXY": "foo://proxy:1"}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTPS_PROXY", "foo://proxy:1"),
+        ("HTTP_PROXY", "http://reader:hunter2-hunter2@proxy:port"),
+        ("ALL_PROXY", "socks5://proxy:1080"),
+        ("SSL_CERT_FILE", "/absent/ca.pem"),
+        ("SSL_CERT_FILE", str(ROOT / "pyproject.toml")),
+    ],
+)
+def test_proxies_and_certificates_that_cannot_be_used_stop_the_start_with_one_message(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, name: value}
     command = ("-m", "uvicorn", "app.main:app", "--port", "0", "--log-config", ROOT / "app/logging.json")
 
     status, output = commands.run(*command, folder=tmp_path, **environment)
 
     [refusal] = [record for record in records(output) if record["level"] == "CRITICAL"]
-    assert refusal == IsPartialDict(event="settings.invalid", reason=IsStr(regex=".*HTTPS_PROXY.*"))
+    assert refusal == IsPartialDict(event="settings.invalid", reason=IsStr(regex=f"(?s).*{name}.*"))
     assert status == 3
     assert "Traceback" not in output
+    assert "hunter2" not in output
 
 
 async def test_a_service_without_a_bound_says_so_at_its_start(serve: Serve) -> None:
