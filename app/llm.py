@@ -50,6 +50,7 @@ _QUOTA_CODES = frozenset(
 )
 _OPERATOR_CODES = frozenset({"401", "402", "403", "404", "invalid_api_key", "model_not_found", *_QUOTA_CODES})
 """Errors that only the operator can repair."""
+_OPERATOR_MESSAGE = re.compile("api[ -]?key")
 _BUSY_CODES = frozenset(
     {
         *("429", "529", "rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"),
@@ -336,7 +337,7 @@ def _meaning(error: ProviderError, *, status: int | None = None, retry_after: st
     message = (error.message or "").lower()
     if codes & _REFUSAL_CODES or (_REFUSAL_MESSAGE.search(message) and not _is_passing(codes)):
         return ModelRefusedError()
-    if codes & _OPERATOR_CODES or "api key" in message:
+    if codes & _OPERATOR_CODES or _OPERATOR_MESSAGE.search(message):
         return ModelUnavailableError()
     if codes & _BUSY_CODES:
         return ModelRateLimitError(retry_after=retry_after)

@@ -135,7 +135,8 @@ async def chat_stream(turn: TurnDep, turns: TurnsDep) -> EventStream:
     `POST /chat` returns or `error` with the error body. The answer is finished and recorded even if nobody reads it.
     """
     events = begin_turn(turns, partial(take_turn, turn))
-    return EventStream(_frames(events), error_frame=lambda error: _frame("error", render(error)[0]))
+    frames = _TurnFrames()
+    return EventStream(frames.of(events), error_frame=frames.of_error)
 
 
 type Take = Callable[[Emit], Coroutine[Any, Any, ChatResponse]]
@@ -149,14 +150,24 @@ def begin_turn(turns: Turns, take: Take) -> AsyncIterator[Sequence[TurnEvent | C
     return broadcast.follow()
 
 
-async def _frames(batches: AsyncIterator[Sequence[TurnEvent | ChatResponse]]) -> AsyncGenerator[bytes]:
-    """Yield the turn's frames; the session comes with the first piece, until which a failure has a status of its own."""
-    held = b""
-    async for events in batches:
-        frames = held + b"".join(map(_frame_of, events))
-        held = b"" if any(not isinstance(event, MessageBase | SourcesEvent) for event in events) else frames
-        if not held:
-            yield frames
+class _TurnFrames:
+    """A turn's frames; the session comes with the first piece, until which a failure has a status of its own."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    async def of(self, batches: AsyncIterator[Sequence[TurnEvent | ChatResponse]]) -> AsyncGenerator[bytes]:
+        """Yield the frames of these events."""
+        async for events in batches:
+            frames = self._held + b"".join(map(_frame_of, events))
+            is_held = all(isinstance(event, MessageBase | SourcesEvent) for event in events)
+            self._held = frames if is_held else b""
+            if not is_held:
+                yield frames
+
+    def of_error(self, error: Exception) -> bytes:
+        """Return the last frame of a turn that failed, after the session if that was still held back."""
+        return self._held + _frame("error", render(error)[0])
 
 
 def _frame_of(event: TurnEvent | ChatResponse) -> bytes:

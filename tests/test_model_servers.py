@@ -361,8 +361,10 @@ async def test_an_answer_is_not_lost_to_a_deadline_that_passes_after_its_end(
     assert (await all_events(service))[-1][1]["response"] == ANSWER
 
 
-async def test_comments_after_the_end_do_not_hold_the_answer_back(serve: Serve, model_server: FakeOpenAI) -> None:
-    service = await serve(OPENAI_TIMEOUT_SECONDS="60")
+async def test_comments_after_the_end_do_not_hold_the_answer_back(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.1)
 
     async def ping_for_ever(exchange: Exchange) -> None:
         await exchange.start_stream()
@@ -490,6 +492,30 @@ async def test_a_server_whose_roles_must_alternate_answers_always(
     assert streamed[-1][0] == "done"
 
 
+async def test_roles_alternate_after_a_retry_in_the_widget_too(service: Service, model_server: FakeOpenAI) -> None:
+    headers = {"X-Reader-Token": "a-readers-own-token-0001"}
+    model_server.enqueue(*[demand_alternation] * 2, failure(500), *[demand_alternation] * 4)
+
+    async def send(kind: str, **params: Any) -> str:
+        body = {"type": kind, "params": params}
+        return (await service.client.post("/chatkit", json=body, headers=headers)).text
+
+    def asking(text: str) -> dict[str, Any]:
+        return {"content": [{"type": "input_text", "text": text}], "attachments": [], "inference_options": {}}
+
+    await send("threads.create", input=asking("One?"))
+    [session] = await service.tables.sessions()
+    thread_id, [first, _] = str(session.id), await service.tables.messages()
+    for text in ("Two?", "Three?", "Four?"):
+        await send("threads.add_user_message", thread_id=thread_id, input=asking(text))
+    retried = await send("threads.retry_after_item", thread_id=thread_id, item_id=str(first.id))
+    after = await send("threads.add_user_message", thread_id=thread_id, input=asking("Five?"))
+
+    assert [call["status"] for call in service.log("openai.call")] == ["ok", "ok", 500, "ok", "ok", "ok"]
+    assert [m["role"] for m in model_server.prompt] == ["system", "user", "assistant", "user"]
+    assert '"error"' not in retried + after
+
+
 async def test_a_follow_up_still_knows_the_excerpt(service: Service, model_server: FakeOpenAI) -> None:
     session_id = (await service.chat("What is it?", selected_text="A hexapod has six legs.")).json()["session_id"]
 
@@ -570,4 +596,4 @@ async def test_a_model_that_thinks_for_long_keeps_the_stream_open_and_can_still_
             gate.set()
             endings.append([line async for line in lines if line.startswith("event: ")])
 
-    assert endings == [["event: error"], ["event: session", "event: delta", "event: done"]]
+    assert endings == [["event: session", "event: error"], ["event: session", "event: delta", "event: done"]]
