@@ -270,6 +270,28 @@ async def test_of_two_retries_the_newer_gives_the_answer_that_stays(
     assert (await retries["newer"])[-1].item.content[0].text == "newer answer."
 
 
+async def test_a_retry_that_a_newer_one_has_overtaken_deletes_nothing(widget: Widget, model_server: FakeOpenAI) -> None:
+    first = await widget.create("First?")
+    await widget.add(thread_id_of(first), "Second?")
+    where = {"thread_id": thread_id_of(first), "item_id": first[1].item.id}
+    older_may_answer, newer_may_answer = asyncio.Event(), asyncio.Event()
+    model_server.enqueue(held(older_may_answer, stream("Older.")), held(newer_may_answer, failure(500)))
+    older = asyncio.create_task(widget.stream("threads.retry_after_item", **where))
+    await model_server.wait_for_requests(3)
+    newer = asyncio.create_task(widget.stream("threads.retry_after_item", **where))
+    await model_server.wait_for_requests(4)
+    before = await widget.thread(thread_id_of(first))
+
+    older_may_answer.set()
+    ended = [(await older)[-1].type]
+    newer_may_answer.set()
+    ended.append((await newer)[-1].type)
+
+    assert ended == ["error", "error"]
+    assert await widget.thread(thread_id_of(first)) == before
+    assert len(before.items.data) == 4
+
+
 async def test_what_is_asked_while_a_retry_runs_stays(widget: Widget, model_server: FakeOpenAI) -> None:
     first = await widget.create("First?")
     gate = asyncio.Event()

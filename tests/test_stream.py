@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from dirty_equals import IsStr, IsUUID
 
+from app.errors import render
 from app.models import MessageRole
 from tests.conftest import Serve, Service, eventually
 from tests.events import all_events, events_of, streamed
@@ -220,3 +222,33 @@ async def test_a_turn_that_fails_after_its_reader_left_is_in_the_log(
 
     await eventually(lambda: service.logged("openai.error"))
     assert await service.tables.replies() == []
+
+
+async def test_a_reader_who_takes_nothing_loses_the_stream_and_not_the_answer(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off = asyncio.Event()
+
+    def render_and_tell(error: BaseException) -> Any:
+        cut_off.set()
+        return render(error)
+
+    monkeypatch.setattr("app.stream.STALLED_READER_SECONDS", 0.1)
+    monkeypatch.setattr("app.stream.render", render_and_tell)
+    answer = ["It walks. " * 10_000] * 100  # More than what the network holds for a reader.
+    model_server.enqueue(stream(*answer))
+    url, body = service.client.base_url, b'{"message": "Why?"}'
+    head = f"POST /chat/stream HTTP/1.1\r\nHost: {url.host}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    async with asyncio.timeout(20):
+        await cut_off.wait()
+        told = await reader.read()
+    writer.close()
+
+    await eventually(service.tables.replies)
+    assert await service.tables.replies() == ["".join(answer)]
+    assert len(told) < len("".join(answer))
+    assert b"event: done" not in told
+    assert b'"code":"overloaded"' in told.rpartition(b"event: error")[2]
