@@ -242,10 +242,12 @@ async def test_a_reader_who_takes_nothing_loses_the_stream_and_not_the_answer(
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
-    async with asyncio.timeout(20):
-        await cut_off.wait()
-        told = await reader.read()
-    writer.close()
+    try:
+        async with asyncio.timeout(20):
+            await cut_off.wait()
+            told = await reader.read()
+    finally:
+        writer.transport.abort()
 
     await eventually(service.tables.replies)
     assert await service.tables.replies() == ["".join(answer)]
