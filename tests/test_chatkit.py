@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
 from pydantic import TypeAdapter
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from app.models import Message, MessageRole
 from app.ratelimit import Allowance
@@ -620,6 +620,20 @@ async def test_pages_hold_every_item_and_every_thread_once(widget: Widget, order
 
     assert (texts if order == "asc" else texts[::-1]) == ["Question 0", "And then?"]
     assert (listed if order == "asc" else listed[::-1]) == threads
+
+
+async def test_no_page_is_longer_than_a_hundred(widget: Widget) -> None:
+    thread_id = thread_id_of(await widget.create())
+    messages = [
+        Message(session_id=uuid.UUID(thread_id), role=MessageRole.user, content="Why?").model_dump() for _ in range(100)
+    ]
+    async with widget.service.tables.engine.begin() as connection:
+        await connection.execute(insert(Message), messages)
+
+    page = await widget.items(thread_id, limit=1_000)
+
+    assert (len(page.data), page.has_more) == (100, True)
+    assert len((await widget.items(thread_id)).data) == 20
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

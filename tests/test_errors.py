@@ -14,6 +14,7 @@ import pytest
 from dirty_equals import IsPartialDict, IsStr
 from sqlalchemy import text
 
+from app.config import Settings
 from app.models import MessageRole
 from tests.conftest import ORIGIN, PlugIn, Serve, Service, Tables
 from tests.fake_openai import (
@@ -254,6 +255,22 @@ async def test_a_body_larger_than_any_valid_request_is_refused(
     assert response.json() == error_body(response, "payload_too_large")
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert model_server.requests == []
+
+
+@on_one_database
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
+async def test_a_body_as_large_as_the_limit_is_read(serve: Serve, *, chunked: bool) -> None:
+    service = await serve(MAX_MESSAGE_CHARS="10", MAX_SELECTED_TEXT_CHARS="10")
+    limit = Settings.load().max_body_bytes
+
+    statuses = []
+    for size in (limit, limit + 1):
+        body = b'{"message": "Hello"}'.ljust(size)
+        content = in_pieces(body) if chunked else body
+        response = await service.client.post("/chat", content=content, headers={"Content-Type": "application/json"})
+        statuses.append(response.status_code)
+
+    assert statuses == [200, 413]
 
 
 @on_one_database

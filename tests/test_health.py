@@ -6,6 +6,7 @@ import pytest
 from dirty_equals import IsPartialDict
 from sqlalchemy import make_url, text
 
+from app.database import REVISION, VERSION_TABLE
 from tests.conftest import Serve, Service
 from tests.marks import on_postgresql
 from tests.postgres import free_port
@@ -29,6 +30,17 @@ async def test_a_service_whose_database_answers_is_ready(service: Service) -> No
     assert response.json() == {"status": "ready"}
     [record] = service.log("request")
     assert record == IsPartialDict(path="/health/ready", status=200, database_statements=1)
+
+
+async def test_a_database_that_a_newer_release_has_migrated_is_ready(service: Service) -> None:
+    """The release step migrates while the older release still answers."""
+    await execute(service, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    try:
+        response = await service.client.get("/health/ready")
+    finally:
+        await execute(service, f"UPDATE {VERSION_TABLE} SET version_num = '{REVISION}'")
+
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])

@@ -186,6 +186,13 @@ def test_every_exception_of_a_group_is_recorded() -> None:
         assert line in traceback
 
 
+def test_a_long_message_is_cut() -> None:
+    record = json.loads(JsonFormatter().format(failed(ValueError("x" * 5_000))))
+
+    assert record["error_message"] == "x" * 2_000
+    assert record["traceback"].endswith(f"\nValueError: {'x' * 2_000}\n")
+
+
 def test_text_for_people_has_the_same_fields_and_the_traceback_below() -> None:
     text = TextFormatter().format(failed(chained(KeyError("effect"), OSError("cause")), attempt=2))
 

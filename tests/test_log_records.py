@@ -166,6 +166,19 @@ async def test_the_statements_of_a_turn_are_counted(service: Service) -> None:
 
 
 @on_one_database
+async def test_whoever_reads_or_deletes_a_session_is_recorded_with_it(service: Service) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+
+    await service.client.get(f"/chat/{session_id}/messages")
+    await service.client.delete(f"/chat/{session_id}")
+    await service.client.get(f"/chat/{session_id}/messages")
+
+    assert [(r["status"], r["session_id"]) for r in service.log("request")] == [
+        (status, session_id) for status in (200, 200, 204, 404)
+    ]
+
+
+@on_one_database
 async def test_a_model_call_is_recorded_with_its_size_and_its_cost(service: Service) -> None:
     response = await service.chat()
 

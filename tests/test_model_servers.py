@@ -579,6 +579,20 @@ async def test_what_the_operator_adds_is_read_from_the_env_file_and_without_what
     assert not [name for headers in model_server.headers for name in headers if '"' in name or "project" in name]
 
 
+@pytest.fixture
+def _env_file(tmp_path: Path) -> None:
+    """A `.env` in the working directory, which only the settings read: the SDK reads the process's environment itself."""
+    (tmp_path / ".env").write_text('OPENAI_PROJECT_ID=proj_1\nOPENAI_CUSTOM_HEADERS="X-Team: books"\n')
+
+
+@pytest.mark.usefixtures("_env_file")
+async def test_a_project_and_headers_from_the_env_file_are_sent_too(service: Service, model_server: FakeOpenAI) -> None:
+    await service.chat()
+
+    sent = {"openai-project": "proj_1", "x-team": "books"}
+    assert model_server.headers == [IsPartialDict(sent)]
+
+
 async def test_a_model_that_thinks_for_long_keeps_the_stream_open_and_can_still_fail(
     service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

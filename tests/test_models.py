@@ -8,14 +8,24 @@ from typing import Any
 import pytest
 from dirty_equals import IsPartialDict
 from pydantic import ValidationError
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
+from app.conversations import Conversation, record_question
 from app.database import Database
-from app.models import ChatRequest, ChatResponse, ChatSession, Document, HealthResponse, Message, MessageRole
+from app.models import (
+    ChatRequest,
+    ChatResponse,
+    ChatSession,
+    Document,
+    HealthResponse,
+    Message,
+    MessageBase,
+    MessageRole,
+)
 from tests.conftest import Tables
 from tests.marks import on_postgresql
 
@@ -127,6 +137,28 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await Tables(database.engine).clear()
     yield database
     await database.close()
+
+
+async def test_a_question_that_is_written_late_does_not_put_its_session_back(database: Database) -> None:
+    conversation = Conversation(SESSION_ID)
+    await add(database, ChatSession(id=SESSION_ID, created_at=LONG_AGO, updated_at=LONG_AGO))
+    times = [LONG_AGO + 2 * INSTANT, LONG_AGO + INSTANT]
+    for time in times:
+        question = MessageBase(session_id=SESSION_ID, role=MessageRole.user, content="Why?", created_at=time)
+        await record_question(database, question, conversation)
+
+    [session] = await Tables(database.engine).sessions()
+    assert session.updated_at == max(times)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_every_connection_to_sqlite_refuses_rows_of_no_session(database: Database) -> None:
+    async with database.engine.connect() as one, database.engine.connect() as another:
+        for connection in (one, another):
+            with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+                await connection.execute(
+                    insert(Message).values(session_id=SESSION_ID, role=MessageRole.user, content="Hello?")
+                )
 
 
 async def add(database: Database, *rows: ChatSession | Message | Document) -> None:

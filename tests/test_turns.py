@@ -6,6 +6,7 @@ import json
 import uuid
 from contextlib import suppress
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -459,6 +460,22 @@ async def test_closing_lets_turns_end_within_the_grace_and_refuses_others() -> N
     assert under_way.result() == "An answer"
     with pytest.raises(OverloadedError):
         turns.start(answer(gate))
+
+
+async def test_the_grace_counts_from_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("app.turns.time", SimpleNamespace(monotonic=lambda: clock.now))
+    turns = Turns(limit=9, grace_seconds=60)
+    under_way = turns.start(answer(asyncio.Event()))
+    closing = asyncio.create_task(turns.close())
+    await asyncio.sleep(0)
+
+    clock.now = 60.0
+    async with asyncio.timeout(10):
+        await turns.close()
+        await closing
+
+    assert isinstance(under_way.exception(), OverloadedError)
 
 
 async def test_what_outlasts_the_grace_is_cut_off_and_its_reader_told() -> None:
