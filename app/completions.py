@@ -109,8 +109,8 @@ class CompletionReader:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the model has said how its answer ended; the number of tokens may still follow."""
-        return self.is_done or self.finish_reason is not None
+        """Whether it is known how the answer ended; the number of tokens may still follow."""
+        return self.is_done or self.finish_reason is not None or self.error is not None
 
     @property
     def outcome(self) -> Outcome:  # noqa: PLR0911  # One line for each.
@@ -212,7 +212,7 @@ class CompletionReader:
         found = _first(completion)
         if not (isinstance(found, dict) and found.get("choices")):
             self.error = self.error or provider_error(completion)
-            self._is_malformed = self.error.message is None
+            self._is_malformed = not (self.error.message or self.error.codes)
         return content
 
     def _reject(self, body: bytes) -> None:
@@ -238,7 +238,7 @@ class CompletionReader:
                 self._notice = notice
             return ""
         # Several answers were asked for: the first one is read.
-        index = choice.get("index")
+        index = choice.get("index") or 0
         self._index = index if self.choices == 0 else self._index
         return self._read_choice(choice) if index == self._index else ""
 

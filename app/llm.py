@@ -337,10 +337,12 @@ def _meaning(error: ProviderError, *, status: int | None = None, retry_after: st
     message = (error.message or "").lower()
     if codes & _REFUSAL_CODES or (_REFUSAL_MESSAGE.search(message) and not _is_passing(codes)):
         return ModelRefusedError()
-    if codes & _OPERATOR_CODES or _OPERATOR_MESSAGE.search(message):
+    if codes & _OPERATOR_CODES:
         return ModelUnavailableError()
-    if codes & _BUSY_CODES:
+    if codes & _BUSY_CODES:  # A limit can be that of "your API key".
         return ModelRateLimitError(retry_after=retry_after)
+    if _OPERATOR_MESSAGE.search(message):
+        return ModelUnavailableError()
     return ModelError(retry_after=retry_after)
 
 

@@ -54,6 +54,7 @@ KEPT = {
     "whole with a byte order mark": b"\xef\xbb\xbf" + whole(ANSWER),
     "whole, indented": json.dumps(json.loads(whole(ANSWER)), indent=2).encode(),
     "whole in a list": b"[" + whole(ANSWER) + b"]",
+    "pieces of which not all have an index": chunk("A ma") + event(choices=[{"index": 0, "delta": {"content": "chine."}}]) + STOP,
     "whole after blank lines": b"\n\n  " + whole(ANSWER) + b"\n",
     "length": whole(ANSWER, "length"),
     "MAX_TOKENS": whole(ANSWER, "MAX_TOKENS"),
@@ -251,6 +252,13 @@ def test_an_answer_that_is_not_whole_is_a_failure_of_its_kind(name: str, body: b
         if reader.outcome == "error":
             assert reader.error is not None
             assert reader.error.message == "no"
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"code": 429}}', b'data: {"error": {"code": 429}}\n\n'])
+def test_an_error_can_be_no_more_than_a_code(body: bytes) -> None:
+    reader = read(body)
+
+    assert (reader.outcome, reader.error) == ("error", ProviderError("429", None))
 
 
 def test_the_tokens_are_counted_where_the_server_counts_them() -> None:

@@ -101,6 +101,20 @@ async def test_reasoning_is_neither_shown_nor_stored_nor_sent(service: Service, 
     assert "hm" not in str(await contents(service))
 
 
+@pytest.mark.parametrize("end", ["open", "unfinished chunk"])
+async def test_an_error_is_told_soon_although_its_stream_has_no_end(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, end: Any
+) -> None:
+    monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.1)
+    model_server.enqueue(raw_stream(event(error={"message": "free-models-per-day", "code": 429}), end=end))
+
+    async with asyncio.timeout(10):  # A third of the deadline.
+        response = await service.client.post("/chat/stream", json={"message": "Why?"})
+
+    assert response.json()["error"]["code"] == "openai_rate_limited"
+    assert service.log("openai.call") == [IsPartialDict(status="error", provider_message="free-models-per-day")]
+
+
 def error_200(code: Any, message: str = "no") -> Reply:
     return json_body({"error": {"message": message, "code": code}})
 
@@ -124,6 +138,9 @@ FAILURES: dict[str, tuple[Reply, str, str, dict[str, Any]]] = {
     "busy with status 200": (
         error_200(429, "free-models-per-day"), "openai_rate_limited", BUSY,
         {"status": "error", "provider_code": "429", "provider_message": "free-models-per-day"},
+    ),
+    "busy, and the key is named": (
+        failure(429, "Rate limit exceeded for API key 1"), "openai_rate_limited", BUSY, {"status": 429},
     ),
     "busy in Gemini's words": (
         json_body([{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}], 429),
