@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from app.dsn import Dsn
+from app.dsn import UNCACHED, Dsn
 from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError, MissingTableError
 from app.logs import current_request
 
@@ -45,9 +45,6 @@ _WAKE_INTERVAL_SECONDS = 0.2
 
 _SQLITE_BUSY_SECONDS = 5
 _SQLITE_RETRY_SECONDS = 0.01
-
-UNCACHED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-"""The driver's arguments behind a pooler, where the next statement may reach a server that has not prepared it."""
 
 
 type Statement = tuple[Executable, Mapping[str, Any]]

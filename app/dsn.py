@@ -17,6 +17,9 @@ from sqlalchemy.exc import ArgumentError
 CONNECT_TIMEOUT_SECONDS = 10.0
 """How long a new connection may take if the string does not say: long enough for a suspended database to wake up."""
 
+UNCACHED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+"""The driver's arguments behind a pooler, where the next statement may reach a server that has not prepared it."""
+
 _DRIVERS = {
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
@@ -83,12 +86,8 @@ class Dsn:
 
     @property
     def connect_args(self) -> dict[str, Any]:
-        """Every keyword argument of the driver's `connect`.
-
-        Behind a pooler, the next statement may reach a server that has not prepared it, so prepared statements are not cached.
-        """
-        caches = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if self.pooled else {}
-        return {**self.parameters, **caches}
+        """Every keyword argument of the driver's `connect`. Behind a pooler, prepared statements are not cached."""
+        return {**self.parameters, **(UNCACHED if self.pooled else {})}
 
     @property
     def direct(self) -> Self:
