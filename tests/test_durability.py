@@ -384,15 +384,20 @@ def outcome(ask: Ask, response: httpx2.Response) -> Outcome:
     )
 
 
-@settings(
-    max_examples=MORE_SCHEDULES or SCHEDULES,
-    derandomize=not MORE_SCHEDULES,
-    database=None,
-    deadline=None,
-    # What fails hangs on timing as well: a smaller schedule would be another one.
-    phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+def random_schedules(count: int) -> settings:
+    """Run a test with the same `count` schedules every time, or with DURABILITY_SCHEDULES new ones."""
+    return settings(
+        max_examples=MORE_SCHEDULES or count,
+        derandomize=not MORE_SCHEDULES,
+        database=None,
+        deadline=None,
+        # What fails hangs on timing as well: a smaller schedule would be another one.
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+@random_schedules(SCHEDULES)
 @given(schedule=schedules())
 async def test_rows_calls_and_answers_add_up(
     two_services: Sequence[Service], model: Model, books: Books, schedule: list[list[Ask]]

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models import Message, MessageRole
 from tests.conftest import Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI
 from tests.marks import on_postgresql
-from tests.test_durability import DEADLINE_SECONDS, MORE_SCHEDULES, Model, WatchedTurns
+from tests.test_durability import DEADLINE_SECONDS, MORE_SCHEDULES, Model, WatchedTurns, random_schedules
 
 pytestmark = on_postgresql
 
@@ -112,14 +112,7 @@ class Run:
             assert {str(reply.id): reply.content for reply in replies}.get(last_id) == last_text
 
 
-@settings(
-    max_examples=MORE_SCHEDULES or SCHEDULES,
-    derandomize=not MORE_SCHEDULES,
-    database=None,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@random_schedules(SCHEDULES)
 @given(
     schedule=schedules(),
     plans=st.lists(
