@@ -59,6 +59,7 @@ from starlette.requests import ClientDisconnect
 from app.broadcast import TurnEvent
 from app.chat import Emit, Turn, as_response, ask_model, new_turn, take_turn
 from app.conversations import find_conversation, rate_messages, replace_reply, reply_id, title_of
+from app.database import Database
 from app.dependencies import StateRequest
 from app.errors import (
     ChatError,
@@ -163,6 +164,10 @@ class _Reader:
     retriever: Retriever
     owner: str | None
 
+    @property
+    def _db(self) -> Database:
+        return self.request.state["database"]
+
     async def begin_thread(self, given: UserMessageInput) -> Response:
         """Begin a turn in a new thread."""
         turn = await new_turn(self.request, _question(given), self.retriever, self.owner)
@@ -195,7 +200,7 @@ class _Reader:
         if self.owner is None:
             return Page()
         rows, has_more = await load_sessions(
-            self.request.state["database"], self.owner, after=_cursor(after), limit=_size(limit), order=order
+            self._db, self.owner, after=_cursor(after), limit=_size(limit), order=order
         )
         return Page(data=[_thread(row) for row in rows], has_more=has_more, after=_last_id(rows) if has_more else None)
 
@@ -232,21 +237,21 @@ class _Reader:
         """Record what the reader thinks of these items; ids that are malformed or of another thread are passed over."""
         session = await self._find(thread_id)
         ids = {uuid.UUID(item_id) for item_id in item_ids if _is_uuid(item_id)}
-        await rate_messages(self.request.state["database"], session.id, ids, kind)
+        await rate_messages(self._db, session.id, ids, kind)
 
     async def _find(self, thread_id: str) -> Row[Any]:
-        return await find_session(self.request.state["database"], thread_id, self.owner)
+        return await find_session(self._db, thread_id, self.owner)
 
     async def _items(
         self, session_id: uuid.UUID, after: str | None, limit: int | None, order: Order
     ) -> Page[ThreadItem]:
         rows, has_more = await load_messages(
-            self.request.state["database"], session_id, after=_cursor(after), limit=_size(limit), order=order
+            self._db, session_id, after=_cursor(after), limit=_size(limit), order=order
         )
         return Page(data=[_item(row) for row in rows], has_more=has_more, after=_last_id(rows) if has_more else None)
 
     async def _execute(self, statement: Any) -> Sequence[Row[Any]]:
-        return await self.request.state["database"].execute((statement, {}))
+        return await self._db.execute((statement, {}))
 
     def _stream(self, take: Take, *, shown: "_Shown") -> Response:
         return _stream(_turn_frames(begin_turn(self.request.state["turns"], take), shown))
