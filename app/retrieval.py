@@ -20,15 +20,6 @@ class Passage:
     title: str
 
 
-@dataclass(frozen=True)
-class Query:
-    """What a retriever is asked."""
-
-    question: str
-    previous_question: Awaitable[str | None]
-    page_url: str | None
-
-
 type Retriever = Callable[[str], Awaitable[Sequence[Passage]]]
 """From a question to passages, best first."""
 
