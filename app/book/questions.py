@@ -33,10 +33,10 @@ class QuestionEmbedder:
         self._paused_until = 0.0
         self._logged: set[str] = set()
 
-    async def embed(self, question: str | None, deadline: float) -> Vector | None:
+    async def embed(self, question: str | None, deadline: float, *, may_be_late: bool = False) -> Vector | None:
         """Return what the question means; None without a question, or if that is not known by the deadline.
 
-        The deadline is in the time of `time.monotonic`.
+        The deadline is in the time of `time.monotonic`. If the caller himself may be late, missing it is no failure.
         """
         if not question:
             return None
@@ -45,13 +45,14 @@ class QuestionEmbedder:
             self._remembered.move_to_end(key)
             return list(known)
         now = time.monotonic()
-        if now < self._paused_until:
+        if now < self._paused_until or now >= deadline:
             return None
         try:
             async with asyncio.timeout(deadline - now):
                 [vector] = await self._embedder.embed([shortened(question)])
         except TimeoutError:
-            self._fail("timeout")
+            if not may_be_late:
+                self._fail("timeout")
             return None
         except EmbeddingError as error:
             self._fail(error.kind, str(error))

@@ -85,8 +85,8 @@ def _pairs(run: str) -> Iterable[str]:
 
 
 def configuration(locale: str | None) -> str:
-    """Return the name of PostgreSQL's text search configuration for a locale such as `en` or `pt-BR`."""
-    return _CONFIGURATIONS.get(re.split("[-_]", (locale or "").lower())[0], "simple")
+    """Return the name of PostgreSQL's text search configuration for a locale such as `pt-BR`; without one, it is English."""
+    return _CONFIGURATIONS.get(re.split("[-_]", (locale or "en").lower())[0], "simple")
 
 
 CONFIGURATION_SQL = """
