@@ -25,7 +25,7 @@ from app.book.statements import (
     STATE_SQLITE,
     search_postgresql,
 )
-from app.book.words import configuration, searchable
+from app.book.words import configuration, searchable, without_common
 from app.config import Settings
 from app.database import Database
 from app.errors import DatabaseError, MissingTableError
@@ -144,6 +144,10 @@ class BookSearch:
                 embedding.cancel()
         return await self._find(book, query, previous, vector, limit)
 
+    async def has_meaning(self) -> bool:
+        """Whether questions are searched by meaning too."""
+        return self._dimensions(await self._current_book()) is not None
+
     async def pages(self) -> set[str]:
         """Return the addresses of the book's pages; raises DatabaseError."""
         statement = PAGES_SQLITE if self._database.dsn.sqlite else PAGES_POSTGRESQL
@@ -214,6 +218,8 @@ class BookSearch:
         parameters: dict[str, Any] = {"page": page, "page_decoded": unquote(page), "limit": limit}
         question, before = words_of(query.question), words_of(previous or "")
         if self._database.dsn.sqlite:
+            if book.configurations == ["english"]:
+                question, before = without_common(question), without_common(before)
             nearest = await self._signs.nearest(vector) if vector else []
             parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}
             statement = SEARCH_SQLITE

@@ -9,7 +9,7 @@ from app.book.embeddings import Vector, padded
 from app.book.statements import EMBEDDINGS_AFTER, EMBEDDINGS_OF, RANKED
 from app.database import Database
 
-_COMPARED = 200
+_COMPARED = 100
 """How many vectors are compared exactly."""
 _DIGITS = b"0" * 128 + b"1" * 128
 """The highest bit of each byte, as a digit."""

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from sqlalchemy import ARRAY, REAL, Text, TextClause, bindparam, text
+from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, bindparam, text
 
 from app.book.words import CONFIGURATION_SQL
 
@@ -56,7 +56,7 @@ EMBEDDINGS_OF = text("""
 
 # BM25, with the usual constants 1.2 and 0.75. PostgreSQL has no function for a word's frequency in a document, but it follows
 # from the rank that a single word gives: the sum of 1/n² up to the frequency, divided by the sum of all. This is the inverse,
-# exact to a tenth for one occurrence, and better for more.
+# exact to a tenth for one occurrence, and better for more. OFFSET keeps the planner from a join that reads every document.
 _WORDS_POSTGRESQL = f"""
     WITH configurations AS (
         SELECT DISTINCT {CONFIGURATION_SQL} AS name FROM unnest(:configurations) AS given (configuration)
@@ -64,28 +64,26 @@ _WORDS_POSTGRESQL = f"""
     asked AS (
         SELECT sum(weight) AS weight, CAST('''' || lexeme || '''' AS tsquery) AS query
         FROM (
-            SELECT DISTINCT lexeme, 1.0 AS weight FROM configurations, unnest(to_tsvector(name, :question))
+            SELECT DISTINCT lexeme, CAST(1 AS float8) AS weight FROM configurations, unnest(to_tsvector(name, :question))
             UNION ALL
             SELECT DISTINCT lexeme, {PREVIOUS_WEIGHT} FROM configurations, unnest(to_tsvector(name, :previous))
         )
         GROUP BY lexeme
     ),
-    occurrences AS MATERIALIZED (
-        SELECT query, weight, id, length,
-               1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1, 1, 1, 1}}', words, query))) - 0.5 AS frequency
-        FROM asked JOIN document_words ON words @@ query
-    ),
-    rarity AS (
-        SELECT query, ln(1 + greatest(0, :chunks - count(*) + 0.5) / (count(*) + 0.5)) AS rarity
-        FROM occurrences GROUP BY query
+    occurrences AS (
+        SELECT id, weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5)) AS weight,
+               length / :average_length AS length, 1 / (pi() ^ 2 / 6 * (1 - rank)) - 0.5 AS frequency
+        FROM asked CROSS JOIN LATERAL (
+            SELECT id, CAST(length AS float8) AS length, ts_rank('{{1, 1, 1, 1}}', words, query) AS rank,
+                   CAST(count(*) OVER () AS float8) AS chunks
+            FROM document_words WHERE words @@ query OFFSET 0
+        )
     ),
     by_words AS (
         SELECT id, rank() OVER (ORDER BY score DESC) AS rank
         FROM (
-            SELECT id, sum(
-                weight * rarity * frequency * 2.2 / (frequency + 1.2 * (0.25 + 0.75 * length / :average_length))
-            ) AS score
-            FROM occurrences JOIN rarity USING (query) GROUP BY id
+            SELECT id, sum(weight * frequency * 2.2 / (frequency + 0.3 + 0.9 * length)) AS score
+            FROM occurrences GROUP BY id
         )
         ORDER BY score DESC LIMIT {RANKED}
     ),
@@ -155,7 +153,7 @@ def search_postgresql(vector_schema: str | None, *, is_mixed: bool) -> TextClaus
     If not all embeddings are of the same model, only those of `:model` with `:dimensions` are compared.
     """
     by_meaning = _NO_MEANING
-    parameters = [bindparam("configurations", type_=ARRAY(Text))]
+    parameters = [bindparam("configurations", type_=ARRAY(Text)), bindparam("chunks", type_=Double)]
     if vector_schema:
         comparable = "metadata ->> 'model' = :model AND metadata ->> 'dimensions' = :dimensions" if is_mixed else "true"
         # The operand is converted once, because it is in a query of its own; by itself it would be for every row.
