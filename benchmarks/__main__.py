@@ -249,7 +249,7 @@ async def workers(bench: Bench) -> list[Figure]:
 
 
 async def search(bench: Bench) -> list[Figure]:
-    """Time the search of books of 500 and of 5,000 chunks; the questions are follow-ups, and embedded already."""
+    """Time the search of books of 500 and of 5,000 chunks; each question is a follow-up, and embedded already."""
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, targets in (("PostgreSQL", {500: 15, 5_000: 80}), ("SQLite", {500: 10, 5_000: None})):

@@ -67,8 +67,8 @@ async def store_book(database: Database, configured: Settings, chunks: int) -> N
 async def search_seconds(database: Database, configured: Settings, count: int = 40) -> list[float]:
     """Return how long searches by words and by meaning take whose questions are embedded already."""
     numbers = random.Random(count)
-    questions = [_text(numbers, 10) for _ in range(count)]
-    previous = [_text(numbers, 10) for _ in range(count)]
+    questions = [_text(numbers, 8) for _ in range(count)]
+    previous = [_text(numbers, 8) for _ in range(count)]
     seconds = []
     async with BookSearch(configured, database) as search:
         await search.questions.embed_all([*questions, *previous])

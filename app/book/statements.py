@@ -74,9 +74,11 @@ _WORDS_POSTGRESQL = f"""
         SELECT id, weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5)) AS weight,
                length / :average_length AS length, 1 / (pi() ^ 2 / 6 * (1 - rank)) - 0.5 AS frequency
         FROM asked CROSS JOIN LATERAL (
-            SELECT id, CAST(length AS float8) AS length, ts_rank('{{1, 1, 1, 1}}', words, query) AS rank,
-                   CAST(count(*) OVER () AS float8) AS chunks
-            FROM document_words WHERE words @@ query OFFSET 0
+            SELECT *, CAST(count(*) OVER () AS float8) AS chunks
+            FROM (
+                SELECT id, CAST(length AS float8) AS length, ts_rank('{{1, 1, 1, 1}}', words, query) AS rank
+                FROM document_words WHERE words @@ query OFFSET 0
+            )
         )
     ),
     by_words AS (
