@@ -48,6 +48,139 @@ _CONFIGURATIONS = {
 }
 """PostgreSQL's text search configurations by language."""
 
+_COMMON = frozenset(
+    [
+        "a",
+        "about",
+        "above",
+        "after",
+        "again",
+        "against",
+        "all",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "because",
+        "been",
+        "before",
+        "being",
+        "below",
+        "between",
+        "both",
+        "but",
+        "by",
+        "can",
+        "did",
+        "do",
+        "does",
+        "doing",
+        "don",
+        "down",
+        "during",
+        "each",
+        "few",
+        "for",
+        "from",
+        "further",
+        "had",
+        "has",
+        "have",
+        "having",
+        "he",
+        "her",
+        "here",
+        "hers",
+        "herself",
+        "him",
+        "himself",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "itself",
+        "just",
+        "me",
+        "more",
+        "most",
+        "my",
+        "myself",
+        "no",
+        "nor",
+        "not",
+        "now",
+        "of",
+        "off",
+        "on",
+        "once",
+        "only",
+        "or",
+        "other",
+        "our",
+        "ours",
+        "ourselves",
+        "out",
+        "over",
+        "own",
+        "s",
+        "same",
+        "she",
+        "should",
+        "so",
+        "some",
+        "such",
+        "t",
+        "than",
+        "that",
+        "the",
+        "their",
+        "theirs",
+        "them",
+        "themselves",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "too",
+        "under",
+        "until",
+        "up",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whom",
+        "why",
+        "will",
+        "with",
+        "you",
+        "your",
+        "yours",
+        "yourself",
+        "yourselves",
+    ]
+)
+"""English words that say nothing of a question's subject; PostgreSQL knows those of every language that it can stem."""
+
 _CAMEL_CASE = re.compile(r"[^\W\d_]*[a-z0-9][A-Z]\w*")
 _HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
@@ -80,13 +213,18 @@ def searchable(text: str) -> str:
     return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", text)
 
 
+def without_common(words: Iterable[str]) -> list[str]:
+    """Return the words of an English question that say something of its subject."""
+    return [word for word in words if word not in _COMMON]
+
+
 def _pairs(run: str) -> Iterable[str]:
     return (run[start : start + 2] for start in range(max(1, len(run) - 1)))
 
 
 def configuration(locale: str | None) -> str:
-    """Return the name of PostgreSQL's text search configuration for a locale such as `en` or `pt-BR`."""
-    return _CONFIGURATIONS.get(re.split("[-_]", (locale or "").lower())[0], "simple")
+    """Return the name of PostgreSQL's text search configuration for a locale such as `pt-BR`; without one, it is English."""
+    return _CONFIGURATIONS.get(re.split("[-_]", (locale or "en").lower())[0], "simple")
 
 
 CONFIGURATION_SQL = """
