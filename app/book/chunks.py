@@ -8,7 +8,7 @@ from urllib.parse import quote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from app.book.mdx import MARK, MATH_FENCE, to_markdown
+from app.book.mdx import HIDDEN, MARK, MATH_FENCE, to_markdown
 from app.book.slugs import Slugger
 
 MAX_CHARS = 2_000
@@ -63,13 +63,13 @@ class _Piece:
     text: str
 
 
-def chunk_page(text: str, *, page: str, title: str | None, fallback: str, is_commonmark: bool = False) -> list[Chunk]:
+def chunk_page(text: str, *, page: str, title: str | None, fallback: str, is_mdx: bool) -> list[Chunk]:
     """Return the page's chunks in their order; none if it has no text.
 
     Without a title the page's own first heading is its title, and without that the fallback.
     """
-    markdown, is_mdx = to_markdown(text)
-    sections, heading = _sections(markdown, is_mdx=is_mdx and not is_commonmark)
+    markdown, is_mdx = to_markdown(text, is_mdx=is_mdx)
+    sections, heading = _sections(markdown, is_mdx=is_mdx)
     page_title = _shortened(title or heading or fallback, _MAX_HEADING_CHARS)
     pieces: list[_Piece] = []
     for section in sections:
@@ -99,7 +99,7 @@ def _shortened(heading: str, limit: int) -> str:
 def _sections(markdown: str, *, is_mdx: bool) -> tuple[list[_Section], str | None]:
     """Return the page's sections, beginning with what stands before any heading, and the page's first heading of level 1."""
     # Between the lines there is nothing left to be parsed but headings.
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["html_block", "reference"])
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["html_block", "reference", "text_join"])
     if is_mdx:
         parser.disable("code")
     tokens: list[Token] = []
@@ -133,18 +133,20 @@ def _heading(parser: MarkdownIt, content: str, slugger: Slugger) -> tuple[str, s
     """Return the heading's text and its anchor."""
     custom = _CUSTOM_ANCHOR.search(content)
     [inline] = parser.parseInline(content[: custom.start()] if custom else content)
-    text = _text_of(inline.children or [])
-    shown = " ".join(text.replace(MARK, "").split())
+    parts = inline.children or []
+    shown = " ".join(HIDDEN.sub("", "".join(map(_text_of, parts))).replace(MARK, "").split())
     if custom:
         return shown, custom["anchor"].strip()
-    return shown, slugger.slug(_DIRECTIVE.sub(lambda found: found[1] or "", text))
+    counted = (_DIRECTIVE.sub(_label_of, part.content) if part.type == "text" else _text_of(part) for part in parts)
+    return shown, slugger.slug("".join(counted))
 
 
-def _text_of(tokens: Sequence[Token]) -> str:
-    return "".join(
-        _text_of(token.children) if token.children else "\n" if token.type == "softbreak" else token.content
-        for token in tokens
-    )
+def _text_of(part: Token) -> str:
+    return "\n" if part.type == "softbreak" else part.content
+
+
+def _label_of(directive: re.Match[str]) -> str:
+    return directive[1] or ""
 
 
 def _block(lines: Sequence[str]) -> str:

@@ -15,9 +15,12 @@ MATH_FENCE = "`" * 10
 MARK = "\ufdd0"
 """Stands in a heading where a tag was: without it the blank beside the tag would go, which counts in the anchor."""
 
+HIDDEN = re.compile("\ufdd1([^\ufdd2]*)\ufdd2")
+"""What an expression in a heading says, which its readers do not see, but which counts in the anchor."""
+
 _INTERNAL = re.compile("[\ufdd0-\ufdef]")
 
-_CONTAINER = r"(?P<prefix>[ \t]*(?:(?:>|[-*+]|[0-9]{1,9}[.)])[ \t]+|>)*[ \t]*)"
+_CONTAINER = r"(?P<prefix>[ \t]*+(?:(?:>|[-*+]|[0-9]{1,9}[.)])[ \t]++|>)*+[ \t]*+)"
 _FENCE = re.compile("^" + _CONTAINER + r"(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})(?P<info>[^\n]*)$", re.MULTILINE)
 _MATH = re.compile("^" + _CONTAINER + r"\$\$[ \t]*$", re.MULTILINE)
 _HEADING = re.compile(r"[ \t>]*#{1,6}(?=[ \t]|$)", re.MULTILINE)
@@ -31,15 +34,15 @@ _ADMONITION = re.compile(
     re.MULTILINE,
 )
 _DEFINITION = re.compile(
-    r"[ \t>]*\[(?!\^)(?P<label>[^\]\n]+)\]:[ \t]*\n?[ \t]*\S+(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|\([^)\n]*\)))?[ \t]*$",
+    r"^[ \t>]*+\[(?!\^)(?P<label>[^\]\n]{1,999})\]:[ \t]*\n?[ \t]*\S+(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|\([^)\n]*\)))?[ \t]*$",
     re.MULTILINE,
 )
-_FOOTNOTE = re.compile(r"[ \t]*\[\^[^\]\s]+\]:[ \t]*")
+_FOOTNOTE = re.compile(r"^[ \t]*+\[\^[^\]\s]{1,99}\]:[ \t]*", re.MULTILINE)
 _PLAIN = re.compile(r"[^\n`\\$<{\[!&]+")
 
 _TAG = re.compile(r"<(?P<closing>/?)(?P<name>[A-Za-z][\w.:-]*)?")
 _ATTRIBUTE = re.compile(
-    r"\s+(?P<name>[A-Za-z_@:][\w.:-]*)(?:\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'{}<>=`/]+)|(?=\{)))?"
+    r"\s*(?P<name>[A-Za-z_@:][\w.:-]*)(?:\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'{}<>=`/]+)|(?=\{)))?"
 )
 _TAG_END = re.compile(r"\s*(?P<closed>/?)>")
 _COMMENT = re.compile(r"<!--(?P<html>.*?)-->|\{\s*/\*(?P<mdx>.*?)\*/\s*\}", re.DOTALL)
@@ -49,7 +52,8 @@ _HTML_HEADING = re.compile(
     r"[ \t]*<h(?P<level>[1-6])(?P<attributes>(?:\s[^<>]*)?)>(?P<text>[^\n]*?)</h(?P=level)>[ \t]*$", re.MULTILINE
 )
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-_MDX_CODE_BLOCK = re.compile(r"^[ ]*(`{3,4})[ ]*mdx-code-block\n(.*?)\n[ ]*\1$", re.MULTILINE | re.DOTALL)
+_MDX_CODE = "mdx-code-block"
+"""The language of fenced text that is not code: translators are to leave it alone, but readers see what it does."""
 _COMPONENT = re.compile(r"<([A-Z][\w.]*|[a-z]\w*\.[\w.]+)")
 _TAB_VALUE = re.compile(r"\{[^{}]*\}")
 _VALUE_OR_LABEL = re.compile(r"\b(label|value)\s*:\s*(?:'([^']*)'|\"([^\"]*)\")")
@@ -75,9 +79,10 @@ _BLOCK = frozenset(
     }
 )
 
-_MAX_ATTEMPTS = 50
+_MAX_ATTEMPTS = 10
 """How often a bracket may turn out to have no counterpart, before all of its kind count as text."""
 _MAX_LABEL_CHARS = 2_000
+_MAX_EXPRESSION_CHARS = 100_000
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,20 @@ class _Tag:
     end: int
 
 
-def to_markdown(text: str) -> tuple[str, bool]:
+def to_markdown(text: str, *, is_mdx: bool) -> tuple[str, bool]:
     """Return the Markdown, and whether the page is MDX; its lines must end in line feeds.
 
-    A page without imports and components counts as plain Markdown: there, four blanks make code, and braces stay.
+    A page that need not be MDX, and that has neither imports nor components, counts as plain Markdown: there, four blanks make
+    code, and braces stay.
     """
     text = _INTERNAL.sub("", text)
-    text = _MDX_CODE_BLOCK.sub(r"\2", text)
     prose = re.sub(r"`[^`\n]+`", "", _without_fences(text))
     closed = set(re.findall(r"</([\w.:-]+)\s*>", prose)) | set(re.findall(r"<([\w.:-]+)(?:\s[^<>]*)?/>", prose))
-    is_mdx = any(_ESM.match(line) for line in prose.split("\n")) or not closed.isdisjoint(_COMPONENT.findall(prose))
+    is_mdx |= (
+        _MDX_CODE in text
+        or any(_ESM.match(line) for line in prose.split("\n"))
+        or not closed.isdisjoint(_COMPONENT.findall(prose))
+    )
     return _Reader(text, closed=closed, is_mdx=is_mdx).read(), is_mdx
 
 
@@ -134,14 +143,17 @@ class _Reader:
         self._paragraph_end = -1
         self._output: list[str] = []
         self._in_heading = False
+        self._follows_blank_line = True
         self._attempts: dict[str, int] = {}
         self._tabs: dict[str, str] = {}
 
     def read(self) -> str:
         """Return what remains of the text."""
         while self._position < len(self._text):
+            written = len(self._output)
             self._start_line()
             self._read_line()
+            self._follows_blank_line = not "".join(self._output[written:]).strip()
         return "".join(self._output)
 
     def read_inline(self) -> str:
@@ -155,10 +167,10 @@ class _Reader:
         text, start = self._text, self._position
         self._in_heading = _HEADING.match(text, start) is not None
         if fence := _FENCE.match(text, start):
-            self._skip_to(_end_of_fence(text, fence), text[start : _end_of_fence(text, fence)])
+            self._read_fence(fence)
         elif math := _MATH.match(text, start):
             self._read_math(math)
-        elif self._is_mdx and self._follows_blank_line() and _ESM.match(text, start):
+        elif self._is_mdx and self._follows_blank_line and _ESM.match(text, start):
             self._skip_to(self._end_of_esm())
         elif (admonition := _ADMONITION.match(text, start)) and (admonition["kind"] or not admonition["rest"].strip()):
             self._skip_to(admonition.end(), self._title_of(admonition))
@@ -170,12 +182,16 @@ class _Reader:
             self._read_html_heading(heading)
 
     def _skip_to(self, end: int, instead: str = "") -> None:
-        self._output.append(instead)
+        if instead:
+            self._output.append(instead)
         self._position = end
 
-    def _follows_blank_line(self) -> bool:
-        start = self._position
-        return start == 0 or not self._text[self._text.rfind("\n", 0, start - 1) + 1 : start].strip()
+    def _read_fence(self, fence: re.Match[str]) -> None:
+        end = _end_of_fence(self._text, fence)
+        code = self._text[self._position : end]
+        if fence["info"].strip() == _MDX_CODE:
+            code = self._reader_of("\n".join(code.split("\n")[1:-1])).read()
+        self._skip_to(end, code)
 
     def _read_math(self, opening: re.Match[str]) -> None:
         closing = re.compile(r"^[ \t>]*\$\$[ \t]*$", re.MULTILINE).search(
@@ -198,7 +214,7 @@ class _Reader:
                 if depth <= 0:
                     return position
                 first_blank = first_blank or position
-            end = _end_of_literal(self._text, position)
+            end = _end_of_literal(self._text, position, len(self._text))
             depth += (character in "({[") - (character in ")}]") if end == position + 1 else 0
             position = end
         return len(self._text) if depth <= 0 else first_blank or len(self._text)
@@ -221,7 +237,10 @@ class _Reader:
             self._skip_to(heading.end(), f"\n**{text}**\n" if text else "")
 
     def _inline(self, text: str) -> str:
-        return _Reader(text, closed=self._closed, is_mdx=self._is_mdx, definitions=self._definitions).read_inline()
+        return self._reader_of(text).read_inline()
+
+    def _reader_of(self, text: str) -> "_Reader":
+        return _Reader(text, closed=self._closed, is_mdx=self._is_mdx, definitions=self._definitions)
 
     def _read_line(self) -> None:
         """Read to the end of the line, or of what begins in it."""
@@ -301,7 +320,7 @@ class _Reader:
 
     def _read_tag(self) -> bool:
         if comment := self._comment():
-            self._skip_to(comment.end())
+            self._skip_to(comment.end(), MARK if self._in_heading else "")
             return True
         tag = self._tag_at(self._position)
         if tag is None or not self._is_tag(tag):
@@ -319,7 +338,7 @@ class _Reader:
         if not self._text.startswith(("<!--", "{"), self._position):
             return None
         found = _COMMENT.match(self._text, self._position)
-        if found is None and self._text.startswith("<!--", self._position):
+        if found is None and re.compile(r"<|\{\s*/\*").match(self._text, self._position):
             self._fail("comment")
         return found
 
@@ -366,9 +385,10 @@ class _Reader:
             return "\n\n" if at_start or tag.closing else " "
         if tag.name in _BLOCK:
             if at_start:
-                return "- " if tag.name == "li" and not tag.closing else ""
+                return "- " if tag.name == "li" and not tag.closing else MARK * self._text.startswith("#", tag.end)
             return f" {tag.attributes.get('alt', '')} "
-        return ""
+        # What follows a tag in its line begins no block.
+        return MARK if at_start and self._text.startswith("#", tag.end) else ""
 
     def _note_tabs(self, values: str) -> None:
         """Remember the labels of tabs that are listed in one place."""
@@ -393,7 +413,10 @@ class _Reader:
             return True
         if comment := self._comment():
             anchor = (comment["mdx"].split() or [""])[0]
-            self._skip_to(comment.end(), f"{{{anchor}}}" if self._in_heading and anchor.startswith("#") else "")
+            if self._in_heading and not anchor.startswith("#"):
+                self._skip_to(comment.end(), _hidden(comment[0][1:-1]))
+            else:
+                self._skip_to(comment.end(), f"{{{anchor}}}" if self._in_heading else "")
             return True
         if not self._is_mdx:
             return False
@@ -401,10 +424,8 @@ class _Reader:
         if end is None:
             return False
         expression = self._text[start:end]
-        if self._in_heading:
-            self._skip_to(end, expression[1:-1])
-        else:
-            self._skip_to(end, _string_in(expression))
+        text = _string_in(expression)
+        self._skip_to(end, _hidden(expression[1:-1]) if self._in_heading and not text else text)
         return True
 
     def _end_of_braces(self, start: int) -> int | None:
@@ -412,9 +433,10 @@ class _Reader:
         if self._is_given_up("brace"):
             return None
         position, depth = start, 0
-        while position < len(self._text):
+        limit = min(len(self._text), start + _MAX_EXPRESSION_CHARS)
+        while position < limit:
             character = self._text[position]
-            end = _end_of_literal(self._text, position)
+            end = _end_of_literal(self._text, position, limit)
             if end == position + 1:
                 depth += (character == "{") - (character == "}")
                 if depth == 0:
@@ -425,7 +447,7 @@ class _Reader:
 
     def _read_link(self) -> bool:
         """Leave a link's text; a footnote's mark goes."""
-        footnote = re.compile(r"\[\^[^\]\s]+\]").match(self._text, self._position)
+        footnote = re.compile(r"\[\^[^\]\s]{1,99}\]").match(self._text, self._position)
         if footnote:
             self._skip_to(footnote.end())
             return True
@@ -493,6 +515,10 @@ class _Reader:
         self._attempts[kind] = self._attempts.get(kind, 0) + 1
 
 
+def _hidden(text: str) -> str:
+    return f"\ufdd1{text}\ufdd2"
+
+
 def _indent(prefix: str) -> str:
     """Return what the lines after one that begins so begin with, in the same list item or quotation."""
     return re.sub("[^>]", " ", prefix)
@@ -514,17 +540,20 @@ def _string_in(expression: str) -> str:
         return text
 
 
-def _end_of_literal(text: str, start: int) -> int:
+def _end_of_literal(text: str, start: int, limit: int) -> int:
     """Return the end of the JavaScript string or comment that begins here, or else the next position."""
     character = text[start]
     if character in "'\"":
         # An apostrophe in the text between tags looks like the start of a string, but none ends in its line.
-        string = re.compile(rf"{character}(?:[^{character}\\\n]|\\.)*{character}").match(text, start)
+        string = re.compile(rf"{character}(?:[^{character}\\\n]|\\.)*+{character}").match(text, start, limit)
         return string.end() if string else start + 1
     if character == "`":
-        string = re.compile(r"`(?:[^`\\]|\\.)*`", re.DOTALL).match(text, start)
+        string = re.compile(r"`(?:[^`\\]|\\.)*+`", re.DOTALL).match(text, start, limit)
         return string.end() if string else start + 1
-    if character == "/":
-        comment = re.compile(r"/\*.*?\*/|(?<!:)//[^\n]*", re.DOTALL).match(text, start)
-        return comment.end() if comment else start + 1
+    if text.startswith("/*", start):
+        closing = text.find("*/", start + 2, limit)
+        return closing + 2 if closing >= 0 else start + 1
+    if text.startswith("//", start) and text[start - 1 : start] != ":":
+        line_end = text.find("\n", start, limit)
+        return line_end if line_end >= 0 else limit
     return start + 1

@@ -155,7 +155,7 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
             page=address,
             title=front_matter.get("title"),
             fallback=front_matter.get("sidebar_label") or name,
-            is_commonmark=front_matter.get("format") == "md",
+            is_mdx=file.endswith(".mdx") or front_matter.get("format") == "mdx",
         )
     except RecursionError:
         raise _SkipError("is nested too deeply") from None
