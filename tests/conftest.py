@@ -147,6 +147,36 @@ def install_pgvector(tenants_database: str, postgres: PostgresServer) -> Callabl
     return lambda: query(superusers, "CREATE EXTENSION vector")
 
 
+@pytest.fixture
+def array(tenants_database: str) -> str:
+    """A PostgreSQL database that was migrated without pgvector."""
+    migrate(tenants_database)
+    assert column_type(tenants_database) == "real[]"
+    return tenants_database
+
+
+@pytest.fixture
+def vector_elsewhere(array: str, postgres: PostgresServer) -> str:
+    """A PostgreSQL database that keeps pgvector in a schema of which its owner's search path knows nothing."""
+    query(
+        postgres.url(array.rpartition("/")[2]),
+        "CREATE SCHEMA extensions",
+        "GRANT USAGE ON SCHEMA extensions TO PUBLIC",
+        "CREATE EXTENSION vector SCHEMA extensions",
+        "ALTER TABLE documents ALTER COLUMN embedding TYPE extensions.vector(1536)",
+    )
+    assert column_type(array) == "extensions.vector"
+    return array
+
+
+def column_type(url: str) -> str:
+    [(name,)] = query(
+        url,
+        "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 'documents'::regclass AND attname = 'embedding'",
+    )
+    return str(name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind; the embedded one is made by the service itself."""

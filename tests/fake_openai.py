@@ -73,6 +73,8 @@ class FakeOpenAI:
         self.paths: list[str] = []
         self.url = ""
         self.embedding_requests: list[dict[str, Any]] = []
+        self.embedding_headers: list[dict[str, str]] = []
+        self.embedding_paths: list[str] = []
         self._replies: deque[Reply] = deque()
         self._embedding_replies: deque[Reply] = deque()
         self._arrived = asyncio.Condition()
@@ -132,6 +134,8 @@ class FakeOpenAI:
                 if path.partition("?")[0].endswith("/embeddings"):
                     async with self._arrived:
                         self.embedding_requests.append(body)
+                        self.embedding_headers.append(headers)
+                        self.embedding_paths.append(path)
                         self._arrived.notify_all()
                     reply = self._embedding_replies.popleft() if self._embedding_replies else embeddings()
                     await reply(Exchange(len(self.embedding_requests), body, headers, writer))

@@ -13,8 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import dsn
 from app.database import Database
 from app.models import Document
-from tests.conftest import CreateDatabase, migrate, query
-from tests.postgres import PostgresServer
+from tests.conftest import CreateDatabase, column_type, migrate
 
 # PostgreSQL's `real` holds them exactly.
 RISING = [number / 1024 for number in range(1536)]
@@ -36,36 +35,6 @@ def vector(create_database: CreateDatabase) -> str:
     migrate(url)
     assert column_type(url) == "vector"
     return url
-
-
-@pytest.fixture
-def array(tenants_database: str) -> str:
-    """A PostgreSQL database that was migrated without pgvector."""
-    migrate(tenants_database)
-    assert column_type(tenants_database) == "real[]"
-    return tenants_database
-
-
-@pytest.fixture
-def vector_elsewhere(array: str, postgres: PostgresServer) -> str:
-    """A PostgreSQL database that keeps pgvector in a schema of which its owner's search path knows nothing."""
-    query(
-        postgres.url(array.rpartition("/")[2]),
-        "CREATE SCHEMA extensions",
-        "GRANT USAGE ON SCHEMA extensions TO PUBLIC",
-        "CREATE EXTENSION vector SCHEMA extensions",
-        "ALTER TABLE documents ALTER COLUMN embedding TYPE extensions.vector(1536)",
-    )
-    assert column_type(array) == "extensions.vector"
-    return array
-
-
-def column_type(url: str) -> str:
-    [(name,)] = query(
-        url,
-        "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 'documents'::regclass AND attname = 'embedding'",
-    )
-    return str(name)
 
 
 @pytest.fixture(params=["json", "vector", "array", "vector_elsewhere"])

@@ -44,8 +44,8 @@ def test_the_words_of_a_text(written: str, words: str) -> None:
         ("pt-BR", "portuguese"),
         ("de_CH", "german"),
         ("ur", "simple"),
-        ("", "simple"),
-        (None, "simple"),
+        ("", "english"),
+        (None, "english"),
     ],
 )
 def test_the_configuration_of_a_locale(locale: str | None, name: str) -> None:

@@ -218,7 +218,7 @@ class BookSearch:
         parameters: dict[str, Any] = {"page": page, "page_decoded": unquote(page), "limit": limit}
         question, before = words_of(query.question), words_of(previous or "")
         if self._database.dsn.sqlite:
-            if book.configurations == ["english"]:
+            if "english" in book.configurations:
                 question, before = without_common(question), without_common(before)
             nearest = await self._signs.nearest(vector) if vector else []
             parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}

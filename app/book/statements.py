@@ -120,7 +120,7 @@ _NO_MEANING = """
 
 _FUSED = f"""
     fused AS (
-        SELECT id, sum(1.0 / ({_FUSION} + rank)) AS score, max(words_rank) AS words_rank, max(meaning_rank) AS meaning_rank
+        SELECT id, sum(CAST(1 AS float8) / ({_FUSION} + rank)) AS score, max(words_rank) AS words_rank, max(meaning_rank) AS meaning_rank
         FROM (
             SELECT id, rank, rank AS words_rank, NULL AS meaning_rank FROM by_words
             UNION ALL
