@@ -11,8 +11,9 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from app.config import DatabaseSettings, SettingsError
-from app.database import FAILURES, VERSION_TABLE, Connector, reason
+from app.database import FAILURES, VERSION_TABLE, reason
 from app.dsn import UNCACHED
+from app.pool import Connector
 from migrations.autogenerate import add_enums, compare_type, include_name, render_item
 from migrations.vectors import find_pgvector
 

@@ -55,7 +55,7 @@ async def test_a_monitor_may_ask_without_wanting_the_body(service: Service, path
 async def test_without_its_database_the_service_is_alive_and_not_ready(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.0)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.0)
     service = await serve(DATABASE_URL=f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
 
     alive = await service.client.get("/health")

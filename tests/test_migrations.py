@@ -404,7 +404,7 @@ async def test_the_command_line_waits_for_a_database_that_wakes(
             refused.set()
             raise
 
-    monkeypatch.setattr("app.database.asyncpg.connect", observed)
+    monkeypatch.setattr("app.pool.asyncpg.connect", observed)
     parsed = make_url(postgresql)
     assert parsed.port is not None
     async with TcpProxy(parsed.port).serve() as network:
