@@ -159,6 +159,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._connector.close()
         await self.engine.dispose()
 
 

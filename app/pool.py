@@ -27,6 +27,9 @@ SPARE_SECONDS = 3.0
 GIVE_UP_SECONDS = 2.0
 """How long a process that can have no more connections keeps those it has, before it leaves one to others."""
 
+CLOSE_SECONDS = 1.0
+"""How long the server may take to say goodbye."""
+
 _IS_UNCACHED = "is_uncached"
 
 
@@ -155,6 +158,11 @@ class Connector:
             self._is_full = False
             self._gave_up_at = time.monotonic()
             record.invalidate()
+
+    async def close(self) -> None:
+        """Close every connection, even if the server or the network does not answer any more."""
+        closing = [connection.close(timeout=CLOSE_SECONDS) for connection in self._opened]
+        await asyncio.gather(*closing, return_exceptions=True)
 
     def expect_pooler(self) -> None:
         """From now on, use no connection that caches prepared statements: a pooler in transaction mode loses them."""

@@ -13,6 +13,8 @@ import psutil
 import pytest
 from dirty_equals import IsPartialDict
 
+from app import dsn
+from app.database import Database
 from tests.conftest import API_KEY, Serve, Service, eventually, migrate, running_service
 from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
@@ -605,6 +607,19 @@ async def test_connections_are_few_and_are_closed_at_shutdown(
     assert [response.status_code for response in responses] == [200] * 60
     assert max(seen) == 3
     await eventually(closed)
+
+
+async def test_connections_on_which_nothing_moves_any_more_do_not_hold_up_the_stop(
+    network: TcpProxy, through_network: str
+) -> None:
+    database = Database(dsn.parse(through_network), pool_size=5)
+    network.delay = 0.1  # No statement gets to use another one's connection.
+    await asyncio.gather(*(database.is_migrated() for _ in range(5)))
+    assert network.accepted == 5
+
+    network.blackhole()
+    async with asyncio.timeout(5):
+        await database.close()
 
 
 async def test_a_turn_on_a_warm_direct_connection_takes_three_round_trips_two_of_them_awaited(
