@@ -33,9 +33,16 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlmodel import col
 
+from app.citations import without_markers
 from app.database import Database, Statement
-from app.errors import DuplicateKeyError, MissingReferenceError, SessionNotFoundError, TurnInProgressError
-from app.models import ChatSession, Message, MessageBase, MessageRole, Source, utc_now
+from app.errors import (
+    AnswerNotFoundError,
+    DuplicateKeyError,
+    MissingReferenceError,
+    SessionNotFoundError,
+    TurnInProgressError,
+)
+from app.models import ChatSession, Feedback, Message, MessageBase, MessageRole, Source, utc_now
 from app.prompt import PastTurn
 
 _TITLE_CHARS = 80
@@ -54,6 +61,11 @@ class Conversation:
     history: Sequence[PastTurn] = ()
     """The last answered questions, oldest first."""
     last_message_at: datetime | None = None
+
+    @property
+    def previous_question(self) -> str | None:
+        """The last question of the history."""
+        return self.history[-1].question if self.history else None
 
 
 def new_conversation(session_id: uuid.UUID, *, owner: str | None, first_message: str) -> Conversation:
@@ -77,7 +89,8 @@ async def find_conversation(
 ) -> Conversation | None:
     """Return the session with its history, or None if the id is absent, malformed, unknown or another reader's.
 
-    The history has at most `history_limit` messages, in whole turns; with `before`, of turns whose question came earlier.
+    The history has at most `history_limit` messages, in whole turns; with `before`, of turns whose question came earlier. Its
+    answers are without their citation markers, whose passages it does not have.
     """
     try:
         known_id = uuid.UUID(session_id or "")
@@ -89,7 +102,11 @@ async def find_conversation(
     rows = await db.execute((_session_with_turns(history_limit // 2, bounded=before is not None), parameters))
     if not rows or rows[0].owner not in {None, owner}:
         return None
-    history = [PastTurn(row.question, row.excerpt, row.answer) for row in rows if row.answer is not None]
+    history = [
+        PastTurn(row.question, row.excerpt, without_markers(row.answer) if row.sources else row.answer)
+        for row in rows
+        if row.answer is not None
+    ]
     return Conversation(
         known_id,
         owner=rows[0].owner,
@@ -123,7 +140,7 @@ def _session_with_turns(turns: int, *, bounded: bool) -> Select[Any]:
     )
     question_id = func.coalesce(col(reply.reply_to), question_before).label("question_id")
     replies: Any = (
-        select(question_id, col(reply.content).label("answer"))
+        select(question_id, col(reply.content).label("answer"), col(reply.sources))
         .where(col(reply.session_id) == session, col(reply.role) == MessageRole.assistant)
         .order_by(*_newest_first(reply))
         .limit(literal_column(str(turns), Integer))
@@ -143,6 +160,7 @@ def _session_with_turns(turns: int, *, bounded: bool) -> Select[Any]:
             col(question.content).label("question"),
             col(question.selected_text).label("excerpt"),
             recent.c.answer,
+            recent.c.sources,
         )
         .select_from(ChatSession)
         .outerjoin(recent.join(question, col(question.id) == recent.c.question_id), literal_column("true"))
@@ -293,7 +311,7 @@ _UPSERT = postgresql.insert(Message).from_select([*_MESSAGE_VALUES], select(*_ME
 _REPLACE_REPLY = _UPSERT.on_conflict_do_update(
     index_elements=["id"],
     set_={name: _UPSERT.excluded[name] for name in ("content", "created_at", "reply_to", "sources")}
-    | {"feedback": None},
+    | {"feedback": None, "feedback_comment": None},
 ).returning(col(Message.id))
 
 
@@ -325,7 +343,9 @@ async def replace_reply(
 async def rate_messages(db: Database, session_id: uuid.UUID, ids: Collection[uuid.UUID], feedback: str) -> None:
     """Record what the reader thinks of these messages of the session; that of a reply to come waits with its question."""
     in_session = col(Message.session_id) == session_id
-    rated = update(Message).where(in_session, col(Message.id).in_(ids)).values(feedback=feedback)
+    # A comment belongs to the rating that it came with.
+    values = {"feedback": feedback, "feedback_comment": None}
+    rated = update(Message).where(in_session, col(Message.id).in_(ids)).values(values)
     found = {row.id for row in await db.execute((rated.returning(col(Message.id)), {}))}
     if missing := set(ids) - found:
         answered = aliased(Message)
@@ -337,6 +357,22 @@ async def rate_messages(db: Database, session_id: uuid.UUID, ids: Collection[uui
         rows = await db.execute((open_questions, {}))
         if waiting := [row.id for row in rows if reply_id(row.id) in missing]:
             await db.execute((update(Message).where(col(Message.id).in_(waiting)).values(feedback=feedback), {}))
+
+
+async def rate_answer(db: Database, session_id: uuid.UUID, answer_id: uuid.UUID, feedback: Feedback) -> None:
+    """Record what the reader thinks of an answer; raises AnswerNotFoundError if the session has none with this id."""
+    rated = (
+        update(Message)
+        .where(
+            col(Message.session_id) == session_id,
+            col(Message.id) == answer_id,
+            col(Message.role) == MessageRole.assistant,
+        )
+        .values(feedback=feedback.rating, feedback_comment=feedback.comment)
+        .returning(col(Message.id))
+    )
+    if not await db.execute((rated, {})):
+        raise AnswerNotFoundError
 
 
 def _reply(question: MessageBase, content: str, sources: Sequence[Source]) -> MessageBase:
