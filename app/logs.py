@@ -89,6 +89,7 @@ def configure(settings: Environment) -> None:
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("app.pool.ConnectionPool").setLevel(logging.WARNING)  # SQLAlchemy's own lines.
     # The "request" record says more, and leaves the query string out.
     logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
 

@@ -11,12 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import chat, chatkit, errors, health, history, logs, stream
+from app.book.search import BookSearch
 from app.config import Environment, Settings
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
 from app.ratelimit import RateLimiter
-from app.retrieval import retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             settings=settings,
             database=database,
             model=model,
-            retriever=retrieve_nothing,
+            retriever=await stack.enter_async_context(BookSearch(settings, database)),
             turns=turns,
             limiter=limiter,
         )

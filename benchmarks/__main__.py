@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,8 +15,11 @@ from typing import Any
 
 import asyncpg
 
+from app.database import Database
 from benchmarks.load import Client, closed_loop
 from benchmarks.plot import draw, percentile_95
+from benchmarks.search import median_ms, search_seconds, store_book
+from benchmarks.search import settings as search_settings
 from benchmarks.servers import ROOT, Server, SlowProxy, model_server, serving
 from tests.conftest import migrate
 from tests.postgres import postgres_server
@@ -244,6 +248,28 @@ async def workers(bench: Bench) -> list[Figure]:
     return [Figure(f"Throughput of two workers ÷ one, {readers} readers, model of 200 ms", value, "report")]
 
 
+async def search(bench: Bench) -> list[Figure]:
+    """Time the search of books of 500 and of 5,000 chunks; each question is a follow-up, and embedded already."""
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, targets in (("PostgreSQL", {500: 15, 5_000: 80}), ("SQLite", {500: 10, 5_000: None})):
+            for chunks, target in targets.items():
+                url = f"sqlite:///{folder}/{chunks}.db"
+                if kind == "PostgreSQL":
+                    await bench.database.execute(f"CREATE DATABASE book_{chunks}")
+                    url = f"{bench.database_url.rpartition('/')[0]}/book_{chunks}"
+                await asyncio.to_thread(migrate, url)
+                configured = search_settings(url, bench.model_url)
+                database = Database(configured.database, pool_size=2)
+                await store_book(database, configured, chunks)
+                seconds = await search_seconds(database, configured)
+                await database.close()
+                what = f"Search of {chunks:,} chunks by words and meaning, on {kind}"
+                value = f"{median_ms(seconds):.1f} ms, p95 {percentile_95(seconds) * 1000:.1f} ms"
+                figures.append(Figure(what, value, f"≤ {target} ms" if target else "report"))
+    return figures
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "cpu": cpu_per_turn,
     "trips": partial(round_trips, pooled=False),
@@ -255,6 +281,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "long": long_session,
     "latency": latency,
     "workers": workers,
+    "search": search,
 }
 
 

@@ -1,13 +1,16 @@
 """A model server that uses little CPU time itself: one process, a fixed answer, and a delay that the question sets.
 
-`python -m benchmarks.model PORT` answers `POST /v1/chat/completions`. The last message's first word is the delay in
+`python -m benchmarks.model PORT` answers `POST /v1/chat/completions` and `POST /v1/embeddings`. The last message's first word is the delay in
 milliseconds. A streamed answer's first piece is the time at which it was sent, in nanoseconds of the monotonic clock.
 """
 
 import asyncio
+import base64
 import json
+import random
 import sys
 import time
+from array import array
 
 import uvloop
 
@@ -49,12 +52,29 @@ def _chunked(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
+def embedding(text: str) -> array[float]:
+    """Return a vector that depends on the text and on nothing else."""
+    numbers = random.Random(text)
+    return array("f", [numbers.gauss() for _ in range(1_536)])
+
+
+def _embed(texts: list[str], writer: asyncio.StreamWriter) -> None:
+    vectors = (base64.b64encode(embedding(text).tobytes()).decode() for text in texts)
+    content = json.dumps({"data": [{"index": index, "embedding": data} for index, data in enumerate(vectors)]}).encode()
+    writer.write(
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(content), content)
+    )
+
+
 async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
             body = json.loads(await reader.readexactly(length))
+            if "input" in body:
+                _embed(body["input"], writer)
+                continue
             await asyncio.sleep(int(body["messages"][-1]["content"].split()[0]) / 1000)
             if body.get("stream"):
                 writer.write(_STREAM + _event({"content": f"{time.monotonic_ns()} "}))

@@ -1,0 +1,183 @@
+"""The book's commands, run with `python -m app.book`."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import override
+
+from pydantic import SecretStr, ValidationInfo, field_validator
+
+from app.book import evaluation
+from app.book.embeddings import Embedder, EmbeddingError
+from app.book.evaluation import QuestionsError
+from app.book.search import PASSAGES, BookSearch, Hit
+from app.config import Settings, SettingsError
+from app.database import Database, reason
+from app.errors import DatabaseError
+from app.logs import TextFormatter
+from app.retrieval import Query
+
+_PATIENCE = {"openai_max_retries": 6, "openai_timeout_seconds": 120.0}
+"""Reading in a book is in no hurry, and may be told to wait by a provider that limits tokens per minute."""
+
+_EMBEDDING_SECONDS = 30.0
+"""How long a person at a terminal waits for an embedding before words alone decide."""
+
+
+class CommandError(Exception):
+    """The command failed; the message says why."""
+
+
+class CommandSettings(Settings):
+    """The service's settings; with none at all, these are the ones of `fastapi dev`, and no command needs a key."""
+
+    fastapi_env: str = "development"
+
+    @field_validator("openai_api_key")
+    @classmethod
+    @override
+    def _openai_api_key_is_given(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        return value
+
+
+def main() -> int:
+    """Run the command that the arguments name; returns its exit status."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except (CommandError, EmbeddingError, QuestionsError, SettingsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except DatabaseError as error:
+        print(f"The database failed: {reason(error.__cause__ or error)}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The book is as it was.", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app.book", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    ingest = commands.add_parser("ingest", help="read in a book, or what has changed in it")
+    ingest.add_argument("folder", type=Path, metavar="DIR", help="the folder of its pages, such as docs")
+    ingest.add_argument("--url", required=True, help="the address of that folder's root on the site")
+    ingest.add_argument("--locale", help="the language of the pages, such as ur")
+    ingest.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="leave these files out; can be given several times",
+    )
+    ingest.add_argument(
+        "--keep-number-prefixes",
+        action="store_true",
+        help="for sites that set numberPrefixParser to false: 01-intro.md is at 01-intro",
+    )
+    ingest.set_defaults(run=_ingest)
+    search = commands.add_parser("search", help="show what is found for a question, and why")
+    search.add_argument("question")
+    search.add_argument("--previous", metavar="QUESTION", help="the question before it, for a follow-up")
+    search.add_argument("--page", metavar="URL", help="the page that the reader is on")
+    search.add_argument("--limit", type=int, default=PASSAGES, metavar="N", help="how many chunks to show")
+    search.add_argument("--words", action="store_true", help="search by words alone")
+    search.set_defaults(run=lambda arguments: asyncio.run(_search(arguments)))
+    evaluate = commands.add_parser("evaluate", help="measure how often the right page is found for a file of questions")
+    evaluate.add_argument("file", type=Path, metavar="FILE", help="a JSON object on each line, with question and pages")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("-v", "--verbose", action="store_true", help="name the questions whose page is not found")
+    evaluate.set_defaults(run=lambda arguments: asyncio.run(_evaluate(arguments)))
+    return parser
+
+
+def _ingest(arguments: argparse.Namespace) -> None:
+    try:
+        from app.book.reading import Folder, IngestError, TreeError, read_in  # noqa: PLC0415  # Only this needs the extra.
+    except ModuleNotFoundError as error:
+        raise CommandError(f"Reading in a book needs the book extra ({error}): uv sync --extra book") from None
+    settings = CommandSettings.load()
+    patience = {name: value for name, value in _PATIENCE.items() if name not in settings.model_fields_set}
+    folder = Folder(
+        path=arguments.folder,
+        url=arguments.url,
+        locale=arguments.locale,
+        exclude=arguments.exclude,
+        keep_numbers=arguments.keep_number_prefixes,
+    )
+    try:
+        asyncio.run(read_in(folder, settings, Embedder(settings.model_copy(update=patience))))
+    except (TreeError, IngestError) as error:
+        raise CommandError(str(error)) from error
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[BookSearch]:
+    """Open the book in the database of the settings; raises CommandError if there is none."""
+    settings = CommandSettings.load()
+    handler = logging.StreamHandler()  # Results go to stdout.
+    handler.setFormatter(TextFormatter(settings.secrets))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    database = Database(settings.database, pool_size=2)
+    try:
+        if database.dsn.sqlite:
+            await database.migrate()
+        elif not await database.is_migrated():
+            raise CommandError("The database is not migrated. Please run: uv run alembic upgrade head")
+        async with BookSearch(settings, database, embedding_seconds=_EMBEDDING_SECONDS) as search:
+            if not await search.pages():
+                raise CommandError(
+                    "There is no book in the database. Please run: uv run python -m app.book ingest --help"
+                )
+            yield search
+    finally:
+        await database.close()
+
+
+async def _search(arguments: argparse.Namespace) -> None:
+    async with _opened() as search:
+        query = Query(arguments.question, evaluation.known(arguments.previous), arguments.page)
+        hits = await search.search(query, limit=arguments.limit, by_meaning=not arguments.words)
+    for number, hit in enumerate(hits, 1):
+        print(_as_lines(number, hit))  # noqa: T201
+    if not hits:
+        print("Nothing was found.")  # noqa: T201
+
+
+def _as_lines(number: int, hit: Hit) -> str:
+    ranks = (("words", hit.words_rank), ("meaning", hit.meaning_rank))
+    found_by = ", ".join(f"{name} {rank}" for name, rank in ranks if rank is not None)
+    first_line = next(iter(hit.text.strip().splitlines()), "")
+    return (
+        f"{number:2}. {hit.title}\n    {hit.source}\n    score {hit.score:.4f} ({found_by})\n    {first_line[:100]}\n"
+    )
+
+
+async def _evaluate(arguments: argparse.Namespace) -> None:
+    questions = evaluation.read_questions(arguments.file)
+    async with _opened() as search:
+        missing = evaluation.unknown_pages(questions, await search.pages())
+        outcomes = {"words": await evaluation.evaluate(search, questions, by_meaning=False)}
+        if await search.has_meaning():
+            outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
+    columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
+    failed = evaluation.failures(list(outcomes.values())[-1])
+    if arguments.json:
+        print(evaluation.dumped(len(questions), columns, failed))  # noqa: T201
+    else:
+        print(f"{len(questions)} questions\n{evaluation.as_table(columns)}")  # noqa: T201
+        for failure in failed if arguments.verbose else ():
+            print(  # noqa: T201
+                f"\n{failure['question']}\n  right: {', '.join(failure['pages'])}\n  found: {', '.join(failure['found'])}"
+            )
+    if missing:
+        print(f"\nThe book does not have these pages: {', '.join(missing)}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""How often the right page is found: the search on questions whose right pages are known."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import batched
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from app.book.search import PASSAGES, BookSearch, Hit, address
+from app.retrieval import Query
+
+CUTOFFS = (1, 5, 10)
+"""Among how many chunks the right page is looked for."""
+_BATCH = 200
+"""How many questions are embedded at once."""
+
+
+class QuestionsError(Exception):
+    """The file holds no questions that can be evaluated; the message says why."""
+
+
+class Question(BaseModel):
+    """A question whose right pages are known."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    question: str = Field(min_length=1)
+    pages: list[str] = Field(min_length=1)
+    """The addresses of the pages with the answer; one of them is enough."""
+    section: str | None = None
+    """The address of the section with the answer."""
+    previous_question: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a question."""
+
+    question: Question
+    hits: Sequence[Hit]
+
+    @property
+    def rank(self) -> int | None:
+        """The place of the first chunk of a right page, from 1; None if there is none."""
+        right = {_comparable(page) for page in self.question.pages}
+        return next((place for place, hit in enumerate(self.hits, 1) if _comparable(hit.page) in right), None)
+
+    @property
+    def has_section(self) -> bool:
+        """Whether the right section is among the passages that the model would be sent."""
+        wanted = unquote(self.question.section or "")
+        return any(unquote(hit.source) == wanted for hit in self.hits[:PASSAGES])
+
+
+def read_questions(file: Path) -> list[Question]:
+    """Return the questions of a file: a JSON object on each line, or a JSON list of them; raises QuestionsError."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuestionsError(f"{file} cannot be read: {error}") from error
+    try:
+        if text.lstrip().startswith("["):
+            questions = TypeAdapter(list[Question]).validate_json(text)
+        else:
+            questions = []
+            for number, line in enumerate(text.splitlines(), 1):
+                if line.strip():
+                    questions.append(_read_line(line, f"{file}, line {number}"))
+    except ValidationError as error:
+        raise QuestionsError(f"{file}: {_reason(error)}") from error
+    if not questions:
+        raise QuestionsError(f"{file} has no questions.")
+    return questions
+
+
+def _read_line(line: str, place: str) -> Question:
+    try:
+        return Question.model_validate_json(line)
+    except ValidationError as error:
+        raise QuestionsError(f"{place}: {_reason(error)}") from error
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors(include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
+
+
+async def evaluate(search: BookSearch, questions: Sequence[Question], *, by_meaning: bool) -> list[Outcome]:
+    """Search for each question; raises DatabaseError, and EmbeddingError if the questions cannot be embedded."""
+    outcomes = []
+    for batch in batched(questions, _BATCH):
+        if by_meaning:
+            texts = [text for question in batch for text in (question.question, question.previous_question) if text]
+            await search.questions.embed_all(texts)
+        for question in batch:
+            query = Query(question.question, known(question.previous_question), page_url=None)
+            hits = await search.search(query, limit=max(CUTOFFS), by_meaning=by_meaning)
+            outcomes.append(Outcome(question, hits))
+    return outcomes
+
+
+def known(previous_question: str | None) -> asyncio.Future[str | None]:
+    """Return what a query awaits, for a previous question that is known already."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(previous_question)
+    return future
+
+
+def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the shares of questions whose right page, or section, is found, and the mean reciprocal rank of the page."""
+    ranks = [outcome.rank for outcome in outcomes]
+    shares = {
+        f"recall@{cutoff}": sum(rank is not None and rank <= cutoff for rank in ranks) / len(ranks)
+        for cutoff in CUTOFFS
+    }
+    found: dict[str, float] = {**shares, "mrr": sum(1 / rank for rank in ranks if rank) / len(ranks)}
+    if with_section := [outcome for outcome in outcomes if outcome.question.section]:
+        found["section"] = sum(outcome.has_section for outcome in with_section) / len(with_section)
+    return found
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return the questions whose right page is not among the passages that the model would be sent, and what is instead."""
+    return [
+        {
+            "question": outcome.question.question,
+            "pages": outcome.question.pages,
+            "rank": outcome.rank,
+            "found": list(dict.fromkeys(hit.page for hit in outcome.hits[:PASSAGES])),
+        }
+        for outcome in outcomes
+        if outcome.rank is None or outcome.rank > PASSAGES
+    ]
+
+
+def unknown_pages(questions: Sequence[Question], pages: set[str]) -> list[str]:
+    """Return the right pages that the book does not have, each once."""
+    known_pages = {unquote(page) for page in pages}
+    named = dict.fromkeys(page for question in questions for page in question.pages)
+    return [page for page in named if _comparable(page) not in known_pages]
+
+
+def as_table(columns: dict[str, dict[str, float]]) -> str:
+    """Return the figures for people: a row for each, a column for each way of searching."""
+    names = list(next(iter(columns.values())))
+    lines = [f"{'':<24}" + "".join(f"{name:>20}" for name in columns)]
+    for name in names:
+        values = (f"{found[name]:.2f}" if name == "mrr" else f"{found[name]:.0%}" for found in columns.values())
+        lines.append(f"{_LABELS.get(name, name):<24}" + "".join(f"{value:>20}" for value in values))
+    return "\n".join(lines)
+
+
+_LABELS = {"mrr": "MRR", "section": f"section among {PASSAGES}"}
+
+
+def dumped(questions: int, columns: dict[str, dict[str, float]], failed: Sequence[dict[str, Any]]) -> str:
+    """Return the figures for programs."""
+    rounded = {name: {key: round(value, 4) for key, value in found.items()} for name, found in columns.items()}
+    return json.dumps({"questions": questions, **rounded, "failed": failed}, ensure_ascii=False, indent=2)
+
+
+def _comparable(page: str) -> str:
+    return unquote(address(page))

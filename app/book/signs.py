@@ -1,0 +1,53 @@
+"""Vectors on SQLite, which cannot compare them: the signs of all are compared in memory, and the best vectors exactly."""
+
+import heapq
+import json
+import math
+import struct
+
+from app.book.embeddings import Vector, padded
+from app.book.statements import EMBEDDINGS_AFTER, EMBEDDINGS_OF, RANKED
+from app.database import Database
+
+_COMPARED = 100
+"""How many vectors are compared exactly."""
+_DIGITS = b"0" * 128 + b"1" * 128
+"""The highest bit of each byte, as a digit."""
+
+
+class Signs:
+    """The signs of the embeddings of a book: one bit for each dimension, a few hundred bytes for each chunk."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._ids: list[str] = []
+        self._signs: list[int] = []
+
+    async def load(self, model: str, dimensions: int) -> None:
+        """Read those of the model's embeddings in place of what was read before; raises DatabaseError."""
+        ids: list[str] = []
+        signs: list[int] = []
+        parameters = {"model": model, "dimensions": dimensions, "id": ""}
+        while rows := await self._database.execute((EMBEDDINGS_AFTER, parameters)):
+            ids += [row.id for row in rows]
+            signs += [_signs(row.embedding) for row in rows]
+            parameters["id"] = ids[-1]
+        self._ids, self._signs = ids, signs
+
+    async def nearest(self, vector: Vector) -> list[str]:
+        """Return the ids of the chunks that are closest to the vector, best first; raises DatabaseError."""
+        all_ids, all_signs = self._ids, self._signs
+        full = padded(vector)
+        wanted = _signs(struct.pack(f"<{len(full)}f", *full))
+        distances = [(wanted ^ signs).bit_count() for signs in all_signs]
+        closest = heapq.nsmallest(_COMPARED, range(len(distances)), key=distances.__getitem__)
+        ids = json.dumps([all_ids[index] for index in closest])
+        rows = await self._database.execute((EMBEDDINGS_OF, {"ids": ids}))
+        unpack = struct.Struct(f"<{len(vector)}f").unpack_from  # What follows is zeros.
+        cosines = ((math.sumprod(vector, unpack(row.embedding)), row.id) for row in rows)
+        return [key for _, key in heapq.nlargest(RANKED, cosines)]
+
+
+def _signs(packed: bytes) -> int:
+    """Return the signs of packed floats as the bits of a number: each is the highest bit of a float's last byte."""
+    return int(packed[3::4].translate(_DIGITS), 2)

@@ -1,0 +1,175 @@
+"""The SQL of the search: by words (BM25), by meaning (cosine), and both together (reciprocal rank fusion)."""
+
+from functools import lru_cache
+
+from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, bindparam, text
+
+from app.book.words import CONFIGURATION_SQL
+
+RANKED = 20
+"""How many chunks each way of searching contributes."""
+PREVIOUS_WEIGHT = 0.3
+"""How much the question before counts: enough for "And its price?", and too little to hold on to a subject that has changed."""
+_FUSION = 60
+"""The constant of reciprocal rank fusion."""
+_PER_PAGE = 3
+"""How many chunks of one page are found at most."""
+
+# The last two columns are PostgreSQL's: how many words the chunks have, and the schema of pgvector if it holds the embeddings.
+STATE_POSTGRESQL = text("""
+    SELECT metadata ->> 'locale' AS locale,
+           CASE WHEN embedding IS NOT NULL THEN metadata ->> 'model' END AS model,
+           CASE WHEN embedding IS NOT NULL THEN CAST(metadata ->> 'dimensions' AS integer) END AS dimensions,
+           count(*) AS chunks,
+           max(created_at) AS changed_at,
+           sum(length) AS words,
+           (SELECT quote_ident(nspname)
+            FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid JOIN pg_namespace ON pg_namespace.oid = typnamespace
+            WHERE attrelid = 'documents'::regclass AND attname = 'embedding' AND typname = 'vector') AS vector_schema
+    FROM documents LEFT JOIN document_words USING (id)
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+""")
+STATE_SQLITE = text("""
+    SELECT json_extract(metadata, '$.locale') AS locale,
+           iif(embedding IS NOT NULL, json_extract(metadata, '$.model'), NULL) AS model,
+           iif(embedding IS NOT NULL, json_extract(metadata, '$.dimensions'), NULL) AS dimensions,
+           count(*) AS chunks,
+           max(created_at) AS changed_at,
+           NULL AS words,
+           NULL AS vector_schema
+    FROM documents
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+""")
+
+PAGES_POSTGRESQL = text("SELECT DISTINCT metadata ->> 'page' AS page FROM documents")
+PAGES_SQLITE = text("SELECT DISTINCT json_extract(metadata, '$.page') AS page FROM documents")
+
+EMBEDDINGS_AFTER = text("""
+    SELECT id, embedding FROM documents
+    WHERE embedding IS NOT NULL AND id > :id
+      AND json_extract(metadata, '$.model') = :model AND json_extract(metadata, '$.dimensions') = :dimensions
+    ORDER BY id LIMIT 500
+""")
+EMBEDDINGS_OF = text("""
+    SELECT id, embedding FROM documents WHERE embedding IS NOT NULL AND id IN (SELECT value FROM json_each(:ids))
+""")
+
+# BM25, with the usual constants 1.2 and 0.75. PostgreSQL has no function for a word's frequency in a document, but it follows
+# from the rank that a single word gives: the sum of 1/n² up to the frequency, divided by the sum of all. This is the inverse,
+# exact to a tenth for one occurrence, and better for more. OFFSET keeps the planner from a join that reads every document.
+_WORDS_POSTGRESQL = f"""
+    WITH configurations AS (
+        SELECT DISTINCT {CONFIGURATION_SQL} AS name FROM unnest(:configurations) AS given (configuration)
+    ),
+    asked AS (
+        SELECT sum(weight) AS weight, CAST('''' || lexeme || '''' AS tsquery) AS query
+        FROM (
+            SELECT DISTINCT lexeme, CAST(1 AS float8) AS weight FROM configurations, unnest(to_tsvector(name, :question))
+            UNION ALL
+            SELECT DISTINCT lexeme, {PREVIOUS_WEIGHT} FROM configurations, unnest(to_tsvector(name, :previous))
+        )
+        GROUP BY lexeme
+    ),
+    occurrences AS (
+        SELECT id, weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5)) AS weight,
+               length / :average_length AS length, 1 / (pi() ^ 2 / 6 * (1 - rank)) - 0.5 AS frequency
+        FROM asked CROSS JOIN LATERAL (
+            SELECT *, CAST(count(*) OVER () AS float8) AS chunks
+            FROM (
+                SELECT id, CAST(length AS float8) AS length, ts_rank('{{1, 1, 1, 1}}', words, query) AS rank
+                FROM document_words WHERE words @@ query OFFSET 0
+            )
+        )
+    ),
+    by_words AS (
+        SELECT id, rank() OVER (ORDER BY score DESC) AS rank
+        FROM (
+            SELECT id, sum(weight * frequency * 2.2 / (frequency + 0.3 + 0.9 * length)) AS score
+            FROM occurrences GROUP BY id
+        )
+        ORDER BY score DESC LIMIT {RANKED}
+    ),
+"""  # noqa: S608  # Constants.
+
+# FTS5 has BM25, which can only be called where its table is searched.
+_WORDS_SQLITE = f"""
+    WITH found AS MATERIALIZED (
+        SELECT id, -bm25(document_words, 0, 2, 1) AS score FROM document_words WHERE document_words MATCH :question
+    ),
+    found_before AS MATERIALIZED (
+        SELECT id, -bm25(document_words, 0, 2, 1) AS score FROM document_words WHERE document_words MATCH :previous
+    ),
+    by_words AS (
+        SELECT id, rank() OVER (ORDER BY score DESC) AS rank
+        FROM (
+            SELECT id, sum(score) AS score
+            FROM (SELECT * FROM found UNION ALL SELECT id, {PREVIOUS_WEIGHT} * score FROM found_before)
+            GROUP BY id
+        )
+        WHERE id IN (SELECT id FROM documents)
+        ORDER BY score DESC LIMIT {RANKED}
+    ),
+"""  # noqa: S608  # Constants.
+
+_MEANING_SQLITE = """
+    by_meaning AS (SELECT value AS id, key + 1 AS rank FROM json_each(:nearest)),
+"""
+_NO_MEANING = """
+    by_meaning AS (SELECT id, rank FROM by_words WHERE false),
+"""
+
+_FUSED = f"""
+    fused AS (
+        SELECT id, sum(1.0 / ({_FUSION} + rank)) AS score, max(words_rank) AS words_rank, max(meaning_rank) AS meaning_rank
+        FROM (
+            SELECT id, rank, rank AS words_rank, NULL AS meaning_rank FROM by_words
+            UNION ALL
+            SELECT id, rank, NULL, rank FROM by_meaning
+        ) AS ranked
+        GROUP BY id
+    ),
+    ordered AS (
+        SELECT fused.*, {{page}} AS page, rtrim({{page}}, '/') IN (:page, :page_decoded) AS is_here
+        FROM fused JOIN documents USING (id)
+    ),
+    counted AS (
+        SELECT *, row_number() OVER (
+            PARTITION BY page ORDER BY score DESC, meaning_rank, words_rank, id
+        ) AS number_on_page
+        FROM ordered
+    )
+    SELECT content AS text, source, title, page, score, words_rank, meaning_rank
+    FROM counted JOIN documents USING (id)
+    WHERE number_on_page <= {_PER_PAGE}
+    ORDER BY score DESC, is_here DESC, meaning_rank, words_rank, id
+    LIMIT :limit
+"""  # noqa: S608  # Constants.
+
+SEARCH_SQLITE = text(_WORDS_SQLITE + _MEANING_SQLITE + _FUSED.format(page="json_extract(metadata, '$.page')"))
+
+
+@lru_cache
+def search_postgresql(vector_schema: str | None, *, is_mixed: bool) -> TextClause:
+    """Return the statement that searches by words and, if the schema of pgvector is given, by meaning.
+
+    If not all embeddings are of the same model, only those of `:model` with `:dimensions` are compared.
+    """
+    by_meaning = _NO_MEANING
+    parameters = [bindparam("configurations", type_=ARRAY(Text)), bindparam("chunks", type_=Double)]
+    if vector_schema:
+        comparable = "metadata ->> 'model' = :model AND metadata ->> 'dimensions' = :dimensions" if is_mixed else "true"
+        # The operand is converted once, because it is in a query of its own; by itself it would be for every row.
+        by_meaning = f"""
+            by_meaning AS (
+                SELECT id, rank() OVER (ORDER BY distance) AS rank
+                FROM (
+                    SELECT id, embedding OPERATOR({vector_schema}.<=>) (
+                        SELECT CAST(:embedding AS {vector_schema}.vector)
+                    ) AS distance
+                    FROM documents WHERE embedding IS NOT NULL AND {comparable}
+                    ORDER BY distance LIMIT {RANKED}
+                )
+            ),
+        """  # noqa: S608  # Constants, and a name that PostgreSQL has quoted.
+        parameters.append(bindparam("embedding", type_=ARRAY(REAL)))
+    return text(_WORDS_POSTGRESQL + by_meaning + _FUSED.format(page="(metadata ->> 'page')")).bindparams(*parameters)
