@@ -16,14 +16,31 @@ export function textOf(selected) {
   const range = selected.cloneRange();
   const first = outermost(range.startContainer);
   const last = outermost(range.endContainer);
-  if (first) range.setStartBefore(first);
-  if (last) range.setEndAfter(last);
+  if (first) {
+    if (isSelected(first, range)) range.setStartBefore(first);
+    else range.setStartAfter(first);
+  }
+  if (last && last !== first) {
+    if (isSelected(last, range)) range.setEndAfter(last);
+    else range.setEndBefore(last);
+  }
   const isCode = elementOf(range.commonAncestorContainer)?.closest("pre") !== null;
   return write(range.cloneContents(), isCode)
     .replace(/[\u200b\u2060\ufeff]/g, "")
     .replace(/[ \t]+\n/g, "\n")
     .replace(/\n{3,}/g, "\n\n")
     .trim();
+}
+
+/**
+ * Whether any of the formula is selected. A selection that was made with three clicks ends where the next block begins.
+ * @param {Element} element @param {Range} selected
+ */
+function isSelected(element, selected) {
+  const part = selected.cloneRange();
+  if (!element.contains(selected.startContainer)) part.setStartBefore(element);
+  if (!element.contains(selected.endContainer)) part.setEndAfter(element);
+  return part.toString().replace(/[\s\u200b]/g, "") !== "";
 }
 
 /** @param {Node} node */

@@ -78,7 +78,6 @@ export class Panel {
       "aria-label": words.question,
       placeholder: words.question,
       rows: 1,
-      dir: "auto",
       enterkeyhint: "send",
       autocomplete: "off",
     });
@@ -125,7 +124,6 @@ export class Panel {
     options.root.adoptedStyleSheets.push(styles);
     options.root.append(this.dialog);
     this.textbox.value = this.#store.draft;
-    this.#fitTextbox();
   }
 
   /**
@@ -136,6 +134,7 @@ export class Panel {
     if (range) this.#choose(textOf(range) || null);
     if (!this.dialog.open) {
       this.#show();
+      this.#fitTextbox();
       this.#options.onToggle(true);
       if (this.#isStale) this.#restore({ isOwner: true });
       else if (this.#turns.length === 0) this.#welcome();
@@ -639,6 +638,8 @@ export class Panel {
   #fitTextbox() {
     const { textbox } = this;
     this.#store.draft = textbox.value;
+    // What is typed decides its direction; the placeholder has that of the interface.
+    textbox.dir = textbox.value ? "auto" : "";
     textbox.style.height = "auto";
     textbox.style.height = `${textbox.scrollHeight}px`;
     this.send.disabled = textbox.value.trim() === "";

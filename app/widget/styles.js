@@ -87,7 +87,6 @@ header h2 {
 }
 .icon-button:hover { background: var(--faint); color: var(--ink) !important }
 .icon-button .icon { inline-size: 1.25rem; block-size: 1.25rem }
-.fresh:dir(rtl) { transform: scaleX(-1) }
 
 .log {
   flex: 1;
@@ -153,33 +152,31 @@ header h2 {
 .code pre { margin: 0; padding: 0.1rem 0.9rem 0.8rem; max-block-size: 26rem; overflow: auto; overflow-wrap: normal; line-height: 1.5; scrollbar-width: thin; tab-size: 4 }
 .code pre:focus-visible { outline-offset: -3px; border-radius: 0.7rem }
 .table { margin: 0 0 0.9em; overflow-x: auto; border: 1px solid var(--line); border-radius: 0.7rem; scrollbar-width: thin }
-.table table { border-collapse: collapse; inline-size: 100%; font-size: 0.93em; overflow-wrap: normal }
-.table :is(th, td) { padding: 0.5em 0.8em; text-align: start; vertical-align: top; min-inline-size: 5em; max-inline-size: 20em; overflow-wrap: break-word }
+.table table { border-collapse: collapse; inline-size: max-content; min-inline-size: 100%; font-size: 0.93em; overflow-wrap: normal }
+.table :is(th, td) { padding: 0.5em 0.8em; text-align: start; vertical-align: top; max-inline-size: 15em; overflow-wrap: break-word }
 .table th { background: var(--faint); font-weight: 650 }
 .table tr + tr td, .table tbody tr:first-child td { border-block-start: 1px solid var(--line) }
 .table :is(.center) { text-align: center }
 .table :is(.right) { text-align: end }
 .formula { unicode-bidi: isolate; overflow-wrap: normal }
 .formula.display { display: block; margin: 0 0 0.9em; padding-block: 0.3em; overflow-x: auto; overflow-y: hidden; text-align: center; scrollbar-width: thin }
-math { font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", "Noto Sans Math", math; direction: ltr; line-height: normal }
+math { font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", "STIX Math", "DejaVu Math TeX Gyre", math; direction: ltr; line-height: normal }
 math * { border-color: currentColor }
 math.tml-display { display: block; inline-size: 100% }
 .citation {
-  display: inline-grid;
-  place-items: center;
-  min-inline-size: 1.45em;
-  margin-inline-start: 0.2em;
-  padding: 0 0.3em;
+  margin-inline-start: 0.25em;
+  padding: 0.15em 0.45em;
   border-radius: 0.5em;
   background: var(--tint);
   color: inherit;
   font-size: 0.76em;
   font-weight: 650;
-  line-height: 1.55;
+  line-height: 1;
   text-decoration: none;
-  vertical-align: 0.22em;
+  vertical-align: 0.2em;
+  white-space: nowrap;
 }
-.citation:hover { background: var(--accent); color: var(--on-accent) }
+.citation:hover { background: var(--fill); color: #fff }
 
 .sources { margin-block-start: 0.9rem; font-size: 0.9em }
 .sources > p { margin: 0 0 0.4em; color: var(--muted); font-size: 0.88em; font-weight: 650 }
@@ -197,7 +194,7 @@ math.tml-display { display: block; inline-size: 100% }
 }
 .sources a:hover { border-color: var(--accent); background: var(--tint) }
 .sources .number { color: var(--muted); font-weight: 650; font-variant-numeric: tabular-nums; min-inline-size: 0.8em; text-align: center }
-.sources .title { flex: 1; min-inline-size: 0 }
+.sources .title { flex: 1; min-inline-size: 0; text-align: match-parent }
 .sources a:hover .title { text-decoration: underline; text-decoration-color: var(--accent); text-underline-offset: 0.18em }
 
 .actions { display: flex; gap: 0.1rem; margin-block-start: 0.45rem; margin-inline-start: -0.45rem }
@@ -235,16 +232,16 @@ math.tml-display { display: block; inline-size: 100% }
 .problem small { display: block; margin-block-start: 0.25em; color: var(--muted); font-size: 0.8em }
 .problem > p { flex: 1 1 12rem }
 .panel .countdown { flex: 1 1 100%; color: var(--muted); font-variant-numeric: tabular-nums }
-.panel .retry { padding: 0.4em 1em; border: 0; border-radius: 0.6rem; background: var(--accent); color: var(--on-accent); font-weight: 600 }
+.panel .retry { padding: 0.4em 1em; border: 0; border-radius: 0.6rem; background: var(--fill); color: #fff; font-weight: 600 }
 .panel .retry:hover:not(:disabled) { filter: brightness(1.07) }
 .panel .retry:disabled { background: color-mix(in srgb, var(--ink) 12%, var(--surface)); color: var(--muted) }
 .note { margin: 1.6rem 0 0; color: var(--muted); font-size: 0.9em; text-align: center; text-wrap: balance }
 .note:first-child { margin-block-start: 0 }
 
-.welcome { display: flex; flex-direction: column; align-items: center; min-block-size: 100%; justify-content: center; text-align: center; text-wrap: balance }
+.welcome { display: flex; flex-direction: column; align-items: center; min-block-size: 100%; justify-content: center; text-align: center }
 .welcome > .icon { inline-size: 3rem; block-size: 3rem; padding: 0.7rem; border-radius: 1rem; background: var(--tint); stroke-width: 1.6 }
 .welcome h3 { margin: 1rem 0 0.35rem; font-size: 1.2em; font-weight: 650; line-height: 1.3 }
-.welcome > p { margin: 0; max-inline-size: 22rem; color: var(--muted) }
+.welcome > p { margin: 0; max-inline-size: 21rem; color: var(--muted); text-wrap: pretty }
 .suggestions { align-self: stretch; margin-block-start: 1.6rem; display: flex; flex-direction: column; gap: 0.5rem }
 .suggestions p { margin: 0; color: var(--muted); font-size: 0.85em; font-weight: 650; text-align: start }
 .panel .suggestion { display: block; padding: 0.65em 0.95em; border: 1px solid var(--line); border-radius: 0.8rem; background: none; text-align: start; text-wrap: wrap; transition: border-color 0.12s, background 0.12s }
@@ -280,7 +277,7 @@ textarea {
 }
 textarea:dir(rtl) { padding-inline: 0.3rem 0.75rem }
 textarea::placeholder { color: var(--muted); opacity: 1 }
-.round { flex: none; display: grid; place-items: center; inline-size: 2.3rem; block-size: 2.3rem; padding: 0; border: 0; border-radius: 50%; background: var(--accent); color: var(--on-accent) !important; transition: background 0.12s }
+.round { flex: none; display: grid; place-items: center; inline-size: 2.3rem; block-size: 2.3rem; padding: 0; border: 0; border-radius: 50%; background: var(--fill); color: #fff !important; transition: background 0.12s }
 .round:hover:not(:disabled) { filter: brightness(1.07) }
 .round:disabled { background: color-mix(in srgb, var(--ink) 12%, var(--surface)); color: var(--muted) !important }
 .round .icon { stroke-width: 2.2 }

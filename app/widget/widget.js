@@ -28,14 +28,15 @@ const css = `
     color-scheme: inherit;
     font-family: inherit;
     --accent: var(--ifm-color-primary, light-dark(#1f6feb, #58a6ff));
-    /* Black or white, whichever stands out more: a colour of lightness 49.44 stands out equally from both. */
-    --on-accent: lab(from var(--accent) clamp(0, (49.44 - l) * 1000, 100) 0 0);
+    /* White stands out from every colour that is darker than this. */
+    --fill: lab(from var(--accent) min(l, 46) a b);
     --surface: var(--ifm-background-surface-color, light-dark(#fff, #1b1b1d));
     --ink: var(--ifm-font-color-base, light-dark(#1c1e21, #e3e3e3));
     --layer: calc(var(--ifm-z-index-overlay, 400) + 1000);
     font-size: max(15px, 0.9375rem);
     line-height: 1.55;
   }
+  :host(:lang(ur)) { line-height: 1.9 }
   @media print { :host { display: none } }
   .launcher, .bubble {
     all: unset;
@@ -45,8 +46,8 @@ const css = `
     display: inline-flex;
     align-items: center;
     gap: 0.5em;
-    background: var(--accent);
-    color: var(--on-accent);
+    background: var(--fill);
+    color: #fff;
     font-weight: 600;
     line-height: 1.2;
     cursor: pointer;
@@ -73,7 +74,7 @@ const css = `
   }
   .bubble:hover { filter: brightness(1.07) }
   .launcher:focus-visible, .bubble:focus-visible { outline: 3px solid var(--accent); outline-offset: 3px }
-  .problem {
+  .load-problem {
     position: fixed;
     z-index: var(--layer);
     inset-block-end: calc(5rem + env(safe-area-inset-bottom));
@@ -118,7 +119,7 @@ class BookChat extends HTMLElement {
   #words = wordsFor("").words;
   #launcher = h("button", { type: "button", class: "launcher", "aria-haspopup": "dialog", onclick: () => this.open() });
   #bubble = h("button", { type: "button", class: "bubble", hidden: true, onclick: () => this.#askAboutSelection() });
-  #problem = h("p", { class: "problem", role: "alert", hidden: true });
+  #problem = h("p", { class: "load-problem", role: "alert", hidden: true });
 
   connectedCallback() {
     if (this.#root.adoptedStyleSheets.length > 0) return;
@@ -221,7 +222,7 @@ class BookChat extends HTMLElement {
     if (!isVisible) return;
     const { offsetWidth, offsetHeight } = this.#bubble;
     const middle = box.left + box.width / 2 - offsetWidth / 2;
-    const left = Math.max(8, Math.min(middle, document.documentElement.clientWidth - offsetWidth - 8));
+    const left = Math.max(8, box.left, Math.min(middle, document.documentElement.clientWidth - offsetWidth - 8));
     const top = Math.min(box.bottom + 10, innerHeight - offsetHeight - 8);
     this.#bubble.style.left = `${left}px`;
     this.#bubble.style.top = `${top}px`;
