@@ -149,6 +149,8 @@ class Settings(DatabaseSettings):
     """The server to ask, OpenAI's or a compatible one."""
     openai_model: str = "gpt-5.4-mini"
     """The model that answers."""
+    openai_embedding_model: str = "text-embedding-3-small"
+    """The model that compares questions with the book by their meaning."""
     openai_org_id: str | None = None
     """The organization that pays, for API keys that belong to several."""
     openai_project_id: str | None = None

@@ -63,6 +63,30 @@ _REFUSAL_CODES = frozenset(
 _REFUSAL_MESSAGE = re.compile("content (management )?(filter|policy)|content exists risk|moderation|flagged")
 
 
+def openai_client(settings: Settings) -> AsyncOpenAI:
+    """Return the SDK's client for the server that the settings name; without a key, the offline stand-in answers it.
+
+    Raises SettingsError if a proxy or certificates that the environment names cannot be used.
+    """
+    client = AsyncOpenAI(
+        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
+        base_url=settings.openai_base_url,
+        timeout=settings.openai_timeout_seconds,
+        max_retries=settings.openai_max_retries,
+        http_client=_http_client(settings),
+    )
+    # The SDK takes these from the environment as they are; the settings hold them without what pasting adds.
+    client.organization, client.project = settings.openai_org_id, settings.openai_project_id
+    client._custom_headers = settings.openai_headers  # noqa: SLF001  # There is no other way.
+    return client
+
+
+def endpoint(client: AsyncOpenAI, path: str) -> str:
+    """Return the address of one of the API's endpoints, with the base URL's query."""
+    base_url = client.base_url
+    return str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/{path}"))
+
+
 class LanguageModel:
     """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
 
@@ -80,18 +104,8 @@ class LanguageModel:
         stream_options = self._options.pop("stream_options", {"include_usage": True})
         self._stream_options = {"stream_options": stream_options} if stream_options else {}
         self._stream_options_are_known = False
-        self._client = AsyncOpenAI(
-            api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
-            base_url=settings.openai_base_url,
-            timeout=settings.openai_timeout_seconds,
-            max_retries=settings.openai_max_retries,
-            http_client=_http_client(settings),
-        )
-        # The SDK takes these from the environment as they are; the settings hold them without what pasting adds.
-        self._client.organization, self._client.project = settings.openai_org_id, settings.openai_project_id
-        self._client._custom_headers = settings.openai_headers  # noqa: SLF001  # There is no other way.
-        base_url = self._client.base_url
-        self._url = str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/chat/completions"))
+        self._client = openai_client(settings)
+        self._url = endpoint(self._client, "chat/completions")
 
     async def answer(self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None) -> str:
         """Return the model's whole answer, never blank; with `on_delta`, pass on each piece as it arrives.

@@ -1,6 +1,7 @@
 """Every SQLModel: the tables and, beside them, what the API takes and returns."""
 
 import re
+import struct
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,8 +17,10 @@ from sqlalchemy import (
     BindParameter,
     Column,
     ColumnElement,
+    Dialect,
     Enum,
     Index,
+    LargeBinary,
     Text,
     TypeDecorator,
     cast,
@@ -72,6 +75,21 @@ class Embedding(TypeDecorator[Sequence[float]]):
     @override
     def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
         return self.impl_instance
+
+
+class PackedVector(TypeDecorator[Sequence[float]]):
+    """A vector as its 32-bit floats, little end first: four bytes for each, which Python reads at once."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    @override
+    def process_bind_param(self, value: Sequence[float] | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else struct.pack(f"<{len(value)}f", *value)
+
+    @override
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> list[float] | None:
+        return None if value is None else list(struct.unpack(f"<{len(value) // 4}f", value))
 
 
 class ChatSession(SQLModel, table=True):
@@ -143,10 +161,23 @@ class Document(SQLModel, table=True):
     content: str = Field(sa_type=Text)
     embedding: list[float] | None = Field(
         default=None,
-        sa_type=Embedding(EMBEDDING_DIMENSIONS).with_variant(JSON(none_as_null=True), "sqlite"),
+        sa_type=Embedding(EMBEDDING_DIMENSIONS).with_variant(PackedVector(), "sqlite"),
     )
+    """Its meaning; a model's vector of fewer dimensions is followed by zeros."""
     meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(default_factory=utc_now)
+
+
+class PaidEmbedding(SQLModel, table=True):
+    """An embedding that has been paid for and whose chunk is not stored yet, since the book is not read in to its end."""
+
+    __tablename__ = "embeddings"
+
+    digest: str = Field(sa_type=Text, primary_key=True)
+    """The SHA-256 of the embedded text."""
+    model: str = Field(sa_type=Text, primary_key=True)
+    embedding: list[float] = Field(sa_type=PackedVector)
+    """The model's vector as it is, without zeros after it."""
 
 
 class ApiModel(SQLModel):

@@ -5,7 +5,7 @@ from typing import Any
 
 from alembic import op
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import ARRAY, JSON, REAL, Connection, text
+from sqlalchemy import ARRAY, REAL, Connection, LargeBinary, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -25,10 +25,10 @@ def find_pgvector(connection: Connection) -> None:
 
 
 def vector(dimensions: int) -> TypeEngine[Any]:
-    """Return pgvector's type if PostgreSQL has it or lets us add it, `real[]` if not, and JSON on SQLite."""
+    """Return pgvector's type if PostgreSQL has it or lets us add it, `real[]` if not, and bytes on SQLite."""
     connection = op.get_bind()
     if connection.dialect.name == "sqlite":
-        return JSON()
+        return LargeBinary()
     if _has_pgvector(connection):
         return VECTOR(dimensions)
     logger.warning("pgvector cannot be had here: vectors are stored as real[], which pgvector casts to vector")

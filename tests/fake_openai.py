@@ -1,11 +1,15 @@
 """An OpenAI-compatible server on a real socket, which records what it is sent and fails on demand.
 
-It answers each request with the next enqueued reply, or else with `Answer <n> to: <the last message>`.
+It answers each request with the next enqueued reply, or else with `Answer <n> to: <the last message>`. Requests for
+embeddings have a queue of their own, and are answered with vectors of which those of texts with common words are close.
 """
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -68,12 +72,22 @@ class FakeOpenAI:
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.url = ""
+        self.embedding_requests: list[dict[str, Any]] = []
         self._replies: deque[Reply] = deque()
+        self._embedding_replies: deque[Reply] = deque()
         self._arrived = asyncio.Condition()
         self._conversations: set[asyncio.Task[None]] = set()
 
     def enqueue(self, *replies: Reply) -> None:
         self._replies.extend(replies)
+
+    def enqueue_embeddings(self, *replies: Reply) -> None:
+        self._embedding_replies.extend(replies)
+
+    @property
+    def embedded(self) -> list[str]:
+        """Every text that was to be embedded, oldest first."""
+        return [text for request in self.embedding_requests for text in request["input"]]
 
     @property
     def prompt(self) -> list[dict[str, str]]:
@@ -84,6 +98,10 @@ class FakeOpenAI:
     async def wait_for_requests(self, count: int) -> None:
         async with asyncio.timeout(10), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
+
+    async def wait_for_embedding_requests(self, count: int) -> None:
+        async with asyncio.timeout(10), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.embedding_requests) >= count)
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["FakeOpenAI"]:
@@ -109,10 +127,19 @@ class FakeOpenAI:
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 content = await reader.readexactly(int(headers.get("content-length", 0)))
                 method, path, _ = request_line.split()
-                assert (method, path.partition("?")[0].endswith("/chat/completions")) == ("POST", True), request_line
+                assert method == "POST", request_line
+                body = json.loads(content)
+                if path.partition("?")[0].endswith("/embeddings"):
+                    async with self._arrived:
+                        self.embedding_requests.append(body)
+                        self._arrived.notify_all()
+                    reply = self._embedding_replies.popleft() if self._embedding_replies else embeddings()
+                    await reply(Exchange(len(self.embedding_requests), body, headers, writer))
+                    continue
+                assert path.partition("?")[0].endswith("/chat/completions"), request_line
                 self.paths.append(path)
                 async with self._arrived:
-                    self.requests.append(json.loads(content))
+                    self.requests.append(body)
                     self.headers.append(headers)
                     self._arrived.notify_all()
                 reply = self._replies.popleft() if self._replies else answer_in_kind
@@ -167,6 +194,31 @@ async def answer_in_kind(exchange: Exchange) -> None:
         await stream(*re.findall(r"\S+\s*", text))(exchange)
     else:
         await completion(text)(exchange)
+
+
+def embedding(text: str, dimensions: int = 1536) -> list[float]:
+    """The fake's embedding of a text: the more words two texts have in common, the closer they are."""
+    vector = [0.0] * dimensions
+    for word in set(re.findall(r"\w+", text.lower())):
+        vector[int.from_bytes(hashlib.sha256(word.encode()).digest()[:4]) % dimensions] += 1.0
+    vector[0] += 0.125  # No vector is zero.
+    return vector
+
+
+def embeddings(dimensions: int = 1536, **changes: Any) -> Reply:
+    """Answer with the embeddings of the texts, encoded as they were asked for."""
+
+    async def reply(exchange: Exchange) -> None:
+        data = []
+        for index, text in enumerate(exchange.body["input"]):
+            vector = embedding(text, exchange.body.get("dimensions", dimensions))
+            packed = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            encoded = packed if exchange.body.get("encoding_format") == "base64" else vector
+            data.append({"object": "embedding", "index": index, "embedding": encoded})
+        body = {"object": "list", "data": data, "model": exchange.body["model"], "usage": {"prompt_tokens": 3}}
+        await json_body({**body, **changes})(exchange)
+
+    return reply
 
 
 def json_body(body: Any, status: int = 200, **headers: str) -> Reply:

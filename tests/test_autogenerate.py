@@ -28,7 +28,7 @@ class Document(SQLModel, table=True):
     __tablename__ = "documents"
 
     title_embedding: list[float] | None = Field(
-        default=None, sa_type=Embedding(1536).with_variant(JSON(none_as_null=True), "sqlite")
+        default=None, sa_type=Embedding(1536).with_variant(PackedVector(), "sqlite")
     )
     speaker: MessageRole | None = Field(default=None, sa_type=Enum(MessageRole, name="speaker_enum"))
     reader: MessageRole | None = Field(default=None, sa_type=Enum(MessageRole, name="message_role_enum"))
@@ -198,7 +198,7 @@ def test_the_file_passes_the_checks_as_it_is(project: Project) -> None:
 
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)
 def test_a_renamed_vector_has_its_old_name_again_after_the_downgrade(project: Project) -> None:
-    project.edit_models("    embedding: ", "    vector: ")
+    project.edit_models("    embedding: list[float] | None", "    vector: list[float] | None")
     project.generate()
     project.run("-c", UP_AND_DOWN_TWICE)
 

@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
         "https://gateway.example.org/v1",
     ),
     "openai_model": ("gpt-5.4-mini", "gpt-5.4", "gpt-5.4"),
+    "openai_embedding_model": ("text-embedding-3-small", "nomic-embed-text", "nomic-embed-text"),
     "openai_org_id": (None, "org-1", "org-1"),
     "openai_project_id": (None, "proj_1", "proj_1"),
     "openai_custom_headers": (None, "X-Team: books", SecretStr("X-Team: books")),

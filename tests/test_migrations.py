@@ -24,11 +24,13 @@ from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer
 
+TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings"}
+
 
 def tables(url: str) -> set[str]:
-    """The names of the tables, without Alembic's own."""
+    """The names of the tables, without Alembic's own and those that a full-text table consists of."""
     statement = (
-        "SELECT name FROM sqlite_master WHERE type = 'table'"
+        "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND name NOT LIKE 'sqlite_%'"
         if dsn.parse(url).sqlite
         else "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     )
@@ -57,7 +59,7 @@ def url(request: pytest.FixtureRequest) -> str:
 def test_up_and_down_and_up_again(url: str) -> None:
     for _ in range(2):
         migrate(url)
-        assert tables(url) == {"chat_sessions", "messages", "documents"}
+        assert tables(url) == TABLES
         check(url)
 
         migrate(url, "base")
@@ -142,6 +144,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "chat_sessions.updated_at timestamp with time zone",
         "chat_sessions.title text null",
         "chat_sessions.owner text null",
+        "document_words.id uuid",
+        "document_words.words tsvector",
+        "document_words.length integer",
         "documents.id uuid",
         "documents.source text",
         "documents.title text",
@@ -150,6 +155,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "documents.embedding vector(1536) null",
         "documents.metadata json",
         "documents.created_at timestamp with time zone",
+        "embeddings.digest text",
+        "embeddings.model text",
+        "embeddings.embedding bytea",
         "messages.id uuid",
         "messages.session_id uuid",
         "messages.role message_role_enum",
@@ -177,7 +185,10 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     assert [row[0] for row in keys] == [
         "book_chat_alembic_version: PRIMARY KEY (version_num)",
         "chat_sessions: PRIMARY KEY (id)",
+        "document_words: FOREIGN KEY (id) REFERENCES documents(id) ON DELETE CASCADE",
+        "document_words: PRIMARY KEY (id)",
         "documents: PRIMARY KEY (id)",
+        "embeddings: PRIMARY KEY (digest, model)",
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
@@ -185,6 +196,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
         "public.chat_sessions USING btree (owner, created_at, id)",
+        "public.document_words USING gin (words)",
         "public.messages USING btree (reply_to)",
         "public.messages USING btree (session_id, created_at, id)",
     ]
@@ -198,7 +210,8 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         sqlite,
         """
         SELECT t.name || '.' || c.name || ' ' || c.type || iif(c."notnull", '', ' null')
-        FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name <> 'book_chat_alembic_version'
+        FROM pragma_table_list t, pragma_table_info(t.name) c
+        WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' AND t.name <> 'book_chat_alembic_version'
         ORDER BY t.name, c.cid
         """,
     )
@@ -213,9 +226,12 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "documents.title TEXT",
         "documents.position INTEGER",
         "documents.content TEXT",
-        "documents.embedding JSON null",
+        "documents.embedding BLOB null",
         "documents.metadata JSON",
         "documents.created_at DATETIME",
+        "embeddings.digest TEXT",
+        "embeddings.model TEXT",
+        "embeddings.embedding BLOB",
         "messages.id CHAR(32)",
         "messages.session_id CHAR(32)",
         "messages.role VARCHAR(9)",
@@ -322,7 +338,7 @@ def test_pgvector_is_found_in_a_schema_off_the_search_path(
 
     check(tenants_database)
     assert query(tenants_database, EMBEDDING_TYPE) == [(embedding_type,)]
-    assert tables(tenants_database) == {"chat_sessions", "messages", "documents"}
+    assert tables(tenants_database) == TABLES
     query(tenants_database, document("near", "array_fill(1, ARRAY[1536])"))
     migrate(tenants_database, "base")
 
@@ -339,7 +355,7 @@ def superusers(tenants_database: str, postgres: PostgresServer) -> str:
     return postgres.url(tenants_database.rpartition("/")[2])
 
 
-@pytest.mark.parametrize("revision", ["0001", "0003", "0004"])
+@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005"])
 def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: str) -> None:
     session_id = "00000000000040008000000000000000"
     migrate(url, revision)
@@ -529,7 +545,7 @@ def test_the_command_line_needs_no_variable_but_the_databases(tmp_path: Path) ->
     )
 
     assert status == 0, output
-    assert tables(f"sqlite:///{tmp_path}/book.db") == {"chat_sessions", "messages", "documents"}
+    assert tables(f"sqlite:///{tmp_path}/book.db") == TABLES
 
 
 @pytest.mark.parametrize("database_url", ["sqlite+aiosqlite:///:memory:", "sqlite://"])

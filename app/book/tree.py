@@ -1,0 +1,215 @@
+"""From a folder of Markdown to the book's chunks, each with the address that Docusaurus gives to its section."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import yaml
+
+from app.book.chunks import Chunk, chunk_page
+
+MAX_FILE_BYTES = 5_000_000
+
+_SUFFIXES = (".md", ".mdx")
+_UNREAD_FOLDERS = frozenset({"node_modules", "__tests__"})
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<yaml>.*?)(?:^|\n)---[ \t]*(?:\n|$)", re.DOTALL)
+_NO_PREFIX = re.compile(r"[0-9]+[-_.][0-9]+")
+_PREFIX = re.compile(r"[0-9]+\s*[-_.]+\s*([^-_.\s].*)")
+
+
+class TreeError(Exception):
+    """There is no book in this folder; the message says why."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not in the book, and why."""
+
+    file: str
+    """Its path in the folder."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Book:
+    """What the folder holds."""
+
+    url: str
+    """The address of the root of the pages; ends in a slash."""
+    pages: int
+    """How many files were read."""
+    chunks: list[Chunk]
+    skipped: list[Skipped]
+
+
+class _SkipError(Exception):
+    """The file is not to be read; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    address: str
+    chunks: list[Chunk]
+
+
+def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbers: bool = False) -> Book:
+    """Read every page of a Docusaurus docs folder, or of any other folder of Markdown.
+
+    `url` is the address of the folder's root on the site. Files that match a pattern of `exclude` are left out, and so
+    are drafts, unlisted pages and the partials that begin with `_`. Raises TreeError if no page can be read.
+    """
+    root = book_url(url)
+    _check(folder)
+    chunks: list[Chunk] = []
+    skipped: list[Skipped] = []
+    files: dict[str, str] = {}
+    for file in _files(folder, exclude):
+        try:
+            page = _read_page(folder, file, root, keep_numbers=keep_numbers)
+            if (first := files.setdefault(page.address, file)) != file:
+                raise _SkipError(f"has the same address as {first}")
+        except _SkipError as error:
+            skipped.append(Skipped(file, str(error)))
+        else:
+            chunks += page.chunks
+    if not chunks:
+        raise TreeError("\n".join([f"{folder} holds no Markdown that can be read.", *map(_as_line, skipped)]))
+    return Book(root, len(files), chunks, skipped)
+
+
+def book_url(text: str) -> str:
+    """Return the address that the book's addresses begin with; raises TreeError."""
+    try:
+        url = urlsplit(text.strip())
+        is_usable = url.scheme in {"http", "https"} and bool(url.hostname) and not (url.username or url.query or url.fragment)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise TreeError(f"{text!r} is not an address such as https://book.example.org/docs/")
+    return f"{url.scheme}://{url.netloc.lower()}{_quoted(url.path.rstrip('/'))}/"
+
+
+def _as_line(skipped: Skipped) -> str:
+    return f"  {skipped.file} {skipped.reason}"
+
+
+def _check(folder: Path) -> None:
+    if not folder.is_dir():
+        raise TreeError(f"{folder} is not a folder.")
+    if any(folder.glob("docusaurus.config.*")):
+        raise TreeError(f"{folder} is the folder of a whole site. Please name its folder of pages, such as {folder / 'docs'}.")
+
+
+def _files(folder: Path, exclude: Sequence[str]) -> Iterator[str]:
+    """Yield the paths in the folder of what may be pages, in a fixed order."""
+    seen = set[str]()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # A link leads back to a folder that holds it.
+            folders.clear()
+            continue
+        seen.add(real)
+        relative = Path(parent).relative_to(folder).as_posix()
+        paths = {name: posixpath.normpath(posixpath.join(relative, name)) for name in (*folders, *files)}
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith((".", "_")) and name not in _UNREAD_FOLDERS and not _is_excluded(paths[name], exclude)
+        )
+        for name in sorted(files):
+            is_page = name.endswith(_SUFFIXES) and not name.startswith((".", "_"))
+            if is_page and not _is_excluded(paths[name], exclude):
+                yield paths[name]
+
+
+def _is_excluded(path: str, patterns: Sequence[str]) -> bool:
+    # A pattern such as **/drafts/** also means the folder itself, at the root too.
+    candidates = (path, f"/{path}", f"{path}/", f"/{path}/")
+    return any(fnmatchcase(candidate, pattern.removeprefix("./")) for pattern in patterns for candidate in candidates)
+
+
+def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Page:
+    front_matter, text = _front_matter(_read_file(folder / file))
+    for name in ("draft", "unlisted"):
+        if front_matter.get(name, "").lower() == "true":
+            raise _SkipError(f"is {'a draft' if name == 'draft' else name}")
+    keep_numbers = keep_numbers or front_matter.get("parse_number_prefixes", "").lower() == "false"
+    slug, name = _slug(file, front_matter, keep_numbers=keep_numbers)
+    address = root + _quoted(slug.lstrip("/"))
+    try:
+        chunks = chunk_page(
+            text,
+            page=address,
+            title=front_matter.get("title"),
+            fallback=front_matter.get("sidebar_label") or name,
+            is_commonmark=front_matter.get("format") == "md",
+        )
+    except RecursionError:
+        raise _SkipError("is nested too deeply") from None
+    return _Page(address, chunks)
+
+
+def _read_file(path: Path) -> str:
+    """Return the file's text, with `\\n` at the ends of its lines."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _SkipError(f"is larger than {MAX_FILE_BYTES / 1_000_000:.0f} MB")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise _SkipError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _SkipError("is not UTF-8") from None
+    if "\0" in text:
+        raise _SkipError("is not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _front_matter(text: str) -> tuple[Mapping[str, str], str]:
+    """Return the front matter's plain values, as they are written, and the text after it."""
+    found = _FRONT_MATTER.match(text)
+    if found is None:
+        return {}, text
+    try:
+        # The other loaders read `yes`, 1.10 and dates by the rules of a YAML that Docusaurus does not use.
+        values: Any = yaml.load(found["yaml"], Loader=yaml.BaseLoader)  # noqa: S506  # This loader makes only strings.
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise _SkipError(f"has front matter that is not YAML{f', in line {mark.line + 2}' if mark else ''}") from None
+    if not isinstance(values, dict):
+        return {}, text[found.end() :] if values in {None, ""} else text
+    plain = {str(name): " ".join(value.split()) for name, value in values.items() if isinstance(value, str)}
+    return {name: value for name, value in plain.items() if value}, text[found.end() :]
+
+
+def _slug(file: str, front_matter: Mapping[str, str], *, keep_numbers: bool) -> tuple[str, str]:
+    """Return the page's path below the root, with a slash before it, and the name that stands for a title."""
+    folder, name = posixpath.split(posixpath.splitext(file)[0])
+    unnumbered = (lambda part: part) if keep_numbers else _without_number
+    parts = [unnumbered(part) for part in folder.split("/")] if folder else []
+    folder_slug = "/".join(["", *parts, ""])
+    slug = front_matter.get("slug", "")
+    base = front_matter.get("id") or unnumbered(name)
+    is_index = name.lower() in {"index", "readme", posixpath.basename(folder).lower()}
+    if slug.startswith("/"):
+        path = slug
+    elif not slug and is_index:
+        path, base = folder_slug, (parts or ["Home"])[-1]
+    else:
+        path = posixpath.normpath(posixpath.join(folder_slug, slug or base)) + ("/" if slug.endswith("/") else "")
+    return re.sub("/{2,}", "/", path), base
+
+
+def _without_number(name: str) -> str:
+    """Return the name without the number that only puts it in its place; dates and versions stay."""
+    prefix = None if _NO_PREFIX.match(name) else _PREFIX.fullmatch(name)
+    return prefix[1] if prefix else name
+
+
+def _quoted(path: str) -> str:
+    return quote(path, safe="/%!$&'()*+,;=:@-._~[]|")
