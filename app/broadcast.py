@@ -4,7 +4,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 
-from app.models import ChatResponse, DeltaEvent, MessageBase, SourcesEvent
+from app.models import DeltaEvent, DoneEvent, MessageBase, SourcesEvent
 
 type TurnEvent = MessageBase | SourcesEvent | DeltaEvent
 """What a turn under way tells: its recorded question, the sources that were found, each piece of the answer."""
@@ -28,7 +28,7 @@ class Broadcast:
         self._joined = 0
         """How many pieces, counted from the first, are joined ones."""
         self._chars = 0
-        self._turn: asyncio.Task[ChatResponse] | None = None
+        self._turn: asyncio.Task[DoneEvent] | None = None
         self._news = asyncio.Event()
 
     def emit(self, event: TurnEvent) -> None:
@@ -42,7 +42,7 @@ class Broadcast:
                 self._add(event.text)
         self._news.set()
 
-    def end(self, turn: asyncio.Task[ChatResponse]) -> None:
+    def end(self, turn: asyncio.Task[DoneEvent]) -> None:
         """Tell of the turn's end."""
         self._turn = turn
         self._news.set()
@@ -57,14 +57,20 @@ class Broadcast:
             del self._starts[oldest.start + 1 : oldest.stop]
             self._joined += 1
 
-    async def follow(self) -> AsyncIterator[Sequence[TurnEvent | ChatResponse]]:
-        """Yield all that was told since the last time: the question first, the response last; raises what the turn raised."""
-        is_begun, chars = False, 0
+    async def follow(self) -> AsyncIterator[Sequence[TurnEvent | DoneEvent]]:
+        """Yield all that was told since the last time; raises what the turn raised.
+
+        The question comes first, then the sources if there are any, the pieces of the answer, and last its end.
+        """
+        is_begun, has_sources, chars = False, False, 0
         while True:
-            events: list[TurnEvent | ChatResponse] = []
+            events: list[TurnEvent | DoneEvent] = []
             if self._question and not is_begun:
                 is_begun = True
-                events += [self._question, *([self._sources] if self._sources else [])]
+                events.append(self._question)
+            if is_begun and self._sources and not has_sources:
+                has_sources = True
+                events.append(self._sources)
             if is_begun and chars < self._chars:
                 first = bisect_right(self._starts, chars) - 1
                 pieces = self._pieces[first : first + _BATCH]

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 from sqlalchemy import Row
 
 from app.broadcast import TurnEvent
+from app.citations import cite
 from app.config import Settings
 from app.conversations import (
     Conversation,
@@ -24,14 +25,24 @@ from app.conversations import (
 )
 from app.database import Database
 from app.dependencies import ReaderToken, RetrieverDep, StateRequest, TurnsDep, owner_of
-from app.errors import ERROR_RESPONSES, DuplicateKeyError, SessionNotFoundError, TurnInProgressError
+from app.errors import ERROR_RESPONSES, DuplicateKeyError, ModelError, SessionNotFoundError, TurnInProgressError
 from app.idempotency import claim_question, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
-from app.models import ChatRequest, ChatResponse, DeltaEvent, MessageBase, MessageRole, Source, SourcesEvent
+from app.models import (
+    ChatRequest,
+    ChatResponse,
+    DeltaEvent,
+    DoneEvent,
+    MessageBase,
+    MessageRole,
+    Source,
+    SourcesEvent,
+    as_done,
+)
 from app.prompt import PastTurn, assemble_prompt
 from app.ratelimit import Allowance
-from app.retrieval import Retriever, look_up
+from app.retrieval import Retrieval, Retriever, retrieve_nothing
 
 router = APIRouter(tags=["chat"])
 
@@ -120,55 +131,59 @@ async def chat(turn: TurnDep, turns: TurnsDep) -> ChatResponse:
     return await turns.run(take_turn(turn))
 
 
-async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: bool = True) -> ChatResponse:
-    """Answer the question and record both; with `emit`, tell of the recorded question and of each piece of the answer.
+async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: bool = True) -> DoneEvent:
+    """Answer the question and record both; with `emit`, tell of the recorded question, the passages, and the answer's pieces.
 
     When this returns, the answer is in the database. When it raises a ModelError, the question is; when it raises a
     DatabaseError, either may be missing. No connection is held while the model thinks. With an idempotency key, a recorded
     answer is returned as it is; IdempotencyConflictError and TurnInProgressError say why there is none to return.
     """
-    keep_out_of_log(turn.request.message, turn.request.selected_text)
+    keep_out_of_log(turn.request.message, turn.request.selected_text, turn.request.page_url)
     ids = turn_ids(turn.request, turn.owner, turn.idempotency_key)
+    async with look_up(turn) as retrieval:
+        history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
+        conversation = await find_conversation(
+            turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
+        )
+        if conversation is None:
+            if not may_begin_session:
+                raise SessionNotFoundError
+            conversation = new_conversation(ids.new_session, owner=turn.owner, first_message=turn.request.message)
+        current_request().session_id = conversation.session_id
+        retrieval.follow(conversation.previous_question)
 
-    history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
-    conversation = await find_conversation(
-        turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
-    )
-    if conversation is None:
-        if not may_begin_session:
-            raise SessionNotFoundError
-        conversation = new_conversation(ids.new_session, owner=turn.owner, first_message=turn.request.message)
-    current_request().session_id = conversation.session_id
+        question = MessageBase(
+            id=ids.question,
+            session_id=conversation.session_id,
+            role=MessageRole.user,
+            content=turn.request.message,
+            selected_text=turn.request.selected_text,
+            created_at=time_after(conversation.last_message_at),
+        )
+        if turn.idempotency_key is None:
+            return await _answer(turn, question, conversation, retrieval, emit)
 
-    question = MessageBase(
-        id=ids.question,
-        session_id=conversation.session_id,
-        role=MessageRole.user,
-        content=turn.request.message,
-        selected_text=turn.request.selected_text,
-        created_at=time_after(conversation.last_message_at),
-    )
-    if turn.idempotency_key is None:
-        return await _answer(turn, question, conversation, emit, is_recorded=False)
+        claim_seconds = turn.settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
+        async with claim_question(turn.db, question, conversation, seconds=claim_seconds) as claim:
+            if claim.recorded_reply is None:
+                return await _answer(turn, question, conversation, retrieval, emit)
+            return _replay(question, claim.recorded_reply, emit)
 
-    claim_seconds = turn.settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
-    async with claim_question(turn.db, question, conversation, seconds=claim_seconds) as claim:
-        if claim.recorded_reply is None:
-            return await _answer(turn, question, conversation, emit, is_recorded=True)
-        if emit:
-            emit(question)
-            emit(DeltaEvent(text=claim.recorded_reply.content))
-        return as_response(claim.recorded_reply)
+
+def look_up(turn: Turn) -> Retrieval:
+    """Return the look-up of passages for the question; a question about an excerpt gets none."""
+    retriever = retrieve_nothing if turn.request.selected_text else turn.retriever
+    return Retrieval(retriever, turn.request.message, page_url=turn.request.page_url)
 
 
 async def _answer(
-    turn: Turn, question: MessageBase, conversation: Conversation, emit: Emit | None, *, is_recorded: bool
-) -> ChatResponse:
-    """Ask the model, and record its reply; a question that is not recorded yet is recorded while the model thinks."""
+    turn: Turn, question: MessageBase, conversation: Conversation, retrieval: Retrieval, emit: Emit | None
+) -> DoneEvent:
+    """Ask the model, and record its reply; a question that no claim has recorded is recorded while the model thinks."""
     await turn.count()
-    asking = asyncio.create_task(ask_model(turn, conversation.history, emit))
+    asking = asyncio.create_task(ask_model(turn, conversation.history, retrieval, emit))
     try:
-        if not is_recorded:
+        if turn.idempotency_key is None:
             # A duplicate is our own first try, which arrived before its connection was lost.
             with contextlib.suppress(DuplicateKeyError):
                 await record_question(turn.db, question, conversation)
@@ -184,35 +199,45 @@ async def _answer(
     if emit and reply.content != answer.text:
         # Another request answered the question meanwhile: what was told here is not what is recorded.
         raise TurnInProgressError(retry_after="1")
-    return as_response(reply)
+    return as_done(reply)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and the sources that it could rely on."""
+    """What the model said, with citation markers `[n]`, and the sources that it cites."""
 
     text: str
     sources: Sequence[Source]
 
 
-async def ask_model(turn: Turn, history: Sequence[PastTurn], emit: Emit | None) -> Answer:
+async def ask_model(turn: Turn, history: Sequence[PastTurn], retrieval: Retrieval, emit: Emit | None) -> Answer:
     """Return the model's answer: from the excerpt alone, or from the history and the passages that were found."""
-    excerpt = turn.request.selected_text
-    passages = () if excerpt else await look_up(turn.retriever, turn.request.message)
-    sources = [Source(source=passage.source, title=passage.title) for passage in passages]
+    passages = await retrieval.passages()
+    sources = [
+        Source(number=number, title=passage.title, url=passage.source) for number, passage in enumerate(passages, 1)
+    ]
     if sources and emit:
         emit(SourcesEvent(sources=sources))
     prompt = assemble_prompt(
         turn.request.message,
         book_title=turn.settings.book_title,
-        excerpt=excerpt,
+        excerpt=turn.request.selected_text,
         passages=passages,
         history=history,
     )
-    text = await turn.model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
-    return Answer(text, sources)
+    answer = await turn.model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
+    text, cited = cite(answer, len(passages))
+    if not text.strip():  # It was nothing but markers of passages that do not exist.
+        raise ModelError
+    return Answer(text, [sources[number - 1] for number in cited])
 
 
-def as_response(reply: MessageBase | Row[Any]) -> ChatResponse:
-    """Return a recorded reply as the client gets it."""
-    return ChatResponse(response=reply.content, session_id=reply.session_id, timestamp=reply.created_at)
+def _replay(question: MessageBase, reply: Row[Any], emit: Emit | None) -> DoneEvent:
+    """Return a recorded answer; with `emit`, tell of it as if the model had given it in one piece."""
+    done = as_done(reply)
+    if emit:
+        emit(question)
+        if done.sources:
+            emit(SourcesEvent(sources=done.sources))
+        emit(DeltaEvent(text=done.response))
+    return done

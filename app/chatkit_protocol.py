@@ -21,7 +21,6 @@ from chatkit.types import (
     AssistantMessageItem,
     ChatKitReq,
     ErrorEvent,
-    FileSource,
     InferenceOptions,
     ItemsFeedbackReq,
     ItemsListReq,
@@ -57,7 +56,8 @@ from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
 from app.broadcast import TurnEvent
-from app.chat import Emit, Turn, as_response, ask_model, new_turn, take_turn
+from app.chat import Emit, Turn, ask_model, look_up, new_turn, take_turn
+from app.citations import marker_ends
 from app.conversations import find_conversation, rate_messages, replace_reply, reply_id, title_of
 from app.database import Database
 from app.dependencies import StateRequest
@@ -75,15 +75,17 @@ from app.idempotency import take_over
 from app.logs import keep_out_of_log
 from app.models import (
     ChatRequest,
-    ChatResponse,
     ChatSession,
     DeltaEvent,
+    DoneEvent,
     Message,
     MessageBase,
     MessageRole,
     Order,
     Source,
     SourcesEvent,
+    as_done,
+    read_sources,
     storable,
     utc_now,
 )
@@ -270,24 +272,26 @@ def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequ
         raise _invalid(error) from None
 
 
-async def _regenerate(turn: Turn, question: MessageBase, emit: Emit) -> ChatResponse:
+async def _regenerate(turn: Turn, question: MessageBase, emit: Emit) -> DoneEvent:
     """Answer a recorded question anew; the old answer, and what was said after it, stay until the new one is recorded.
 
     Of several requests for one question, the last gives the answer that stays. Otherwise as `take_turn`.
     """
     keep_out_of_log(question.content, question.selected_text)
     history_limit = 0 if question.selected_text else turn.settings.history_limit
-    conversation = await find_conversation(
-        turn.db, str(question.session_id), owner=turn.owner, history_limit=history_limit, before=question
-    )
-    if conversation is None:
-        raise SessionNotFoundError
-    await turn.count()
-    await take_over(turn.db, question)
-    emit(question)
-    answer = await ask_model(turn, conversation.history, emit)
+    async with look_up(turn) as retrieval:
+        conversation = await find_conversation(
+            turn.db, str(question.session_id), owner=turn.owner, history_limit=history_limit, before=question
+        )
+        if conversation is None:
+            raise SessionNotFoundError
+        retrieval.follow(conversation.previous_question)
+        await turn.count()
+        await take_over(turn.db, question)
+        emit(question)
+        answer = await ask_model(turn, conversation.history, retrieval, emit)
     until = conversation.last_message_at
-    return as_response(await replace_reply(turn.db, question, answer.text, answer.sources, until=until))
+    return as_done(await replace_reply(turn.db, question, answer.text, answer.sources, until=until))
 
 
 class _Shown(IntEnum):
@@ -304,28 +308,18 @@ class _TurnView:
     def __init__(self, shown: _Shown) -> None:
         self._shown = shown
         self._answer = AssistantMessageItem(id="", thread_id="", created_at=utc_now(), content=[])
-        self._content = AssistantMessageContent(text="")
 
-    def events(self, told: TurnEvent | ChatResponse) -> Iterator[ThreadStreamEvent]:
+    def events(self, told: TurnEvent | DoneEvent) -> Iterator[ThreadStreamEvent]:
         """Yield the widget's events for what the turn has told."""
         match told:
             case MessageBase():
                 yield from self._begin(told)
             case SourcesEvent():
-                self._content.annotations = _annotations(told.sources)
-                for index, annotation in enumerate(self._content.annotations):
-                    yield self._updated(
-                        AssistantMessageContentPartAnnotationAdded(
-                            content_index=0, annotation_index=index, annotation=annotation
-                        )
-                    )
+                pass  # Which of them the answer cites, its end says.
             case DeltaEvent():
                 yield self._updated(AssistantMessageContentPartTextDelta(content_index=0, delta=told.text))
-            case ChatResponse():
-                self._content.text = told.response
-                self._answer.content, self._answer.created_at = [self._content], told.timestamp
-                yield self._updated(AssistantMessageContentPartDone(content_index=0, content=self._content))
-                yield ThreadItemDoneEvent(item=self._answer)
+            case DoneEvent():
+                yield from self._end(told)
 
     def _begin(self, question: MessageBase) -> Iterator[ThreadStreamEvent]:
         thread_id, time = str(question.session_id), question.created_at
@@ -339,15 +333,26 @@ class _TurnView:
         self._answer.id, self._answer.thread_id = str(reply_id(question.id)), thread_id
         self._answer.created_at = time
         yield ThreadItemAddedEvent(item=self._answer)
-        yield self._updated(AssistantMessageContentPartAdded(content_index=0, content=self._content))
+        empty = AssistantMessageContent(text="")
+        yield self._updated(AssistantMessageContentPartAdded(content_index=0, content=empty))
+
+    def _end(self, done: DoneEvent) -> Iterator[ThreadStreamEvent]:
+        content = _answer_content(done.response, done.sources)
+        for index, annotation in enumerate(content.annotations):
+            yield self._updated(
+                AssistantMessageContentPartAnnotationAdded(
+                    content_index=0, annotation_index=index, annotation=annotation
+                )
+            )
+        self._answer.content, self._answer.created_at = [content], done.timestamp
+        yield self._updated(AssistantMessageContentPartDone(content_index=0, content=content))
+        yield ThreadItemDoneEvent(item=self._answer)
 
     def _updated(self, update: Any) -> ThreadItemUpdatedEvent:
         return ThreadItemUpdatedEvent(item_id=self._answer.id, update=update)
 
 
-async def _turn_frames(
-    batches: AsyncIterator[Sequence[TurnEvent | ChatResponse]], shown: _Shown
-) -> AsyncGenerator[bytes]:
+async def _turn_frames(batches: AsyncIterator[Sequence[TurnEvent | DoneEvent]], shown: _Shown) -> AsyncGenerator[bytes]:
     view = _TurnView(shown)
     async for told in batches:
         yield b"".join(_frame(event) for each in told for event in view.events(each))
@@ -401,19 +406,20 @@ def _item(message: MessageBase | Row[Any]) -> UserMessageItem | AssistantMessage
         return UserMessageItem(
             **where, content=[text], quoted_text=message.selected_text, inference_options=InferenceOptions()
         )
-    answer = AssistantMessageContent(text=message.content, annotations=_annotations(message.sources or ()))
-    return AssistantMessageItem(**where, content=[answer])
+    return AssistantMessageItem(**where, content=[_answer_content(message.content, read_sources(message.sources))])
 
 
-def _annotations(sources: Sequence[Source]) -> list[Annotation]:
-    return [
-        Annotation(
-            source=URLSource(title=found["title"], url=found["source"])
-            if found["source"].startswith(("http://", "https://"))
-            else FileSource(title=found["title"], filename=found["source"])
-        )
-        for found in sources
-    ]
+def _answer_content(text: str, sources: Sequence[Source]) -> AssistantMessageContent:
+    """Return an answer with its sources, each at the end of its first marker; the widget can link to absolute addresses only."""
+    ends = marker_ends(text) if sources else {}
+    return AssistantMessageContent(
+        text=text,
+        annotations=[
+            Annotation(source=URLSource(title=cited["title"], url=cited["url"]), index=ends.get(cited["number"]))
+            for cited in sources
+            if cited["url"].startswith(("http://", "https://"))
+        ],
+    )
 
 
 def _is_uuid(text: str) -> bool:

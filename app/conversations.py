@@ -31,6 +31,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from app.citations import without_markers
 from app.database import Database, Statement
 from app.errors import DuplicateKeyError, MissingReferenceError, SessionNotFoundError, TurnInProgressError
 from app.models import ChatSession, Message, MessageBase, MessageRole, Source, utc_now
@@ -52,6 +53,11 @@ class Conversation:
     history: Sequence[PastTurn] = ()
     """The last answered questions, oldest first."""
     last_message_at: datetime | None = None
+
+    @property
+    def previous_question(self) -> str | None:
+        """The last question of the history."""
+        return self.history[-1].question if self.history else None
 
 
 def new_conversation(session_id: uuid.UUID, *, owner: str | None, first_message: str) -> Conversation:
@@ -75,7 +81,8 @@ async def find_conversation(
 ) -> Conversation | None:
     """Return the session with its history, or None if the id is absent, malformed, unknown or another reader's.
 
-    The history has at most `history_limit` messages, in whole turns; with `before`, of turns whose question came earlier.
+    The history has at most `history_limit` messages, in whole turns; with `before`, of turns whose question came earlier. Its
+    answers are without their citation markers, whose passages it does not have.
     """
     try:
         known_id = uuid.UUID(session_id or "")
@@ -87,7 +94,11 @@ async def find_conversation(
     rows = await db.execute((_session_with_turns(history_limit // 2, bounded=before is not None), parameters))
     if not rows or rows[0].owner not in {None, owner}:
         return None
-    history = [PastTurn(row.question, row.excerpt, row.answer) for row in rows if row.answer is not None]
+    history = [
+        PastTurn(row.question, row.excerpt, without_markers(row.answer) if row.sources else row.answer)
+        for row in rows
+        if row.answer is not None
+    ]
     return Conversation(
         known_id,
         owner=rows[0].owner,
@@ -121,7 +132,7 @@ def _session_with_turns(turns: int, *, bounded: bool) -> Select[Any]:
     )
     question_id = func.coalesce(col(reply.reply_to), question_before).label("question_id")
     replies: Any = (
-        select(question_id, col(reply.content).label("answer"))
+        select(question_id, col(reply.content).label("answer"), col(reply.sources))
         .where(col(reply.session_id) == session, col(reply.role) == MessageRole.assistant)
         .order_by(*_newest_first(reply))
         .limit(literal_column(str(turns), Integer))
@@ -141,6 +152,7 @@ def _session_with_turns(turns: int, *, bounded: bool) -> Select[Any]:
             col(question.content).label("question"),
             col(question.selected_text).label("excerpt"),
             recent.c.answer,
+            recent.c.sources,
         )
         .select_from(ChatSession)
         .outerjoin(recent.join(question, col(question.id) == recent.c.question_id), literal_column("true"))

@@ -3,13 +3,13 @@
 import re
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypedDict, override
 
 from pgvector.sqlalchemy import VECTOR
-from pydantic import AfterValidator
+from pydantic import AfterValidator, HttpUrl, TypeAdapter, ValidationError
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Enum,
     Index,
     LargeBinary,
+    Row,
     Text,
     TypeDecorator,
     cast,
@@ -108,11 +109,20 @@ class ChatSession(SQLModel, table=True):
 
 
 class Source(TypedDict):
-    """A passage that an answer could rely on."""
+    """A passage of the book, as an answer cites it."""
 
-    source: str
-    """Where it stands: a path or an address."""
+    number: int
+    """The `n` of the answer's `[n]`."""
     title: str
+    url: str
+
+
+def read_sources(stored: Sequence[Mapping[str, Any]] | None) -> list[Source]:
+    """Return a message's sources; older rows have their addresses under another name, and no numbers but their order."""
+    return [
+        Source(number=each.get("number", place), title=each["title"], url=each.get("url") or each["source"])
+        for place, each in enumerate(stored or (), 1)
+    ]
 
 
 class MessageBase(SQLModel):
@@ -133,7 +143,7 @@ class MessageBase(SQLModel):
     answering_until: datetime | None = None
     """When that claim runs out."""
     sources: list[Source] | None = Field(default=None, sa_type=JSON(none_as_null=True))
-    """Each passage that the answer could rely on."""
+    """Each passage that the answer cites; read them with `read_sources`."""
 
 
 class Message(MessageBase, table=True):
@@ -205,6 +215,28 @@ def _absent_if_blank(text: str | None) -> str | None:
     return text if text and text.strip() else None
 
 
+_WEB_ADDRESS = TypeAdapter(HttpUrl)
+_LONGEST_ADDRESS = 2_000
+
+
+def _web_address(text: str | None) -> str | None:
+    if text is None:
+        return None
+    text = text.strip()
+    if len(text) > _LONGEST_ADDRESS:
+        raise ValueError(f"must not be longer than {_LONGEST_ADDRESS} characters")
+    try:
+        _WEB_ADDRESS.validate_python(text)
+    except ValidationError:
+        is_address = False
+    else:
+        # Browsers understand more than this, such as http:path, and the validator does as they do.
+        is_address = text.lower().startswith(("http://", "https://"))
+    if not is_address:
+        raise ValueError("must be an absolute http or https address")
+    return text
+
+
 class ChatRequest(ApiModel):
     """A reader's question."""
 
@@ -218,6 +250,10 @@ class ChatRequest(ApiModel):
         default=None, schema_extra={"examples": [None]}
     )
     """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
+    page_url: Annotated[
+        Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank), AfterValidator(_web_address)
+    ] = Field(default=None, schema_extra={"examples": [None]})
+    """The absolute address of the page that the reader is on, of at most 2,000 characters. Blank counts as absent."""
 
 
 class ChatResponse(ApiModel):
@@ -227,6 +263,26 @@ class ChatResponse(ApiModel):
     session_id: uuid.UUID
     timestamp: datetime
     """When the answer was recorded, in UTC."""
+
+
+class DoneEvent(ChatResponse):
+    """The last event of a streamed turn that succeeded."""
+
+    message_id: uuid.UUID
+    """The answer's id."""
+    sources: list[Source]
+    """Each passage that the answer cites."""
+
+
+def as_done(reply: MessageBase | Row[Any]) -> DoneEvent:
+    """Return a recorded reply as the turn's last event."""
+    return DoneEvent(
+        response=reply.content,
+        session_id=reply.session_id,
+        timestamp=reply.created_at,
+        message_id=reply.id,
+        sources=read_sources(reply.sources),
+    )
 
 
 class SessionEvent(ApiModel):
@@ -242,7 +298,7 @@ class DeltaEvent(ApiModel):
 
 
 class SourcesEvent(ApiModel):
-    """What was found for the answer to rely on."""
+    """The passages that were found, of which the answer may cite some."""
 
     sources: list[Source]
 

@@ -1,7 +1,8 @@
 """The offline stand-in for the model, for development without an API key: it only quotes, and says so.
 
 It is a transport under the real client, so requests, parsing and streaming are the SDK's own. It knows nothing: an answer
-consists of those sentences from the excerpt or the passages in the prompt that fit the question best.
+consists of those sentences from the excerpt or the passages in the prompt that fit the question best. Those from passages come
+with their numbers.
 """
 
 import json
@@ -15,9 +16,13 @@ from typing import Any, override
 
 import httpx2
 
+from app.citations import without_markers
+
 PREFACE = "[Offline stand-in, not a language model]"
 
-_FENCED = re.compile(r"<(?P<tag>(?:excerpt|passage)-\w+)[^>]*>\n(?P<text>.*?)\n</(?P=tag)>\n\n", re.DOTALL)
+_FENCED = re.compile(
+    r'<(?P<tag>(?:excerpt|passage)-\w+)(?: number="(?P<number>\d+)")?[^>]*>\n(?P<text>.*?)\n</(?P=tag)>\n\n', re.DOTALL
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?。؟\u06d4])\s+|\n\s*\n")
 _MOST_SENTENCES = 3
 _SHORTEST_WORD = 3
@@ -67,27 +72,74 @@ def _events(model: str, answer: str) -> Iterator[bytes]:
 
 def _answer(messages: Sequence[dict[str, str]]) -> str:
     *earlier, last = messages
-    texts, question = _quoted(last["content"])
-    if not texts:
+    sentences, question = _quoted(last["content"])
+    if sentences is None:
         count = sum(message["role"] != "system" for message in earlier)
         return (
             f"{PREFACE} There is no text to quote from. Select some text of the book and ask about it, or set "
             f"OPENAI_API_KEY to get real answers. The question came with {count} earlier "
             f"message{'' if count == 1 else 's'} of this conversation."
         )
-    sentences = _best_sentences(question, [s.strip() for text in texts for s in _SENTENCE_END.split(text) if s.strip()])
-    if not sentences:
+    best = _best_sentences(question, sentences)
+    if not best:
         return f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
-    return f"{PREFACE} The closest sentences of the text: {' '.join(sentences)}"
+    return f"{PREFACE} The closest sentences of the text: {' '.join(best)}"
 
 
-def _quoted(content: str) -> tuple[list[str], str]:
-    """Return the fenced texts at the beginning of a message, and the question after them."""
-    texts, end = [], 0
+def _quoted(content: str) -> tuple[list[str] | None, str]:
+    """Return the sentences of the fenced texts at the beginning of a message, None without a text, and the question after them."""
+    sentences: list[str] | None = None
+    end = 0
     while match := _FENCED.match(content, end):
-        texts.append(match["text"])
+        sentences = [*(sentences or ()), *_sentences(match["text"], match["number"])]
         end = match.end()
-    return texts, content[end:]
+    return sentences, content[end:]
+
+
+def _sentences(text: str, number: str | None) -> Iterator[str]:
+    """Yield the sentences of an excerpt as they are, and those of a passage as plain text with its number."""
+    if number is None:
+        yield from (sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence.strip())
+        return
+    for sentence in _SENTENCE_END.split(_prose(text)):
+        if plain := " ".join(without_markers(sentence).split()):
+            yield f"{plain} [{number}]"
+
+
+_TABLE = re.compile(r"^[ \t]*\|.*\n[ \t]*\|[-:| \t]+$(?:\n[ \t]*\|.*)*", re.MULTILINE)
+_MARKUP: Sequence[tuple[re.Pattern[str], str]] = [
+    (re.compile(pattern, re.MULTILINE), replacement)
+    for pattern, replacement in (
+        # Code, formulas and comments
+        (r"^[ \t>]*(?P<fence>`{3,}|~{3,}|\$\$)(?s:.*?)(?:^[ \t>]*(?P=fence)[ \t]*$|\Z)|<!--(?s:.*?)-->", "\n\n"),
+        # Headings, rules, and lines with nothing but a tag or the mark of an admonition
+        (r"^.+\n[ \t]*(?:={2,}|-{3,})[ \t]*$", "\n\n"),  # Headings with a line below
+        (r"^[ \t>]*(?:#{1,6}(?:[ \t].*)?|[-=*_ \t]{3,}|:::.*|</?\w[^<>\n]*>)[ \t]*$", "\n\n"),
+        (r"^[ \t>]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?", "\n\n"),  # Items of lists
+        (r"^[ \t]*>[ \t>]*", ""),
+        (r"!\[[^\[\]]*\]\([^()]*\)", ""),
+        (r"\[([^\[\]]*)\]\([^()]*\)", r"\1"),
+        (r"(?<![\w*])(?P<mark>\*{1,3}|_{1,3})(?=\S)([^*_]+?)(?<=\S)(?P=mark)(?![\w*])", r"\2"),
+    )
+]
+
+
+def _prose(markdown: str) -> str:
+    """Return the sentences of a passage without its Markdown; a blank line stands between blocks, items and rows."""
+    text = _TABLE.sub(_rows, markdown)
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _rows(table: re.Match[str]) -> str:
+    """Return each row of a table as a text of its own, in which every cell has its column's name."""
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+        for line in table[0].splitlines()
+    ]
+    cells = ([": ".join(filter(None, pair)) for pair in zip(header, row, strict=False) if pair[1]] for row in rows)
+    return "\n\n".join(["", *(", ".join(row) for row in cells), ""])
 
 
 def _best_sentences(question: str, sentences: Sequence[str]) -> list[str]:

@@ -37,8 +37,8 @@ def assemble_prompt(
     """Return exactly what the model will be sent.
 
     First one system message, then user and assistant alternate, oldest turn first, and the last is the user's, which ends with
-    the message word for word. What a question is about stands before it, fenced, in the same user message. With an excerpt
-    there are neither history nor passages.
+    the message word for word. What a question is about stands before it, fenced, in the same user message. Passages are
+    numbered from 1, and come without their addresses. With an excerpt there are neither history nor passages.
     """
     if excerpt is not None:
         passages, history = (), ()
@@ -48,7 +48,10 @@ def assemble_prompt(
         quoted.append(fenced("excerpt", excerpt))
     if passages:
         rules.append(_PASSAGE_RULES)
-        quoted += [fenced("passage", passage.text, title=passage.title, source=passage.source) for passage in passages]
+        quoted += [
+            fenced("passage", passage.text, number=str(number), title=passage.title)
+            for number, passage in enumerate(passages, 1)
+        ]
     if any(turn.excerpt for turn in history):
         rules.append(_PAST_EXCERPT_RULES)
     return [
@@ -94,8 +97,11 @@ _EXCERPT_RULES = (
 )
 
 _PASSAGE_RULES = (
-    "Passages of the book stand between <passage-…> tags before the last question. Prefer them to what you know otherwise, "
-    f"and name the title of a passage that you rely on. {_QUOTATION_RULE}"
+    "Numbered passages of the book stand between <passage-…> tags before the last question. Prefer them to what you know "
+    "otherwise. Right after each statement that you take from a passage, put the passage's number in square brackets, like "
+    "this: [1]. If you take it from two passages, put both: [1][3]. Put no other numbers in square brackets, and do not list "
+    "the passages. If the passages do not hold the answer, say so first, and only then answer from what you know otherwise. "
+    f"A passage's title is quoted text too. {_QUOTATION_RULE}"
 )
 
 _PAST_EXCERPT_RULES = (
@@ -105,11 +111,11 @@ _PAST_EXCERPT_RULES = (
 
 
 def fenced(kind: str, text: str, **attributes: str) -> str:
-    """Return the text between tags that it cannot close.
+    """Return the text between tags that it cannot close, with the attributes on the opening tag's one line.
 
     The tags carry a digest of the text and its attributes, which nobody can know while still writing the text.
     """
     digest = hashlib.sha256("\0".join([text, *attributes.values()]).encode()).hexdigest()[:16]
     tag = f"{kind}-{digest}"
-    described = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
+    described = "".join(f' {name}="{html.escape(" ".join(value.split()))}"' for name, value in attributes.items())
     return f"<{tag}{described}>\n{text}\n</{tag}>"

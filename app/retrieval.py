@@ -1,13 +1,15 @@
-"""The step before the model call, in which Phase 5 looks up passages of the book."""
+"""The step before the model call: passages of the book are looked up, in which the answer may be."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 logger = logging.getLogger(__name__)
 
 RETRIEVAL_TIMEOUT_SECONDS = 5.0
+"""How long a turn waits for its passages once there is nothing else to do."""
 
 
 @dataclass(frozen=True)
@@ -16,24 +18,83 @@ class Passage:
 
     text: str
     source: str
-    """Where it stands: a path or an address."""
+    """Its absolute address, for the reader; the model never sees it."""
     title: str
 
 
-type Retriever = Callable[[str], Awaitable[Sequence[Passage]]]
-"""From a question to passages, best first."""
+@dataclass(frozen=True)
+class Query:
+    """What a retriever is asked."""
+
+    question: str
+    previous_question: Awaitable[str | None]
+    """The last answered question before this one, None at the beginning of a conversation.
+
+    It can be awaited any number of times. Await it late: the conversation is read from the database at the same time.
+    """
+    page_url: str | None
+    """The address of the page that the reader is on, if the client says so."""
 
 
-async def retrieve_nothing(_question: str) -> Sequence[Passage]:
+type Retriever = Callable[[Query], Awaitable[Sequence[Passage]]]
+"""From a query to passages, best first."""
+
+
+async def retrieve_nothing(_query: Query) -> Sequence[Passage]:
     """Return no passages: the model answers from what it knows of the book's subject."""
     return ()
 
 
-async def look_up(retriever: Retriever, question: str) -> Sequence[Passage]:
-    """Return the passages for the question, best first; none if the retriever fails or is slow, and the log says why."""
-    try:
-        async with asyncio.timeout(RETRIEVAL_TIMEOUT_SECONDS):
-            return list(await retriever(question))
-    except Exception as error:  # Whatever fails in a retriever, the turn goes on without passages.
-        logger.warning("retrieval.failed", exc_info=error)
-        return ()
+class Retrieval:
+    """A look-up of passages in the background; it is under way inside the `async with` block, and ends with it."""
+
+    def __init__(self, retriever: Retriever, question: str, *, page_url: str | None) -> None:
+        self._retriever = retriever
+        self._previous_question = _PreviousQuestion()
+        self._query = Query(question, self._previous_question, page_url)
+        self._task: asyncio.Task[Sequence[Passage]] | None = None
+
+    async def __aenter__(self) -> Self:
+        # A turn without a retriever does not pay for a task.
+        if self._retriever is not retrieve_nothing:
+            self._task = asyncio.create_task(self._retrieve())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _retrieve(self) -> Sequence[Passage]:
+        return list(await self._retriever(self._query))
+
+    def follow(self, previous_question: str | None) -> None:
+        """Let the retriever know the question before, once the conversation has been read."""
+        self._previous_question.set(previous_question)
+
+    async def passages(self) -> Sequence[Passage]:
+        """Return the passages, best first; none if the retriever fails or is slow, and the log says why."""
+        if self._task is None:
+            return ()
+        await asyncio.wait([self._task], timeout=RETRIEVAL_TIMEOUT_SECONDS)
+        try:
+            if not self._task.done():
+                raise TimeoutError  # noqa: TRY301  # It is logged like the other failures.
+            return self._task.result()
+        except (Exception, asyncio.CancelledError) as error:  # The turn goes on without passages, whatever fails.
+            self._task.cancel()
+            logger.warning("retrieval.failed", exc_info=error)
+            return ()
+
+
+class _PreviousQuestion:
+    """An awaitable that stays whole when one of those who await it is cancelled."""
+
+    def __init__(self) -> None:
+        self._known: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+    def set(self, question: str | None) -> None:
+        self._known.set_result(question)
+
+    def __await__(self) -> Generator[Any, None, str | None]:
+        return asyncio.shield(self._known).__await__()

@@ -15,7 +15,7 @@ from app.broadcast import Broadcast, TurnEvent
 from app.chat import Emit, TurnDep, take_turn
 from app.dependencies import TurnsDep
 from app.errors import ERROR_RESPONSES, OverloadedError, log, render
-from app.models import ApiModel, ChatResponse, DeltaEvent, MessageBase, SessionEvent, SourcesEvent
+from app.models import ApiModel, DeltaEvent, DoneEvent, MessageBase, SessionEvent, SourcesEvent
 from app.turns import Turns
 
 router = APIRouter(tags=["chat"])
@@ -32,7 +32,7 @@ _HEADERS = {
 _EVENT_SCHEMA = {
     "type": "object",
     "properties": {
-        "event": {"enum": ["session", "delta", "done", "error"]},
+        "event": {"enum": ["session", "sources", "delta", "done", "error"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
     "required": ["event", "data"],
@@ -131,19 +131,21 @@ async def _within(seconds: float, writing: Awaitable[None]) -> None:
 async def chat_stream(turn: TurnDep, turns: TurnsDep) -> EventStream:
     """Answer like `POST /chat`, piece by piece, as server-sent events.
 
-    First `session` with `{session_id}`, then `delta` with `{text}` as often as it takes, then either `done` with what
-    `POST /chat` returns or `error` with the error body. The answer is finished and recorded even if nobody reads it.
+    First `session` with `{session_id}`, then `sources` with `{sources: [{number, title, url}]}` if passages of the book were
+    found, then `delta` with `{text}` as often as it takes, then either `done` or `error` with the error body. `done` has what
+    `POST /chat` returns, the answer's `message_id`, and the `sources` that it cites. The answer is finished and recorded even
+    if nobody reads it.
     """
     events = begin_turn(turns, partial(take_turn, turn))
     frames = _TurnFrames()
     return EventStream(frames.of(events), error_frame=frames.of_error)
 
 
-type Take = Callable[[Emit], Coroutine[Any, Any, ChatResponse]]
+type Take = Callable[[Emit], Coroutine[Any, Any, DoneEvent]]
 """Takes a turn, and tells of it meanwhile."""
 
 
-def begin_turn(turns: Turns, take: Take) -> AsyncIterator[Sequence[TurnEvent | ChatResponse]]:
+def begin_turn(turns: Turns, take: Take) -> AsyncIterator[Sequence[TurnEvent | DoneEvent]]:
     """Begin a turn and follow it; raises as `Turns.start` does. The turn goes on when nobody follows it any more."""
     broadcast = Broadcast()
     turns.start(take(broadcast.emit)).add_done_callback(broadcast.end)
@@ -156,7 +158,7 @@ class _TurnFrames:
     def __init__(self) -> None:
         self._held = b""
 
-    async def of(self, batches: AsyncIterator[Sequence[TurnEvent | ChatResponse]]) -> AsyncGenerator[bytes]:
+    async def of(self, batches: AsyncIterator[Sequence[TurnEvent | DoneEvent]]) -> AsyncGenerator[bytes]:
         """Yield the frames of these events."""
         async for events in batches:
             frames = self._held + b"".join(map(_frame_of, events))
@@ -170,16 +172,16 @@ class _TurnFrames:
         return self._held + _frame("error", render(error)[0])
 
 
-def _frame_of(event: TurnEvent | ChatResponse) -> bytes:
+def _frame_of(event: TurnEvent | DoneEvent) -> bytes:
     match event:
         case MessageBase():
             return _frame("session", SessionEvent(session_id=event.session_id))
+        case SourcesEvent():
+            return _frame("sources", event)
         case DeltaEvent():
             return _frame("delta", event)
-        case ChatResponse():
+        case DoneEvent():
             return _frame("done", event)
-        case SourcesEvent():
-            return b""
 
 
 def _frame(event: str, data: ApiModel) -> bytes:

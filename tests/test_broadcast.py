@@ -10,23 +10,25 @@ from hypothesis import strategies as st
 
 from app.broadcast import Broadcast, TurnEvent
 from app.errors import ModelError
-from app.models import ChatResponse, DeltaEvent, MessageBase, MessageRole, SourcesEvent, utc_now
+from app.models import DeltaEvent, DoneEvent, MessageBase, MessageRole, SourcesEvent, utc_now
 
 QUESTION = MessageBase(session_id=uuid.uuid4(), role=MessageRole.user, content="Why?")
-SOURCES = SourcesEvent(sources=[{"source": "docs/gait.md", "title": "Gait"}])
-RESPONSE = ChatResponse(response="So.", session_id=QUESTION.session_id, timestamp=utc_now())
+SOURCES = SourcesEvent(sources=[{"number": 1, "title": "Gait", "url": "https://book.example.org/gait"}])
+DONE = DoneEvent(
+    response="So.", session_id=QUESTION.session_id, timestamp=utc_now(), message_id=uuid.uuid4(), sources=[]
+)
 
-type Told = list[TurnEvent | ChatResponse]
-type Batches = AsyncIterator[Sequence[TurnEvent | ChatResponse]]
+type Told = list[TurnEvent | DoneEvent]
+type Batches = AsyncIterator[Sequence[TurnEvent | DoneEvent]]
 
 
 async def end(broadcast: Broadcast, error: Exception | None = None) -> None:
-    """End the turn with its response, or with the error."""
+    """End the turn well, or with the error."""
 
-    async def turn() -> ChatResponse:
+    async def turn() -> DoneEvent:
         if error:
             raise error
-        return RESPONSE
+        return DONE
 
     task = asyncio.create_task(turn())
     await asyncio.wait([task])
@@ -74,7 +76,7 @@ async def test_whoever_follows_is_told_everything_once_and_in_its_order(count: i
 
     for reader in readers:
         first, *deltas, last = reader.told
-        assert (first, last) == (QUESTION, RESPONSE)
+        assert (first, last) == (QUESTION, DONE)
         assert all(isinstance(delta, DeltaEvent) for delta in deltas)
         text = "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent))
         assert text == "".join(f"{number} " for number in range(count))
@@ -89,7 +91,21 @@ async def test_what_is_told_before_the_question_comes_after_it() -> None:
     broadcast.emit(QUESTION)
     await end(broadcast)
 
-    assert await following == [QUESTION, SOURCES, DeltaEvent(text="So."), RESPONSE]
+    assert await following == [QUESTION, SOURCES, DeltaEvent(text="So."), DONE]
+
+
+async def test_sources_that_are_found_after_the_question_was_told_come_before_the_answer() -> None:
+    broadcast = Broadcast()
+    events = broadcast.follow()
+    broadcast.emit(QUESTION)
+    assert await anext(events) == [QUESTION]
+    broadcast.emit(SOURCES)
+    broadcast.emit(DeltaEvent(text="So."))
+    await end(broadcast)
+
+    assert await anext(events) == [SOURCES, DeltaEvent(text="So.")]
+    assert await anext(events) == [DONE]
+    assert await followed(broadcast) == [QUESTION, SOURCES, DeltaEvent(text="So."), DONE]
 
 
 async def test_the_pieces_that_a_late_reader_has_missed_are_few() -> None:

@@ -8,20 +8,21 @@ from typing import Any
 
 import httpx2
 import pytest
-from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
+from chatkit.types import AssistantMessageItem, Page, Thread, ThreadItem, ThreadStreamEvent, URLSource
 from pydantic import TypeAdapter
 from sqlalchemy import insert, update
+from sqlmodel import col
 
 from app.models import Message, MessageRole
 from app.ratelimit import Allowance
-from app.retrieval import Passage
+from app.retrieval import Passage, Query
 from tests import commands
 from tests.conftest import READERS_TOKEN, ROOT, STRANGERS_TOKEN, PlugIn, Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, cut_stream, failure, held, stream
 
 EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
 UNKNOWN = str(uuid.UUID(int=1))
-PASSAGE = Passage(text="It runs.", source="docs/run.md", title="Running")
+PASSAGE = Passage(text="It runs.", source="https://book.example.org/run", title="Running")
 
 
 def user_input(text: str, **fields: Any) -> dict[str, Any]:
@@ -481,11 +482,12 @@ async def test_a_retry_touches_no_other_thread(widget: Widget) -> None:
 
 
 async def test_a_regenerated_answer_has_a_time_and_sources_of_its_own_and_no_feedback(
-    widget: Widget, plug_in: PlugIn
+    widget: Widget, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:
-    found = [[Passage(text="It walks.", source="docs/gait.md", title="Gait")], [], [PASSAGE]]
+    found = [[Passage(text="It walks.", source="https://book.example.org/gait", title="Gait")], [], [PASSAGE]]
+    model_server.enqueue(stream("It walks [1]."), stream("I do not know."), stream("It runs [1]."))
 
-    async def search(_question: str) -> list[Passage]:
+    async def search(_query: Query) -> list[Passage]:
         return found.pop(0)
 
     plug_in(search)
@@ -502,7 +504,7 @@ async def test_a_regenerated_answer_has_a_time_and_sources_of_its_own_and_no_fee
         sources.append(recorded.sources)
         times.append(recorded.created_at)
 
-    assert sources == [None, [{"source": PASSAGE.source, "title": PASSAGE.title}]]
+    assert sources == [None, [{"number": 1, "title": PASSAGE.title, "url": PASSAGE.source}]]
     assert times == sorted(times)
 
 
@@ -668,23 +670,82 @@ async def test_what_is_no_cursor_is_refused(widget: Widget, after: str) -> None:
         assert [detail["field"] for detail in response.json()["error"]["details"]] == ["after"]
 
 
-async def test_retrieved_passages_are_the_answers_annotations(widget: Widget, plug_in: PlugIn) -> None:
-    async def search(_question: str) -> list[Passage]:
+async def test_the_passages_that_an_answer_cites_are_its_annotations_live_and_read_back(
+    widget: Widget, model_server: FakeOpenAI, plug_in: PlugIn
+) -> None:
+    async def search(_query: Query) -> list[Passage]:
         return [
             Passage(text="It walks.", source="https://book.example.org/gait", title="Gait"),
             PASSAGE,
+            Passage(text="It rests.", source="docs/rest.md", title="Resting"),
+            Passage(text="It flies.", source="https://book.example.org/fly", title="Flying"),
         ]
 
     plug_in(search)
+    model_server.enqueue(stream("It runs", "【2】", ", rests [3], and walks [2][1].", " It swims [7]."))
 
     events = await widget.create()
 
     answer = events[-1].item
-    page, file = [annotation.source for annotation in answer.content[0].annotations]
-    assert (page.type, page.url, page.title) == ("url", "https://book.example.org/gait", "Gait")
-    assert (file.type, file.filename, file.title) == ("file", "docs/run.md", "Running")
-    assert kinds(events).count("assistant_message.content_part.annotation_added") == 2
+    [content] = answer.content
+    assert content.text == "It runs[2], rests [3], and walks [2][1]. It swims."
+    assert [
+        (annotation.source.type, annotation.source.title, annotation.source.url, content.text[: annotation.index])
+        for annotation in content.annotations
+    ] == [
+        ("url", "Gait", "https://book.example.org/gait", "It runs[2], rests [3], and walks [2][1]"),
+        ("url", "Running", "https://book.example.org/run", "It runs[2]"),
+    ]
+    added = [event.update for event in events if kinds([event]) == ["assistant_message.content_part.annotation_added"]]
+    assert [update.annotation for update in added] == content.annotations
+    assert [update.annotation_index for update in added] == [0, 1]
+    assert kinds(events)[-2:] == ["assistant_message.content_part.done", "thread.item.done"]
+    assert events[-2].update.content == content
     assert (await widget.items(answer.thread_id, order="desc")).data[0] == answer
+
+
+async def test_sources_that_were_recorded_without_numbers_are_annotations_too(widget: Widget) -> None:
+    events = await widget.create()
+    older = [
+        {"source": "https://book.example.org/gait", "title": "Gait"},
+        {"source": "docs/run.md", "title": "Running"},
+    ]
+    async with widget.service.tables.engine.begin() as connection:
+        await connection.execute(
+            update(Message).where(col(Message.role) == MessageRole.assistant).values(sources=older)
+        )
+
+    answer = (await widget.items(thread_id_of(events), order="desc")).data[0]
+
+    assert isinstance(answer, AssistantMessageItem)
+    [annotation] = answer.content[0].annotations
+    assert isinstance(annotation.source, URLSource)
+    assert (annotation.source.url, annotation.index) == ("https://book.example.org/gait", None)
+
+
+async def test_a_retry_looks_up_the_question_with_the_one_before_it(widget: Widget, plug_in: PlugIn) -> None:
+    queries: list[tuple[str, str | None, str | None]] = []
+
+    async def search(query: Query) -> list[Passage]:
+        queries.append((query.question, await query.previous_question, query.page_url))
+        return []
+
+    plug_in(search)
+    events = await widget.create("One?")
+    thread_id = thread_id_of(events)
+    second = await widget.add(thread_id, "Two?")
+    await widget.add(thread_id, "Three?")
+
+    await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=second[0].item.id)
+    await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=events[1].item.id)
+
+    assert queries == [
+        ("One?", None, None),
+        ("Two?", "One?", None),
+        ("Three?", "Two?", None),
+        ("Two?", "One?", None),
+        ("One?", None, None),
+    ]
 
 
 @pytest.mark.parametrize(

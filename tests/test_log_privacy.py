@@ -13,7 +13,7 @@ import pytest
 from dirty_equals import IsPartialDict
 
 from app.logs import JsonFormatter, TextFormatter
-from app.retrieval import Passage
+from app.retrieval import Passage, Query
 from tests.conftest import API_KEY, PlugIn, Serve, Service, migrate
 from tests.fake_openai import (
     Exchange,
@@ -290,8 +290,8 @@ async def test_no_failure_tells_or_logs_a_secret_or_a_word_of_the_conversation(
 async def test_a_retriever_that_fails_and_quotes_the_reader_quotes_nothing_into_the_log(
     service: Service, plug_in: PlugIn, error: Callable[[str], Exception]
 ) -> None:
-    async def retrieve(question: str) -> Sequence[Passage]:
-        raise error(question)
+    async def retrieve(query: Query) -> Sequence[Passage]:
+        raise error(query.question)
 
     plug_in(retrieve)
 
@@ -304,9 +304,23 @@ async def test_a_retriever_that_fails_and_quotes_the_reader_quotes_nothing_into_
 
 
 @on_one_database
+async def test_the_address_of_the_readers_page_is_not_quoted_either(service: Service, plug_in: PlugIn) -> None:
+    async def retrieve(query: Query) -> Sequence[Passage]:
+        raise LookupError(query.page_url)
+
+    plug_in(retrieve)
+
+    await service.chat(QUESTION, page_url="https://book.example.org/ros2?student=4711")
+
+    [record] = service.log("retrieval.failed")
+    assert WITHHELD in record["traceback"]
+    assert "4711" not in service.output
+
+
+@on_one_database
 async def test_a_question_that_is_answered_anew_is_quoted_as_little(service: Service, plug_in: PlugIn) -> None:
-    async def retrieve(question: str) -> Sequence[Passage]:
-        raise LookupError(question)
+    async def retrieve(query: Query) -> Sequence[Passage]:
+        raise LookupError(query.question)
 
     session_id = (await service.chat(QUESTION)).json()["session_id"]
     question, _ = await service.tables.messages()

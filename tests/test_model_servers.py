@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dirty_equals import IsPartialDict
 
-from app.retrieval import Passage
+from app.retrieval import Passage, Query
 from tests.conftest import PlugIn, Serve, Service
 from tests.events import all_events
 from tests.fake_openai import (
@@ -489,7 +489,7 @@ async def demand_alternation(exchange: Exchange) -> None:
 async def test_a_server_whose_roles_must_alternate_answers_always(
     serve: Serve, model_server: FakeOpenAI, plug_in: PlugIn, limit: str
 ) -> None:
-    async def search(_question: str) -> list[Passage]:
+    async def search(_query: Query) -> list[Passage]:
         return [Passage(text="It walks.", source="/gait", title="Gait")]
 
     plug_in(search)

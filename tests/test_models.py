@@ -37,7 +37,12 @@ INSTANT = timedelta(microseconds=1)
 def test_a_request_needs_nothing_but_a_message() -> None:
     request = ChatRequest.model_validate_json('{"message": "What is a robot?"}')
 
-    assert request.model_dump() == {"message": "What is a robot?", "session_id": None, "selected_text": None}
+    assert request.model_dump() == {
+        "message": "What is a robot?",
+        "session_id": None,
+        "selected_text": None,
+        "page_url": None,
+    }
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t"])
@@ -56,7 +61,7 @@ def test_a_blank_selected_text_is_none(blank: str) -> None:
 def test_a_request_keeps_its_texts_as_they_are(fields: dict[str, Any]) -> None:
     request = ChatRequest.model_validate(fields)
 
-    assert request.model_dump() == fields
+    assert request.model_dump(exclude={"page_url"}) == fields
     assert ChatRequest.model_validate_json(request.model_dump_json()) == request
 
 
@@ -90,6 +95,51 @@ def test_a_request_that_cannot_be_answered_is_refused(fields: dict[str, Any], fi
         ChatRequest.model_validate(fields)
 
     assert refusal.value.errors() == [IsPartialDict(loc=(field,), msg=reason)]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://book.example.org/docs/ros2#nodes",
+        "http://localhost:3000/docs/?lang=ur",
+        "HTTPS://book.example.org",
+        "https://کتاب.example/روبوٹ",
+        "https://book.example.org/" + "x" * 1975,
+    ],
+)
+def test_the_page_of_the_reader_is_kept_as_it_is(address: str) -> None:
+    assert ChatRequest(message="What?", page_url=f" {address}\n").page_url == address
+
+
+@pytest.mark.parametrize("blank", [None, "", " \n"])
+def test_a_blank_page_is_none(blank: str | None) -> None:
+    assert ChatRequest(message="What?", page_url=blank).page_url is None
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("/docs/ros2", "Value error, must be an absolute http or https address"),
+        ("book.example.org/docs", "Value error, must be an absolute http or https address"),
+        ("//book.example.org/docs", "Value error, must be an absolute http or https address"),
+        ("javascript:alert(1)", "Value error, must be an absolute http or https address"),
+        ("file:///etc/passwd", "Value error, must be an absolute http or https address"),
+        ("ftp://book.example.org", "Value error, must be an absolute http or https address"),
+        ("http:book.example.org", "Value error, must be an absolute http or https address"),
+        ("https://", "Value error, must be an absolute http or https address"),
+        ("https://[::1", "Value error, must be an absolute http or https address"),
+        ("https://book.example.org:99999/", "Value error, must be an absolute http or https address"),
+        ("https://a\x00b", "Value error, must not contain NUL characters"),
+        ("https://a.example/\ud800", "Value error, must not contain unpaired surrogates"),
+        (7, "Input should be a valid string"),
+        ("https://book.example.org/" + "x" * 1976, "Value error, must not be longer than 2000 characters"),
+    ],
+)
+def test_a_page_that_has_no_address_on_the_web_is_refused(address: Any, reason: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        ChatRequest.model_validate({"message": "What?", "page_url": address})
+
+    assert refusal.value.errors() == [IsPartialDict(loc=("page_url",), msg=reason)]
 
 
 def test_a_response_is_written_as_text_with_its_time_in_utc() -> None:

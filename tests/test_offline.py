@@ -1,5 +1,6 @@
 """The offline stand-in, called by the real SDK in the real service: what it quotes, and that it says what it is."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
 from app.offline import PREFACE, OfflineTransport
 from app.prompt import assemble_prompt
-from app.retrieval import Passage
+from app.retrieval import Passage, Query
 from tests.conftest import PlugIn, Serve, Service
+from tests.events import all_events
 
 QUOTATION = f"{PREFACE} The closest sentences of the text: "
 SILENCE = f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
@@ -130,13 +132,93 @@ async def test_it_quotes_retrieved_passages(offline: Service, plug_in: PlugIn) -
         Passage(text=HISTORY, source="history.md", title="History"),
     ]
 
-    async def retrieve(_question: str) -> Sequence[Passage]:
+    async def retrieve(_query: Query) -> Sequence[Passage]:
         return passages
 
     plug_in(retrieve)
 
-    assert await answer(offline, "When was WABOT-1 built?") == QUOTATION + HISTORY
-    assert await answer(offline, "How does a humanoid balance?") == QUOTATION + BALANCE
+    assert await answer(offline, "When was WABOT-1 built?") == f"{QUOTATION}{HISTORY} [2]"
+    assert await answer(offline, "How does a humanoid balance?") == f"{QUOTATION}{BALANCE} [1]"
+    assert await answer(offline, "How do encoders measure WABOT-1?") == f"{QUOTATION}{SENSORS} [1] {HISTORY} [2]"
+    assert await answer(offline, "Who cooks the dinner?") == SILENCE
+    [*_, (_, done)] = await all_events(offline, "When was WABOT-1 built?")
+    assert done["sources"] == [{"number": 2, "title": "History", "url": "history.md"}]
+
+
+MARKDOWN = """\
+# Walking robots
+
+Gait
+====
+
+A **biped** walks [on two legs](../gait.md#legs), as *Atlas* and `WABOT-1` do, and
+needs _balance_ [3]. ![Atlas walks](atlas.png)
+
+:::tip Walks
+> A walk is a *controlled* fall.
+:::
+
+- [ ] Wheels walk nowhere
+1. Legs walk upstairs
+
+| robot | legs | |
+|:--|--:|---|
+| Hexapod walker | 6 | walks |
+| Spot | 4 | |
+
+---
+
+```python
+# A walk in code.
+walk(legs[1])
+```
+
+$$
+walk = 2
+$$
+
+<!-- Walks unseen. -->
+<div lang="en">
+
+Snake_case_names and 2 * 3 * 4 do not walk.
+</div>
+
+~~~
+walk without an end
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("What does a biped do?", "A biped walks on two legs, as Atlas and `WABOT-1` do, and needs balance."),
+        ("What is a controlled fall?", "A walk is a controlled fall."),
+        ("Where do wheels go?", "Wheels walk nowhere"),
+        ("Who goes upstairs?", "Legs walk upstairs"),
+        ("What is a hexapod?", "robot: Hexapod walker, legs: 6, walks"),
+        ("And Spot?", "robot: Spot, legs: 4"),
+        ("What are snake_case_names?", "Snake_case_names and 2 * 3 * 4 do not walk."),
+    ],
+)
+async def test_the_markdown_of_a_passage_does_not_get_into_its_sentences(question: str, sentence: str) -> None:
+    passage = Passage(text=MARKDOWN, source="https://book.example.org/walking", title="Walking")
+
+    reply = await complete(assemble_prompt(question, book_title="Robots", passages=[passage]))
+
+    assert reply == f"{QUOTATION}{sentence} [1]"
+
+
+@pytest.mark.parametrize("question", ["Python code?", "unseen", "tip", "without an end", "Gait?", "lang"])
+async def test_headings_code_and_comments_are_not_quoted(question: str) -> None:
+    passage = Passage(text=MARKDOWN, source="https://book.example.org/walking", title="Walking")
+
+    assert await complete(assemble_prompt(question, book_title="Robots", passages=[passage])) == SILENCE
+
+
+async def test_an_excerpt_is_quoted_as_it_is_and_without_a_number() -> None:
+    excerpt = "A **biped** walks [3]."
+
+    assert await complete(assemble_prompt("A biped?", book_title="Robots", excerpt=excerpt)) == QUOTATION + excerpt
 
 
 async def test_a_stream_is_the_same_answer_in_pieces() -> None:
@@ -173,3 +255,12 @@ async def test_whatever_is_asked_of_whatever_text_it_only_quotes(question: str, 
     reply = await complete(assemble_prompt(question, book_title="Robots", excerpt=text))
 
     assert reply == SILENCE or is_quoted_from(text, reply.removeprefix(QUOTATION))
+
+
+@given(question=PROSE, text=PROSE | st.text(alphabet="#|-*`>_~[]()!:$ \nab1"))
+async def test_of_whatever_passage_every_sentence_has_its_number(question: str, text: str) -> None:
+    passage = Passage(text=text, source="https://book.example.org", title="A title")
+
+    reply = await complete(assemble_prompt(question, book_title="Robots", passages=[passage]))
+
+    assert reply == SILENCE or re.fullmatch(r"(?s).+ \[1\]", reply.removeprefix(QUOTATION))

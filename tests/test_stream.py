@@ -37,7 +37,14 @@ async def test_an_answer_comes_as_session_deltas_and_done(service: Service, mode
     assert [name for name, _ in events] == ["session", "delta", "delta", "delta", "done"]
     assert session == {"session_id": IsUUID(4)}
     assert [delta for _, delta in deltas] == [{"text": "A robot "}, {"text": "that walks"}, {"text": "."}]
-    assert done == {"response": "A robot that walks.", "timestamp": IsStr, **session}
+    _, reply = await service.tables.messages()
+    assert done == {
+        "response": "A robot that walks.",
+        "timestamp": IsStr,
+        "message_id": str(reply.id),
+        "sources": [],
+        **session,
+    }
     assert await service.tables.replies() == ["A robot that walks."]
 
 

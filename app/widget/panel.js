@@ -497,9 +497,11 @@ export class Panel {
    * @returns {Pending}
    */
   #newPending({ message, excerpt }) {
-    const { origin, pathname } = location;
+    // What follows the path can hold secrets.
+    const page = location.origin + location.pathname;
+    const page_url = page.startsWith("http") && page.length <= 2000 ? page : undefined;
     const session_id = this.#store.session ?? undefined;
-    const question = { message, session_id, selected_text: excerpt ?? undefined, page_url: origin + pathname };
+    const question = { message, session_id, selected_text: excerpt ?? undefined, page_url };
     const after = this.#turns.findLast(({ lastId }) => lastId)?.lastId ?? null;
     return { key: newId(), question, after, askedAt: Date.now(), state: "asking" };
   }

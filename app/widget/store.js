@@ -10,7 +10,7 @@
  * @property {string} message
  * @property {string} [session_id]
  * @property {string} [selected_text]
- * @property {string} page_url
+ * @property {string} [page_url]
  */
 
 /**
