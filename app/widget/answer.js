@@ -89,13 +89,14 @@ export class Answer {
 
   /**
    * @param {HTMLElement} element  where the answer is shown
-   * @param {{ words: Words, onVisit: (event: MouseEvent, url: URL) => void }} options
-   *   `onVisit` is called before a link is followed
+   * @param {{ words: Words, onVisit: (event: MouseEvent, url: URL) => void, topHeading?: number }} options
+   *   `onVisit` is called before a link is followed; `topHeading` is the level of the text's first-level headings on the page
    */
-  constructor(element, { words, onVisit }) {
+  constructor(element, { words, onVisit, topHeading = 3 }) {
     this.element = element;
     this.words = words;
     this.onVisit = onVisit;
+    this.topHeading = topHeading;
   }
 
   /** The text that is shown. */
@@ -202,7 +203,7 @@ export class Answer {
     const known = /** @type {MarkedToken | MathToken} */ (token);
     switch (known.type) {
       case "heading":
-        return h(/** @type {"h3"} */ (`h${Math.min(known.depth + 2, 6)}`), { dir: "auto" }, this.#inline(known.tokens));
+        return h(/** @type {"h3"} */ (`h${Math.min(known.depth + this.topHeading - 1, 6)}`), { dir: "auto" }, this.#inline(known.tokens));
       case "paragraph":
         return h("p", { dir: "auto" }, this.#inline(known.tokens));
       case "text":

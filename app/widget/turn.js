@@ -177,13 +177,13 @@ export class Turn {
       ? h("button", { type: "button", class: "retry", onclick: () => this.options.onRetry(this) }, words.retry)
       : null;
     const note = reference ? h("small", {}, fill(words.reference, { id: reference })) : null;
-    const message = h("p", isProblem ? { role: "alert" } : {}, text);
+    const message = h("div", isProblem ? { role: "alert" } : {}, h("p", {}, text), note);
     this.state.replaceChildren(
       h(
         "div",
         { class: isProblem ? "problem" : "notice" },
         isProblem && icon("warn"),
-        h("div", {}, message, note),
+        message,
         retry,
       ),
     );

@@ -27,7 +27,7 @@ const css = `
     all: initial;
     color-scheme: inherit;
     font-family: inherit;
-    --accent: var(--ifm-color-primary, light-dark(#1f6feb, #58a6ff));
+    --accent: var(--book-chat-accent, var(--ifm-color-primary, light-dark(#1f6feb, #58a6ff)));
     /* White stands out from every colour that is darker than this. */
     --fill: lab(from var(--accent) min(l, 46) a b);
     --surface: var(--ifm-background-surface-color, light-dark(#fff, #1b1b1d));
