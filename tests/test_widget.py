@@ -1,33 +1,15 @@
 """The widget's scripts as the service serves them, and the page at `/`."""
 
-import gzip
-import hashlib
 import html
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from app import widget
-from tests.browser import TOOLS
-from tests.conftest import ORIGIN, ROOT, Serve, Service
+from tests.conftest import ORIGIN, Serve, Service
 from tests.marks import on_one_database
 
 pytestmark = on_one_database
-
-FIRST = ("widget.js", "dom.js", "languages.js")
-"""What every page of a book loads."""
-
-VENDORED = {
-    "marked.js": (
-        "marked/lib/marked.esm.js",
-        "18.2.1",
-        "5371fea86fd0656b4fc7bea7c94c663109d82789b69433eeee78d42895aa44de",
-    ),
-    "temml.js": ("temml/dist/temml.mjs", "0.13.5", "49753197751c1ff7fa2c76c3b8503b6cee03774c7c92ccd71c3c4b7fa5b31fe1"),
-}
-"""Each vendored script, the file of the npm package that it is, the package's version, and the script's SHA-256 digest."""
 
 
 async def test_a_page_loads_the_widget_from_anywhere(service: Service) -> None:
@@ -62,15 +44,6 @@ async def test_scripts_are_compressed_for_those_who_understand_it(service: Servi
     assert compressed.headers["Content-Encoding"] == "gzip"
     assert compressed.content == plain.content
     assert int(compressed.headers["Content-Length"]) < len(plain.content) / 2
-
-
-async def test_what_every_page_loads_is_small(service: Service) -> None:
-    bundle = widget.load_bundle()
-
-    assert set(re.findall(r'from "\./([\w.]+)"', bundle.scripts["widget.js"].content.decode())) == {*FIRST} - {
-        "widget.js"
-    }
-    assert sum(len(bundle.scripts[name].compressed) for name in FIRST) <= 10_000
 
 
 async def test_the_script_imports_the_others_of_its_own_version_which_browsers_keep(service: Service) -> None:
@@ -121,25 +94,3 @@ async def test_the_page_at_the_root_is_for_development(serve: Serve, service: Se
     address = str(development.client.base_url).rstrip("/")
     assert html.escape(f'<script type="module" src="{address}/widget.js"></script>') in response.text
     assert "stand-in" not in response.text
-
-
-@pytest.mark.parametrize("name", VENDORED)
-def test_a_vendored_script_is_the_packages_own(name: str) -> None:
-    file, version, digest = VENDORED[name]
-    content = (widget.SCRIPTS / "vendor" / name).read_bytes()
-
-    assert hashlib.sha256(content).hexdigest() == digest
-    assert (widget.SCRIPTS / "vendor" / name.replace(".js", ".LICENSE")).stat().st_size > 0
-    locked = json.loads((ROOT / "tools" / "package-lock.json").read_text())["packages"]
-    package = file.partition("/")[0]
-    assert locked[f"node_modules/{package}"]["version"] == version
-    if TOOLS.exists():
-        assert (TOOLS / file).read_bytes() == content
-
-
-def test_the_same_script_has_the_same_digest_in_every_process() -> None:
-    first, second = widget.load_bundle(), widget.load_bundle()
-
-    assert first.version == second.version
-    assert first.entry.compressed == second.entry.compressed
-    assert gzip.decompress(first.entry.compressed) == first.entry.content

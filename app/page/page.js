@@ -10,7 +10,7 @@ const source = article?.querySelector("pre");
 if (article && source) {
   const { words } = wordsFor("en");
   article.replaceChildren();
-  new Answer(article, { words, onVisit: () => {}, topHeading: 1 }).show(source.textContent ?? "");
+  new Answer(article, { words, onVisit: () => {}, keepLevels: true }).show(source.textContent ?? "");
 }
 
 const code = document.querySelector(".line code");

@@ -89,14 +89,15 @@ export class Answer {
 
   /**
    * @param {HTMLElement} element  where the answer is shown
-   * @param {{ words: Words, onVisit: (event: MouseEvent, url: URL) => void, topHeading?: number }} options
-   *   `onVisit` is called before a link is followed; `topHeading` is the level of the text's first-level headings on the page
+   * @param {{ words: Words, onVisit: (event: MouseEvent, url: URL) => void, keepLevels?: boolean }} options
+   *   `onVisit` is called before a link is followed; the text's headings keep their levels with `keepLevels`;
+   *   on a page that has others they are all of the third, since nobody knows with which level a text begins
    */
-  constructor(element, { words, onVisit, topHeading = 3 }) {
+  constructor(element, { words, onVisit, keepLevels = false }) {
     this.element = element;
     this.words = words;
     this.onVisit = onVisit;
-    this.topHeading = topHeading;
+    this.keepLevels = keepLevels;
   }
 
   /** The text that is shown. */
@@ -202,8 +203,10 @@ export class Answer {
   #block(token) {
     const known = /** @type {MarkedToken | MathToken} */ (token);
     switch (known.type) {
-      case "heading":
-        return h(/** @type {"h3"} */ (`h${Math.min(known.depth + this.topHeading - 1, 6)}`), { dir: "auto" }, this.#inline(known.tokens));
+      case "heading": {
+        const tag = /** @type {"h3"} */ (this.keepLevels ? `h${known.depth}` : "h3");
+        return h(tag, { class: `depth${known.depth}`, dir: "auto" }, this.#inline(known.tokens));
+      }
       case "paragraph":
         return h("p", { dir: "auto" }, this.#inline(known.tokens));
       case "text":

@@ -106,8 +106,8 @@ export class Panel {
       "dialog",
       { class: "panel", "aria-labelledby": "title", dir: words.dir === "rtl" ? "rtl" : undefined },
       h(
-        "header",
-        {},
+        "div",
+        { class: "head" },
         h("h2", { id: "title", tabindex: -1 }, options.title ?? words.ask),
         this.width,
         iconButton("fresh", words.newConversation, () => this.#startAnew()),

@@ -53,7 +53,7 @@ export const css = `
 .panel :focus-visible { outline: 2px solid var(--focus, color-mix(in oklab, var(--accent) 75%, var(--ink))); outline-offset: 2px }
 .panel h2:focus-visible, .panel .log:focus-visible { outline-offset: -2px }
 
-header {
+.head {
   display: flex;
   align-items: center;
   gap: 0.15rem;
@@ -61,8 +61,8 @@ header {
   padding-block-start: calc(0.55rem + env(safe-area-inset-top));
   border-block-end: 1px solid var(--line);
 }
-header:dir(rtl) { padding-inline: 1.1rem 0.6rem }
-header h2 {
+.head:dir(rtl) { padding-inline: 1.1rem 0.6rem }
+.head h2 {
   flex: 1;
   min-inline-size: 0;
   margin: 0;
@@ -130,9 +130,9 @@ header h2 {
 .answer > :first-child, .answer blockquote > :first-child { margin-block-start: 0 }
 .answer > :last-child, .answer blockquote > :last-child { margin-block-end: 0 }
 .answer p { margin: 0 0 0.8em }
-.answer :is(h3, h4, h5, h6) { margin: 1.3em 0 0.5em; font-size: 1em; font-weight: 700; line-height: 1.35 }
-.answer h3 { font-size: 1.15em }
-.answer h4 { font-size: 1.06em }
+.answer h3 { margin: 1.3em 0 0.5em; font-size: 1em; font-weight: 700; line-height: 1.35 }
+.answer :is(.depth1, .depth2) { font-size: 1.14em }
+.answer .depth3 { font-size: 1.06em }
 .answer :is(ul, ol) { margin: 0 0 0.8em; padding: 0; padding-inline-start: 1.5em }
 .answer li { margin-block: 0.25em; padding-inline-start: 0.15em }
 .answer li > :is(ul, ol) { margin-block: 0.25em }

@@ -31,6 +31,8 @@ import { Failure } from "./service.js";
 /** What asking again does not help against. */
 const FINAL = ["openai_refused", "not_found", "http_error"];
 
+const MOST_CHARS_A_FRAME = 800;
+
 export class Turn {
   /** @type {Pending | null} */
   pending = null;
@@ -101,14 +103,18 @@ export class Turn {
     if (this.#next.startsWith(text)) return;
     this.#next = text;
     if (this.#frame) return;
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0;
-      if (this.state.hasChildNodes()) this.state.replaceChildren();
-      this.reply.hidden = false;
-      this.reply.classList.add("streaming");
-      this.#answer.show(this.#next);
-      this.onGrow();
-    });
+    this.#frame = requestAnimationFrame(() => this.#draw());
+  }
+
+  /** Draws the next piece of what there is: a lot at once, as after a lost connection, would hold up the page. */
+  #draw() {
+    const next = this.#next.slice(0, this.#answer.text.length + MOST_CHARS_A_FRAME);
+    this.#frame = next.length < this.#next.length ? requestAnimationFrame(() => this.#draw()) : 0;
+    if (this.state.hasChildNodes()) this.state.replaceChildren();
+    this.reply.hidden = false;
+    this.reply.classList.add("streaming");
+    this.#answer.show(next);
+    this.onGrow();
   }
 
   /** Shows the complete answer, and returns what it says in plain text. @param {Answered} answered */
@@ -163,7 +169,10 @@ export class Turn {
   }
 
   #clear() {
-    cancelAnimationFrame(this.#frame);
+    if (this.#frame) {
+      cancelAnimationFrame(this.#frame);
+      this.#answer.show(this.#next);
+    }
     this.#frame = 0;
     this.#next = "";
     clearInterval(this.#timer);
@@ -179,13 +188,7 @@ export class Turn {
     const note = reference ? h("small", {}, fill(words.reference, { id: reference })) : null;
     const message = h("div", isProblem ? { role: "alert" } : {}, h("p", {}, text), note);
     this.state.replaceChildren(
-      h(
-        "div",
-        { class: isProblem ? "problem" : "notice" },
-        isProblem && icon("warn"),
-        message,
-        retry,
-      ),
+      h("div", { class: isProblem ? "problem" : "notice" }, isProblem && icon("warn"), message, retry),
     );
     return retry;
   }
