@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import fcntl
+import hashlib
 import json
 import shutil
 import subprocess
@@ -21,6 +23,9 @@ from playwright.async_api import BrowserContext, Page, Request, async_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOOLS = Path(__file__).parents[1] / "tools" / "node_modules"
+SITE = Path(__file__).parent / "site"
+MADE = {"node_modules", "build", ".docusaurus", ".lock"}
+"""What making the site leaves in its folder."""
 PHONE = {"viewport": {"width": 390, "height": 740}, "has_touch": True, "is_mobile": True}
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -58,7 +63,8 @@ class Books:
     """The websites of the books, by their host, which the browser believes to be at the addresses that it is told."""
 
     def __init__(self) -> None:
-        self.folders: dict[str, Path] = {}
+        self.folders: dict[str, tuple[Path, str]] = {}
+        """A website that was built, in whose pages `http://widget.invalid` becomes the service's address."""
         self.pages: dict[str, tuple[bytes, dict[str, str]]] = {}
         """A book of one page, at each address of the host: its HTML and its headers."""
         books = self
@@ -72,10 +78,11 @@ class Books:
                     self._send(200, *books.pages[host])
                     return
                 name = self.path.partition("?")[0].strip("/")
-                folder = books.folders[host]
+                folder, service = books.folders[host]
                 for file in (folder / name, folder / name / "index.html"):
                     if file.is_file():
-                        self._send(200, file.read_bytes(), {"Content-Type": guess_type(file.name)[0] or "text/plain"})
+                        content = file.read_bytes().replace(b"http://widget.invalid", service.encode())
+                        self._send(200, content, {"Content-Type": guess_type(file.name)[0] or "text/plain"})
                         return
                 self._send(404, b"", {})
 
@@ -104,6 +111,29 @@ class Browser:
 
     debugger: str
     books: Books
+
+
+def built_site() -> Path:
+    """Return the folder of the Docusaurus site in `tests/site`, which is built unless what it is built from is as before.
+
+    Skips the test without npm.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    sources = sorted(path for path in SITE.rglob("*") if path.is_file() and not {*path.parts} & MADE)
+    digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()
+    built, stamp = SITE / "build", SITE / "build" / ".digest"
+    with (SITE / ".lock").open("w") as lock:  # Other processes of the tests want it too.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != digest:
+            if not (SITE / "node_modules").exists():
+                subprocess.run(
+                    [npm, "ci", "--no-audit", "--no-fund"], cwd=SITE, check=True, capture_output=True, timeout=90
+                )
+            subprocess.run([npm, "run", "build"], cwd=SITE, check=True, capture_output=True, timeout=90)
+            stamp.write_text(digest)
+    return built
 
 
 @contextmanager
@@ -173,7 +203,7 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
             host = origin.removeprefix("http://")
             chromium.books.pages.pop(host, None)
             if files:
-                chromium.books.folders[host] = files
+                chromium.books.folders[host] = files, service
             else:
                 tag = f'<script type="module" src="{service}/widget.js" {attributes}></script>'
                 html = (
@@ -233,10 +263,10 @@ def requests_of(page: Page, path: str) -> list[Request]:
     return made
 
 
-async def accessibility_findings(page: Page) -> list[str]:
-    """What axe finds fault with."""
+async def accessibility_findings(page: Page, within: str = "html") -> list[str]:
+    """What axe finds fault with in this part of the page."""
     await page.evaluate((TOOLS / "axe-core" / "axe.min.js").read_text())
-    found: dict[str, Any] = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    found: dict[str, Any] = await page.evaluate("within => axe.run(within, {resultTypes: ['violations']})", within)
     return [
         f"{rule['id']}: {json.dumps([node['target'] for node in rule['nodes']])} {rule['nodes'][0]['failureSummary']}"
         for rule in found["violations"]

@@ -306,7 +306,7 @@ export class Panel {
           text: item.content,
           messageId: item.id,
           sources: item.sources ?? [],
-          feedback: item.feedback ?? null,
+          feedback: item.feedback?.rating ?? null,
         });
       }
     }

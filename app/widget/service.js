@@ -14,7 +14,7 @@
  * @property {string} content
  * @property {string | null} [selected_text]
  * @property {Source[] | null} [sources]
- * @property {Rating | null} [feedback]
+ * @property {{ rating: Rating, comment?: string } | null} [feedback]
  * @property {boolean} [answering]
  */
 
