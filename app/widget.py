@@ -24,20 +24,18 @@ SAMPLE = Path(__file__).parents[1] / "sample-book" / "docs" / "01-what-is-a-robo
 _SHORT_LIVED = "public, max-age=300, stale-while-revalidate=86400"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _IMPORT = re.compile(rb"""(\b(?:from |import\()["'`])\./""")
-_CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    ]
-)
+_POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+    "require-trusted-types-for": "'script'",
+    "trusted-types": "'none'",
+}
 """The strictest policy that a book may have: what works under it works everywhere."""
 _OFFLINE = "Without an <code>OPENAI_API_KEY</code>, an offline stand-in answers: it only quotes, and says so."
 

@@ -116,7 +116,7 @@ class Browser:
 def built_site() -> Path:
     """Return the folder of the Docusaurus site in `tests/site`, which is built unless what it is built from is as before.
 
-    Skips the test without npm.
+    Skips the test if npm is missing, or cannot install Docusaurus.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -128,9 +128,11 @@ def built_site() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != digest:
             if not (SITE / "node_modules").exists():
-                subprocess.run(
-                    [npm, "ci", "--no-audit", "--no-fund"], cwd=SITE, check=True, capture_output=True, timeout=90
+                installed = subprocess.run(
+                    [npm, "ci", "--no-audit", "--no-fund"], cwd=SITE, check=False, capture_output=True, timeout=150
                 )
+                if installed.returncode:
+                    pytest.skip("npm cannot install Docusaurus")
             subprocess.run([npm, "run", "build"], cwd=SITE, check=True, capture_output=True, timeout=90)
             stamp.write_text(digest)
     return built

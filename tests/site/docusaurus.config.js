@@ -12,7 +12,10 @@ export default {
   baseUrl: "/",
   onBrokenLinks: "ignore",
   future: { v4: true, faster: true },
-  markdown: { mdx1Compat: { headingIds: true, comments: true, admonitions: true }, hooks: { onBrokenMarkdownLinks: "ignore" } },
+  markdown: {
+    mdx1Compat: { headingIds: true, comments: true, admonitions: true },
+    hooks: { onBrokenMarkdownLinks: "ignore" },
+  },
   i18n: {
     defaultLocale: "en",
     locales: process.env.BOOK ? ["en"] : ["en", "ur"],
