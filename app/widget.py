@@ -139,9 +139,8 @@ async def page(request: StateRequest) -> HTMLResponse:
         line=html.escape(line),
         markdown=html.escape(_without_front_matter(SAMPLE.read_text())),
     )
-    return HTMLResponse(
-        text, headers={"Content-Security-Policy": _CONTENT_SECURITY_POLICY, "Cache-Control": "no-store"}
-    )
+    policy = "; ".join(f"{name} {value}" for name, value in _POLICY.items())
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
 
 
 def _without_front_matter(markdown: str) -> str:
