@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.browser import (
     PHONE,
@@ -306,12 +306,17 @@ async def test_a_language_without_words_of_its_own_gets_english_ones(service: Se
     assert await page.locator("book-chat").get_attribute("lang") == "en"
 
 
-@pytest.mark.parametrize("primary", ["#25c2a0", "#ffd400", "#3578e5", "#111111", "#ffffff"])
-async def test_the_buttons_stand_out_from_any_colour_of_the_book(service: Service, visit: Visit, primary: str) -> None:
-    set_colour = f"addEventListener('DOMContentLoaded', () => document.documentElement.style.setProperty('--ifm-color-primary', '{primary}'))"
-    page = await visit(service, script=set_colour)
+async def test_the_buttons_stand_out_from_any_colour_of_the_book(service: Service, visit: Visit) -> None:
+    page = await visit(service)
     button = page.get_by_role("button", name="Ask the book")
-    contrast: float = await button.evaluate(
+    for primary in ("#25c2a0", "#ffd400", "#3578e5", "#111111", "#ffffff", "#ff00ff"):
+        await page.evaluate(f"document.documentElement.style.setProperty('--ifm-color-primary', '{primary}')")
+        assert await contrast(button) >= 4.5, primary
+
+
+async def contrast(button: Locator) -> float:
+    """How much a button's text stands out from its background, as WCAG measures it."""
+    ratio: float = await button.evaluate(
         """button => {
           const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
           const luminance = colour => {
@@ -326,14 +331,14 @@ async def test_the_buttons_stand_out_from_any_colour_of_the_book(service: Servic
           return (light + 0.05) / (dark + 0.05);
         }"""
     )
-    assert contrast >= 4.5
+    return ratio
 
 
 @needs_axe
 @pytest.mark.parametrize(
     ("how", "scheme"),
-    [({}, "light"), ({}, "dark"), (PHONE, "light"), (PHONE, "dark"), (URDU, "light"), ({**URDU, **PHONE}, "dark")],
-    ids=["laptop", "laptop dark", "phone", "phone dark", "urdu", "urdu phone dark"],
+    [({}, "light"), ({}, "dark"), (PHONE, "light"), ({**URDU, **PHONE}, "dark")],
+    ids=["laptop", "laptop dark", "phone", "urdu phone dark"],
 )
 async def test_axe_finds_no_fault(
     service: Service, visit: Visit, model_server: FakeOpenAI, how: dict[str, Any], scheme: str

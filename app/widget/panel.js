@@ -50,6 +50,7 @@ export class Panel {
   #excerpt = null;
   /** The conversation that is shown, and where its earlier messages are. @type {{ session: string | null, before: string | null }} */
   #shown = { session: null, before: null };
+  #isOpen = false;
   #isStale = true;
   #isFollowing = true;
   #polls = 0;
@@ -133,6 +134,7 @@ export class Panel {
   open({ range, isReload = false }) {
     if (range) this.#choose(textOf(range) || null);
     if (!this.dialog.open) {
+      this.#isOpen = true;
       this.#show();
       this.#fitTextbox();
       this.#options.onToggle(true);
@@ -147,8 +149,14 @@ export class Panel {
   }
 
   close() {
-    if (!this.dialog.open) return;
     this.dialog.close();
+    this.#afterClosing();
+  }
+
+  #afterClosing() {
+    if (this.dialog.open || !this.#isOpen) return;
+    this.#isOpen = false;
+    document.documentElement.classList.remove("book-chat-modal");
     this.#options.onToggle(false);
   }
 
@@ -186,7 +194,8 @@ export class Panel {
       event.preventDefault();
       this.close();
     });
-    dialog.addEventListener("close", () => document.documentElement.classList.remove("book-chat-modal"));
+    // Some browsers close a dialog whatever its page says.
+    dialog.addEventListener("close", () => this.#afterClosing());
     let lastTop = 0;
     log.addEventListener(
       "scroll",
@@ -200,7 +209,9 @@ export class Panel {
       { passive: true },
     );
     SMALL.addEventListener("change", () => {
-      if (!dialog.open) return;
+      // A tablet's keyboard makes the window small, and moving the dialog would take it away again.
+      const isTyping = this.#options.root.activeElement === textbox && matchMedia("(pointer: coarse)").matches;
+      if (!dialog.open || isTyping) return;
       dialog.close();
       this.#show();
     });
@@ -477,11 +488,17 @@ export class Panel {
   #ask(message, excerpt = null) {
     if (this.#running) return;
     // The conversation has gone on: what was not answered before is not asked again.
-    for (const pending of this.#store.pending) this.#store.forget(pending);
-    for (const turn of this.#turns) turn.settle();
+    for (const turn of this.#turns) this.#drop(turn);
     const turn = this.#append(this.#newTurn({ message, excerpt }));
     turn.pending = this.#newPending(turn);
     this.#runAll([turn]);
+  }
+
+  /** Gives up a question that is not answered. @param {Turn} turn */
+  #drop(turn) {
+    if (turn.pending) this.#store.forget(turn.pending);
+    turn.pending = null;
+    turn.settle();
   }
 
   /** @param {Turn} turn */
@@ -541,15 +558,18 @@ export class Panel {
       turn.pending = null;
     } catch (error) {
       if (abort.signal.aborted) {
-        keep("stopped");
-        turn.stop();
+        // A turn that was dropped is not shown any more.
+        if (turn.pending) {
+          keep("stopped");
+          turn.stop();
+        }
       } else {
         const failure = error instanceof Failure ? error : new Failure("internal_error", { message: String(error) });
         if (!(error instanceof Failure)) console.error(error);
         this.#fail(turn, failure, pending);
       }
     } finally {
-      this.#running = null;
+      if (this.#running?.turn === turn) this.#running = null;
       this.#showRunning();
     }
   }
@@ -558,6 +578,7 @@ export class Panel {
   async #tell(turn, pending, signal) {
     let text = "";
     for await (const { name, data } of this.#service.ask(pending, signal)) {
+      signal.throwIfAborted();
       if (name === "session") {
         text = "";
         this.#enter(data.session_id, pending);
@@ -610,8 +631,9 @@ export class Panel {
   }
 
   #startAnew() {
+    for (const turn of this.#turns) this.#drop(turn);
     this.#running?.abort.abort();
-    for (const pending of this.#store.pending) this.#store.forget(pending);
+    this.#running = null;
     this.#store.session = null;
     this.#shown = { session: null, before: null };
     this.#polls++;
@@ -619,6 +641,7 @@ export class Panel {
     this.log.replaceChildren();
     this.#choose(null);
     this.#welcome();
+    this.#showRunning();
     this.textbox.focus();
   }
 

@@ -32,6 +32,9 @@
 const SILENCE_MS = 35_000;
 /** The pauses before a question is sent again after its connection was lost. */
 const PAUSES_MS = [500, 1000, 2000, 4000, 8000];
+const MOST_HISTORY_TRIES = 3;
+/** Browsers are sometimes mistaken about being offline. */
+const OFFLINE_PAUSE_MS = 10_000;
 /** How long to wait for an answer that another request is fetching: longer than a turn may take. */
 const MOST_WAITING_MS = 180_000;
 
@@ -54,6 +57,8 @@ export class Failure extends Error {
 export class Service {
   #base;
   #store;
+  /** Whether this page has had an answer of the API, so that it is allowed to ask. */
+  #hasAnswered = false;
 
   /** @param {string} base  the service's address @param {Store} store */
   constructor(base, store) {
@@ -69,8 +74,16 @@ export class Service {
    */
   async history(session, after) {
     const query = new URLSearchParams({ order: "desc", limit: "40", ...(after ? { after } : {}) });
-    const response = await this.#call(`chat/${session}/messages?${query}`);
-    return response.json();
+    for (let tries = 0; ; tries++) {
+      try {
+        const response = await this.#call(`chat/${session}/messages?${query}`);
+        return await response.json();
+      } catch (error) {
+        const isLost = error instanceof Failure && error.code === "network";
+        if (!isLost || tries === MOST_HISTORY_TRIES) throw error;
+        await pause(PAUSES_MS[tries], new AbortController().signal);
+      }
+    }
   }
 
   /**
@@ -106,10 +119,10 @@ export class Service {
         signal.throwIfAborted();
         if (!(error instanceof Failure)) throw error;
         if (error.code === "network" && lost < PAUSES_MS.length) {
-          if (lost === 0 && (await this.#isRefused())) throw new Failure("refused_origin");
-          yield { name: "waiting", data: { why: navigator.onLine ? "reconnecting" : "offline" } };
-          await pause(PAUSES_MS[lost], signal, { untilOnline: true });
-          lost++;
+          const isOnline = navigator.onLine;
+          yield { name: "waiting", data: { why: isOnline ? "reconnecting" : "offline" } };
+          await pause(isOnline ? PAUSES_MS[lost] : OFFLINE_PAUSE_MS, signal);
+          if (isOnline) lost++;
         } else if (error.code === "overloaded" && busy < 3) {
           yield { name: "waiting", data: { why: "busy" } };
           await pause(Math.max(1000 * (error.retryAfter ?? 1), PAUSES_MS[busy]), signal);
@@ -176,8 +189,9 @@ export class Service {
         referrerPolicy: "no-referrer",
       });
     } catch {
-      throw new Failure("network");
+      throw new Failure(!this.#hasAnswered && (await this.#isRefused()) ? "refused_origin" : "network");
     }
+    this.#hasAnswered = true;
     if (response.ok) return response;
     /** @type {any} */
     const body = await response.json().catch(() => null);
@@ -228,10 +242,10 @@ function secondsOf(retryAfter) {
 }
 
 /**
- * Waits; rejects when the signal does. `untilOnline` waits as long as the browser is offline, and not longer.
- * @param {number} ms @param {AbortSignal} signal @param {{ untilOnline?: boolean }} [how]
+ * Waits, but not longer than until the browser is online again; rejects when the signal does.
+ * @param {number} ms @param {AbortSignal} signal
  */
-function pause(ms, signal, { untilOnline = false } = {}) {
+function pause(ms, signal) {
   return new Promise((resolve, reject) => {
     const end = new AbortController();
     /** @param {() => void} settle */
@@ -240,10 +254,8 @@ function pause(ms, signal, { untilOnline = false } = {}) {
       end.abort();
       settle();
     };
-    const timer = setTimeout(() => {
-      if (!untilOnline || navigator.onLine) finish(() => resolve(undefined));
-    }, ms);
+    const timer = setTimeout(() => finish(() => resolve(undefined)), ms);
+    addEventListener("online", () => finish(() => resolve(undefined)), { signal: end.signal });
     signal.addEventListener("abort", () => finish(() => reject(signal.reason)), { signal: end.signal });
-    if (untilOnline) addEventListener("online", () => finish(() => resolve(undefined)), { signal: end.signal });
   });
 }

@@ -29,7 +29,7 @@ const css = `
     font-family: inherit;
     --accent: var(--book-chat-accent, var(--ifm-color-primary, light-dark(#1f6feb, #58a6ff)));
     /* White stands out from every colour that is darker than this. */
-    --fill: lab(from var(--accent) min(l, 46) a b);
+    --fill: lab(from var(--accent) min(l, 44) a b);
     --surface: var(--ifm-background-surface-color, light-dark(#fff, #1b1b1d));
     --ink: var(--ifm-font-color-base, light-dark(#1c1e21, #e3e3e3));
     --layer: calc(var(--ifm-z-index-overlay, 400) + 1000);
