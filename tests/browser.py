@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Self, override
 
 import pytest
-from playwright.async_api import BrowserContext, Page, Request, async_playwright, expect
+from playwright.async_api import Browser as PlaywrightBrowser
+from playwright.async_api import BrowserContext, Page, Playwright, Request, async_playwright, expect
+from playwright.async_api import TimeoutError as PlaywrightTimeoutError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOOLS = Path(__file__).parents[1] / "tools" / "node_modules"
@@ -185,7 +187,7 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
     complaints: list[str] = []
     async with AsyncExitStack() as stack:
         playwright = await stack.enter_async_context(async_playwright())
-        browser = await playwright.chromium.connect_over_cdp(chromium.debugger)
+        browser = await _connect(playwright, chromium)
         stack.push_async_callback(browser.close)
 
         async def open_page(  # noqa: PLR0913  # Each is optional and has a name.
@@ -230,6 +232,14 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
 
         yield open_page
     assert complaints == []
+
+
+async def _connect(playwright: Playwright, chromium: Browser) -> PlaywrightBrowser:
+    """Connect to the running browser, which now and then leaves a new connection without an answer."""
+    for _ in range(3):
+        with contextlib.suppress(PlaywrightTimeoutError):
+            return await playwright.chromium.connect_over_cdp(chromium.debugger, timeout=6_000)
+    return await playwright.chromium.connect_over_cdp(chromium.debugger)
 
 
 def _is_violation(text: str) -> bool:

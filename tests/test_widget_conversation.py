@@ -446,9 +446,13 @@ async def test_a_reader_says_what_they_think_of_an_answer(service: Service, visi
 
     await page.get_by_role("button", name="Good answer").click()
     await page.get_by_role("button", name="Something else…").click()
-    await page.get_by_role("textbox", name="Your reason").fill("I had overlooked something.")
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Something else…").click()
+    await expect(page.get_by_role("textbox")).to_have_accessible_name("Your reason")
+    await page.get_by_role("textbox").fill("I had overlooked something.")
     await page.get_by_role("button", name="Submit").click()
     await expect(page.get_by_text("Thank you for your feedback.")).to_be_visible()
+    await expect(page.get_by_role("textbox")).to_have_accessible_name("Your question")
     [_, answer] = await service.tables.messages()
     assert answer.feedback == "positive"
 

@@ -355,9 +355,10 @@ async def test_axe_finds_no_fault(
     await page.get_by_text("Atlas walks").click(click_count=3)
     assert await accessibility_findings(page) == []
     await page.get_by_role("button").filter(visible=True).first.click()
+    textbox = page.get_by_role("textbox")
+    await expect(textbox).to_be_visible()
     assert await accessibility_findings(page) == []
 
-    textbox = page.get_by_role("textbox")
     await textbox.fill("Show me everything")
     await page.keyboard.press("Enter")
     await expect(page.locator("book-chat .actions")).to_be_visible()

@@ -22,8 +22,8 @@ const INLINE_MATH = [
 ];
 // The end of a formula that is still being written is the end of the text.
 const BLOCK_MATH = [
-  /^ {0,3}\$\$((?:\\.|[^\\$])+?)(?:\$\$[ \t]*(?:\n+|$)|$)/,
-  /^ {0,3}\\\[([\s\S]+?)(?:\\\][ \t]*(?:\n+|$)|$)/,
+  /^ {0,3}\$\$((?:\\.|[^\\$])+?)(?:\$\$[ \t]*(?:\n+|$)|\\?$)/,
+  /^ {0,3}\\\[([\s\S]+?)(?:\\\][ \t]*(?:\n+|$)|\\?$)/,
 ];
 
 const marked = new Marked({

@@ -140,7 +140,7 @@ export class Panel {
       this.#options.onToggle(true);
       if (this.#isStale) this.#restore({ isOwner: true });
       else if (this.#turns.length === 0) this.#welcome();
-      this.#toLatest();
+      if (this.#turns.length > 0) this.#toLatest();
     }
     if (isReload) return;
     // On a phone the field's keyboard would hide what the reader opened the panel for.
@@ -288,12 +288,13 @@ export class Panel {
   /** @param {Item[]} items  oldest first @param {boolean} isOwner */
   #draw(items, isOwner) {
     this.#turns = [];
+    this.form.inert = false;
     this.log.replaceChildren();
     if (this.#shown.before) this.log.append(this.#earlierButton());
     for (const turn of this.#addItems(items)) this.#append(turn);
     this.#addPending(items, isOwner);
-    if (this.#turns.length === 0) this.#welcome();
-    this.#toLatest();
+    if (this.#turns.length > 0) this.#toLatest();
+    else this.#welcome();
   }
 
   /**
@@ -410,6 +411,9 @@ export class Panel {
       lang: this.#options.lang,
       onVisit: (event, url) => this.#visit(event, url),
       onRetry: (turn) => this.#retry(turn),
+      onOwnWords: (isOpen) => {
+        this.form.inert = isOpen;
+      },
       onRate: (messageId, rating, comment) => this.#service.rate(this.#shown.session ?? "", messageId, rating, comment),
     });
   }
@@ -638,6 +642,7 @@ export class Panel {
     this.#shown = { session: null, before: null };
     this.#polls++;
     this.#turns = [];
+    this.form.inert = false;
     this.log.replaceChildren();
     this.#choose(null);
     this.#welcome();

@@ -276,7 +276,7 @@ textarea {
   scrollbar-width: thin;
 }
 textarea:dir(rtl) { padding-inline: 0.3rem 0.75rem }
-textarea::placeholder { color: var(--muted); opacity: 1 }
+.panel ::placeholder { color: var(--muted); opacity: 1 }
 .round { flex: none; display: grid; place-items: center; inline-size: 2.3rem; block-size: 2.3rem; padding: 0; border: 0; border-radius: 50%; background: var(--fill); color: #fff !important; transition: background 0.12s }
 .round:hover:not(:disabled) { filter: brightness(1.07) }
 .round:disabled { background: color-mix(in srgb, var(--ink) 12%, var(--surface)); color: var(--muted) !important }

@@ -26,6 +26,7 @@ import { Failure } from "./service.js";
  * @property {(event: MouseEvent, url: URL) => void} onVisit
  * @property {(turn: Turn) => void} onRetry
  * @property {(messageId: string, rating: Rating, comment?: string) => Promise<void>} onRate
+ * @property {(isOpen: boolean) => void} onOwnWords  called when a field for reasons opens and closes
  */
 
 /** What asking again does not help against. */
@@ -137,6 +138,7 @@ export class Turn {
     this.#clear();
     this.reply.hidden = false;
     this.#say(this.options.words.stopped, { canRetry: true });
+    this.onGrow();
   }
 
   /** Says that there is no answer. */
@@ -319,14 +321,29 @@ export class Turn {
       dir: "auto",
       autocomplete: "off",
     });
-    /** @param {SubmitEvent} event */
-    const onsubmit = (event) => {
+    const chips = [...box.childNodes];
+    // Meanwhile there is no other field to write in.
+    this.options.onOwnWords(true);
+    const form = h("form", { class: "own-words" }, input, h("button", { type: "submit", class: "chip" }, words.submit));
+    form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (input.value.trim()) onReason(input.value.trim());
+      if (!input.value.trim()) return;
+      this.options.onOwnWords(false);
+      onReason(input.value.trim());
+    });
+    const leave = () => {
+      this.options.onOwnWords(false);
+      if (form.isConnected) box.replaceChildren(...chips);
     };
-    box.replaceChildren(
-      h("form", { class: "own-words", onsubmit }, input, h("button", { type: "submit", class: "chip" }, words.submit)),
-    );
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || event.isComposing) return;
+      event.stopPropagation();
+      leave();
+    });
+    form.addEventListener("focusout", ({ relatedTarget }) => {
+      if (!(relatedTarget instanceof Node && form.contains(relatedTarget)) && !input.value.trim()) leave();
+    });
+    box.replaceChildren(form);
     input.focus();
     this.onGrow();
   }

@@ -64,7 +64,7 @@ const css = `
   }
   .launcher:dir(rtl) { padding: 0.8em 1.05em 0.8em 1.25em }
   .launcher:hover { transform: translateY(-2px); box-shadow: 0 2px 4px #0003, 0 10px 28px #0005 }
-  .launcher[aria-busy=true] { cursor: progress; opacity: 0.8 }
+  .launcher[aria-busy=true] { cursor: progress }
   .bubble {
     padding: 0.55em 0.9em;
     border-radius: 0.7em;
