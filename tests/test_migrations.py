@@ -169,6 +169,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.sources json null",
         "messages.reply_to uuid null",
         "messages.claim_id uuid null",
+        "messages.feedback_comment text null",
     ]
 
 
@@ -243,6 +244,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.sources JSON null",
         "messages.reply_to CHAR(32) null",
         "messages.claim_id CHAR(32) null",
+        "messages.feedback_comment TEXT null",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
     assert sorted(query(sqlite, keys)) == [

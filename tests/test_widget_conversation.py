@@ -454,7 +454,7 @@ async def test_a_reader_says_what_they_think_of_an_answer(service: Service, visi
     await expect(page.get_by_text("Thank you for your feedback.")).to_be_visible()
     await expect(page.get_by_role("textbox")).to_have_accessible_name("Your question")
     [_, answer] = await service.tables.messages()
-    assert answer.feedback == "positive"
+    assert (answer.feedback, answer.feedback_comment) == ("positive", "I had overlooked something.")
 
 
 async def test_nothing_is_asked_of_the_service_before_the_reader_asks(service: Service, visit: Visit) -> None:
