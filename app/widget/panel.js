@@ -288,7 +288,7 @@ export class Panel {
   /** @param {Item[]} items  oldest first @param {boolean} isOwner */
   #draw(items, isOwner) {
     this.#turns = [];
-    this.form.inert = false;
+    this.#setAside(false);
     this.log.replaceChildren();
     if (this.#shown.before) this.log.append(this.#earlierButton());
     for (const turn of this.#addItems(items)) this.#append(turn);
@@ -411,9 +411,7 @@ export class Panel {
       lang: this.#options.lang,
       onVisit: (event, url) => this.#visit(event, url),
       onRetry: (turn) => this.#retry(turn),
-      onOwnWords: (isOpen) => {
-        this.form.inert = isOpen;
-      },
+      onOwnWords: (isOpen) => this.#setAside(isOpen),
       onRate: (messageId, rating, comment) => this.#service.rate(this.#shown.session ?? "", messageId, rating, comment),
     });
   }
@@ -642,7 +640,7 @@ export class Panel {
     this.#shown = { session: null, before: null };
     this.#polls++;
     this.#turns = [];
-    this.form.inert = false;
+    this.#setAside(false);
     this.log.replaceChildren();
     this.#choose(null);
     this.#welcome();
@@ -663,6 +661,13 @@ export class Panel {
       this.textbox.focus();
     });
     this.chosen.append(icon("quote"), quoted(excerpt, this.#words), remove);
+  }
+
+  /** Takes the field away while there is another one. @param {boolean} isAside */
+  #setAside(isAside) {
+    this.form.inert = isAside;
+    if (isAside) this.form.setAttribute("aria-hidden", "true");
+    else this.form.removeAttribute("aria-hidden");
   }
 
   #fitTextbox() {
