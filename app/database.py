@@ -19,7 +19,7 @@ import asyncpg
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 from sqlalchemy.util import greenlet_spawn
 
 from app.dsn import UNCACHED, Dsn
@@ -169,6 +169,16 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+def command_engine(dsn: Dsn) -> AsyncEngine:
+    """Return an engine for a command that runs once: it connects to the direct host, and waits for it if it is waking.
+
+    Without caches it also works behind a pooler in transaction mode that the string does not show.
+    """
+    dsn = dsn.direct
+    connect_args = {} if dsn.sqlite else {**dsn.connect_args, **UNCACHED, "async_creator_fn": Connector().connect}
+    return create_async_engine(dsn.url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True)
 
 
 def _run(engine: Engine, statements: Sequence[Statement]) -> Sequence[Row[Any]]:

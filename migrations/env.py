@@ -6,13 +6,10 @@ import logging
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from app.config import DatabaseSettings, SettingsError
-from app.database import FAILURES, VERSION_TABLE, Connector, reason
-from app.dsn import UNCACHED
+from app.database import FAILURES, VERSION_TABLE, command_engine, reason
 from migrations.autogenerate import add_enums, compare_type, include_name, render_item
 from migrations.vectors import find_pgvector
 
@@ -61,12 +58,9 @@ def adopt(connection: Connection) -> None:
 async def connect_and_migrate() -> None:
     """Open the database that the settings name, wait for it if it is waking, and migrate it."""
     try:
-        dsn = DatabaseSettings.load().database.direct
+        engine = command_engine(DatabaseSettings.load().database)
     except SettingsError as error:
         raise CommandError(str(error)) from None
-    # Without caches it also works behind a pooler in transaction mode that the string does not show.
-    connect_args = {} if dsn.sqlite else {**dsn.connect_args, **UNCACHED, "async_creator_fn": Connector().connect}
-    engine = create_async_engine(dsn.url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(migrate)

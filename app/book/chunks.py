@@ -17,7 +17,7 @@ MAX_CHARS = 2_000
 MIN_CHARS = 400
 """A section with fewer is joined with the next one."""
 
-SEPARATOR = " › "
+SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 """Between the headings of a chunk's title."""
 
 _MAX_HEADING_CHARS = 120
@@ -152,7 +152,9 @@ def _block(lines: Sequence[str]) -> str:
     text = "\n".join(line.rstrip() for line in lines).replace(MARK, "").strip("\n")
     margin = min((len(line) - len(line.lstrip(" ")) for line in text.split("\n") if line.strip()), default=0)
     text = "\n".join(line[margin:] for line in text.split("\n"))
-    text = re.sub(r"\n{3,}", "\n\n", text) if MATH_FENCE not in text and "```" not in text and "~~~" not in text else text
+    text = (
+        re.sub(r"\n{3,}", "\n\n", text) if MATH_FENCE not in text and "```" not in text and "~~~" not in text else text
+    )
     return _DISPLAYED.sub(r"\1$$", text).strip("\n") if text.strip() else ""
 
 
@@ -181,7 +183,9 @@ def _cut(kind: str, block: str, limit: int) -> Iterator[str]:
     lines = block.split("\n")
     if kind == "table" and len("\n".join(lines[:2])) < limit // 2:
         head = "\n".join(lines[:2])
-        for part in _join(list(_pieces("\n".join(lines[2:]), limit - len(head) - 1, "\n")), "\n", limit - len(head) - 1):
+        for part in _join(
+            list(_pieces("\n".join(lines[2:]), limit - len(head) - 1, "\n")), "\n", limit - len(head) - 1
+        ):
             yield f"{head}\n{part}"
     elif kind == "fence" and len(lines[0]) < limit // 2:
         fence = re.match(r"`+|~+|\$\$", lines[0])
@@ -210,7 +214,12 @@ _SEPARATORS = (
     (re.compile(r"\n(?=(?:[-*+]|[0-9]{1,9}[.)])[ ])"), "\n"),  # Items of a list.
     (re.compile(r"\n[ ]*\n"), "\n\n"),
     (re.compile(r"\n"), "\n"),
-    (re.compile(r"(?<=[.!?…])[ ]+|(?<=[。！？۔।])[ ]*"), " "),
+    (
+        re.compile(
+            "(?<=[.!?\N{HORIZONTAL ELLIPSIS}\N{ARABIC FULL STOP}])[ ]+|(?<=[\N{IDEOGRAPHIC FULL STOP}\N{FULLWIDTH EXCLAMATION MARK}\N{FULLWIDTH QUESTION MARK}])"
+        ),
+        " ",
+    ),
     (re.compile(r"[ ]+"), " "),
 )
 

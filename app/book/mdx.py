@@ -7,7 +7,6 @@ label of a tab and the title of an admonition become a line of their own, and a 
 import html
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 MATH_FENCE = "`" * 10
@@ -28,7 +27,8 @@ _ESM = re.compile(
     re.MULTILINE,
 )
 _ADMONITION = re.compile(
-    "^" + _CONTAINER + r":{3,}[ \t]*(?P<kind>[A-Za-z][\w-]*)?[ \t]*(?:\[(?P<label>[^\n]*)\])?(?P<rest>[^\n]*)$", re.MULTILINE
+    "^" + _CONTAINER + r":{3,}[ \t]*(?P<kind>[A-Za-z][\w-]*)?[ \t]*(?:\[(?P<label>[^\n]*)\])?(?P<rest>[^\n]*)$",
+    re.MULTILINE,
 )
 _DEFINITION = re.compile(
     r"[ \t>]*\[(?!\^)(?P<label>[^\]\n]+)\]:[ \t]*\n?[ \t]*\S+(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|\([^)\n]*\)))?[ \t]*$",
@@ -38,7 +38,9 @@ _FOOTNOTE = re.compile(r"[ \t]*\[\^[^\]\s]+\]:[ \t]*")
 _PLAIN = re.compile(r"[^\n`\\$<{\[!&]+")
 
 _TAG = re.compile(r"<(?P<closing>/?)(?P<name>[A-Za-z][\w.:-]*)?")
-_ATTRIBUTE = re.compile(r"\s+(?P<name>[A-Za-z_@:][\w.:-]*)(?:\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'{}<>=`/]+)|(?=\{)))?")
+_ATTRIBUTE = re.compile(
+    r"\s+(?P<name>[A-Za-z_@:][\w.:-]*)(?:\s*=\s*(?:\"(?P<double>[^\"]*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'{}<>=`/]+)|(?=\{)))?"
+)
 _TAG_END = re.compile(r"\s*(?P<closed>/?)>")
 _COMMENT = re.compile(r"<!--(?P<html>.*?)-->|\{\s*/\*(?P<mdx>.*?)\*/\s*\}", re.DOTALL)
 _HEADING_ID = re.compile(r"\{#(?:[^\n](?!\{#|\}))*[^\n]\}(?=[ \t]*#*[ \t]*$)", re.MULTILINE)
@@ -55,14 +57,22 @@ _VALUE_OR_LABEL = re.compile(r"\b(label|value)\s*:\s*(?:'([^']*)'|\"([^\"]*)\")"
 _UNREAD = frozenset({"script", "style", "svg", "iframe", "head", "Head", "template", "object"})
 """Elements whose content no reader reads."""
 _INLINE = frozenset(
-    "a abbr b bdi bdo cite code data del dfn em font i ins kbd mark q s samp small span strike strong sub sup time tt u var "
-    "wbr".split()
+    {
+        *("a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"),
+        *("kbd", "mark", "q", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "time", "tt"),
+        *("u", "var", "wbr"),
+    }
 )
 _BLOCK = frozenset(
-    "address area article aside audio base blockquote body br button canvas caption center col colgroup dd details dialog "
-    "div dl dt embed fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 header hr html img input label legend li link "
-    "main map menu meta nav noscript ol optgroup option p param picture pre progress rp rt ruby section select source "
-    "summary table tbody td textarea tfoot th thead title tr track ul video".split()
+    {
+        *("address", "area", "article", "aside", "audio", "base", "blockquote", "body", "br", "button"),
+        *("canvas", "caption", "center", "col", "colgroup", "dd", "details", "dialog", "div", "dl", "dt"),
+        *("embed", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6"),
+        *("header", "hr", "html", "img", "input", "label", "legend", "li", "link", "main", "map", "menu"),
+        *("meta", "nav", "noscript", "ol", "optgroup", "option", "p", "param", "picture", "pre", "progress"),
+        *("rp", "rt", "ruby", "section", "select", "source", "summary", "table", "tbody", "td", "textarea"),
+        *("tfoot", "th", "thead", "title", "tr", "track", "ul", "video"),
+    }
 )
 
 _MAX_ATTEMPTS = 50
@@ -80,7 +90,7 @@ class _Tag:
 
 
 def to_markdown(text: str) -> tuple[str, bool]:
-    """Return the Markdown, and whether the page is MDX; lines must end in `\\n`.
+    """Return the Markdown, and whether the page is MDX; its lines must end in line feeds.
 
     A page without imports and components counts as plain Markdown: there, four blanks make code, and braces stay.
     """
@@ -168,7 +178,9 @@ class _Reader:
         return start == 0 or not self._text[self._text.rfind("\n", 0, start - 1) + 1 : start].strip()
 
     def _read_math(self, opening: re.Match[str]) -> None:
-        closing = re.compile(r"^[ \t>]*\$\$[ \t]*$", re.MULTILINE).search(self._text, min(opening.end() + 1, len(self._text)))
+        closing = re.compile(r"^[ \t>]*\$\$[ \t]*$", re.MULTILINE).search(
+            self._text, min(opening.end() + 1, len(self._text))
+        )
         if closing is None:
             self._skip_to(opening.end(), opening[0])
             return
@@ -213,7 +225,7 @@ class _Reader:
 
     def _read_line(self) -> None:
         """Read to the end of the line, or of what begins in it."""
-        readers: dict[str, Callable[[], bool]] = {
+        readers = {
             "`": self._read_code,
             "\\": self._read_escape,
             "$": self._read_formula,
@@ -251,10 +263,12 @@ class _Reader:
         return True
 
     def _read_code(self) -> bool:
-        marks = re.compile("`+").match(self._text, self._position)
-        assert marks
-        closing = re.compile(f"(?<!`){marks[0]}(?!`)").search(self._text, marks.end(), self._end_of_paragraph())
-        end = closing.end() if closing else marks.end()
+        opened = self._position
+        while self._text.startswith("`", opened):
+            opened += 1
+        marks = self._text[self._position : opened]
+        closing = re.compile(f"(?<!`){marks}(?!`)").search(self._text, opened, self._end_of_paragraph())
+        end = closing.end() if closing else opened
         self._skip_to(end, self._text[self._position : end])
         return True
 
@@ -312,7 +326,9 @@ class _Reader:
     def _is_tag(self, tag: _Tag) -> bool:
         if not tag.name:
             return self._is_mdx
-        return tag.name in _INLINE or tag.name in _BLOCK or tag.name in _UNREAD or tag.closed or tag.name in self._closed
+        return (
+            tag.name in _INLINE or tag.name in _BLOCK or tag.name in _UNREAD or tag.closed or tag.name in self._closed
+        )
 
     def _tag_at(self, start: int) -> _Tag | None:
         opening = _TAG.match(self._text, start)

@@ -72,12 +72,13 @@ def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbe
     for file in _files(folder, exclude):
         try:
             page = _read_page(folder, file, root, keep_numbers=keep_numbers)
-            if (first := files.setdefault(page.address, file)) != file:
-                raise _SkipError(f"has the same address as {first}")
         except _SkipError as error:
             skipped.append(Skipped(file, str(error)))
-        else:
+            continue
+        if (first := files.setdefault(page.address, file)) == file:
             chunks += page.chunks
+        else:
+            skipped.append(Skipped(file, f"has the same address as {first}"))
     if not chunks:
         raise TreeError("\n".join([f"{folder} holds no Markdown that can be read.", *map(_as_line, skipped)]))
     return Book(root, len(files), chunks, skipped)
@@ -87,7 +88,9 @@ def book_url(text: str) -> str:
     """Return the address that the book's addresses begin with; raises TreeError."""
     try:
         url = urlsplit(text.strip())
-        is_usable = url.scheme in {"http", "https"} and bool(url.hostname) and not (url.username or url.query or url.fragment)
+        is_usable = (
+            url.scheme in {"http", "https"} and bool(url.hostname) and not (url.username or url.query or url.fragment)
+        )
     except ValueError:
         is_usable = False
     if not is_usable:
@@ -103,7 +106,9 @@ def _check(folder: Path) -> None:
     if not folder.is_dir():
         raise TreeError(f"{folder} is not a folder.")
     if any(folder.glob("docusaurus.config.*")):
-        raise TreeError(f"{folder} is the folder of a whole site. Please name its folder of pages, such as {folder / 'docs'}.")
+        raise TreeError(
+            f"{folder} is the folder of a whole site. Please name its folder of pages, such as {folder / 'docs'}."
+        )
 
 
 def _files(folder: Path, exclude: Sequence[str]) -> Iterator[str]:
@@ -120,7 +125,9 @@ def _files(folder: Path, exclude: Sequence[str]) -> Iterator[str]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith((".", "_")) and name not in _UNREAD_FOLDERS and not _is_excluded(paths[name], exclude)
+            if not name.startswith((".", "_"))
+            and name not in _UNREAD_FOLDERS
+            and not _is_excluded(paths[name], exclude)
         )
         for name in sorted(files):
             is_page = name.endswith(_SUFFIXES) and not name.startswith((".", "_"))
@@ -156,7 +163,7 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
 
 
 def _read_file(path: Path) -> str:
-    """Return the file's text, with `\\n` at the ends of its lines."""
+    """Return the file's text, its lines ended by line feeds."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _SkipError(f"is larger than {MAX_FILE_BYTES / 1_000_000:.0f} MB")

@@ -1,0 +1,415 @@
+"""Storing the book: what has changed is embedded, and then the database goes from the old book to the new one at once."""
+
+import hashlib
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import batched
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel import col
+
+from app.book.chunks import Chunk
+from app.book.embeddings import Embedder, EmbeddingError, Vector, padded
+from app.book.tree import Book
+from app.book.words import index_words, prune_words
+from app.database import FAILURES, REVISION, VERSION_TABLE, Database, command_engine, reason
+from app.dsn import Dsn
+from app.models import Document, PackedVector, PaidEmbedding
+
+LOCK = 0x626F6F6C
+"""The advisory lock that makes books replace each other one at a time."""
+
+_BATCH = 200
+_SQLITE_BUSY_SECONDS = 60
+
+type OnProgress = Callable[[int, int], None]
+"""Is told how many of how many chunks are embedded."""
+
+
+class IngestError(Exception):
+    """The book could not be stored, and the old one is as it was; the message says why."""
+
+
+@dataclass
+class Report:
+    """What an ingest did to the book in the database."""
+
+    new: int = 0
+    """Chunks that are stored for the first time; a chunk whose text has changed is a new one."""
+    unchanged: int = 0
+    """Chunks with the same text as before, perhaps in another place."""
+    deleted: int = 0
+    embedded: int = 0
+    """Chunks that were sent to the embedding model."""
+    without_embedding: int = 0
+    """Chunks that are found by their words alone."""
+    replaced: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """How many chunks had embeddings of another model or with other dimensions, which are replaced."""
+    has_pgvector: bool = True
+    """Whether the database can compare embeddings."""
+    others: list[tuple[str, str | None, int]] = field(default_factory=list)
+    """The other books in the database: address, embedding model, number of chunks."""
+
+
+@dataclass
+class _Plan:
+    """What has to happen to the rows of the book."""
+
+    new: list[tuple[str, Chunk]] = field(default_factory=list)
+    """Chunks that there is no row of, each after its digest."""
+    kept: list[tuple[Row[Any], Chunk]] = field(default_factory=list)
+    """Rows, each with the chunk that it holds."""
+    vanished: list[uuid.UUID] = field(default_factory=list)
+    """Rows of which there is no chunk any more."""
+
+
+async def ingest(
+    book: Book,
+    dsn: Dsn,
+    embedder: Embedder | None,
+    *,
+    locale: str | None = None,
+    on_progress: OnProgress = lambda _done, _of: None,
+) -> Report:
+    """Make the database hold exactly these chunks of the book at its address; other books in it stay as they are.
+
+    Embeddings are made for what has none of this embedder's; without an embedder, the chunks are stored with those they
+    have. Each batch of embeddings is kept as soon as it is paid for, so that a run after one that failed goes on from there.
+    Raises IngestError.
+    """
+    database = Database(dsn, pool_size=1) if dsn.sqlite else None
+    engine = database.engine if database else command_engine(dsn)
+    try:
+        if database:
+            await database.migrate()
+        return await _Ingest(engine, book, embedder, locale, on_progress).run()
+    except EmbeddingError as error:
+        raise IngestError(
+            f"The embeddings could not be made: {error}\n"
+            "The book is as it was. What is embedded already is kept: run the same command again to go on."
+        ) from error
+    except FAILURES as error:
+        raise IngestError(f"The database failed, and the book is as it was: {reason(error)}") from error
+    finally:
+        await engine.dispose()
+
+
+def digest(chunk: Chunk) -> str:
+    """Return what identifies the text of a chunk, wherever it stands."""
+    return hashlib.sha256(embedded_text(chunk).encode()).hexdigest()
+
+
+def embedded_text(chunk: Chunk) -> str:
+    """Return what is embedded of a chunk."""
+    return f"{chunk.title}\n\n{chunk.text}"
+
+
+class _Ingest:
+    """One run."""
+
+    def __init__(
+        self, engine: AsyncEngine, book: Book, embedder: Embedder | None, locale: str | None, on_progress: OnProgress
+    ) -> None:
+        self._engine = engine
+        self._book = book
+        self._embedder = embedder
+        self._locale = locale
+        self._on_progress = on_progress
+        self._chunks = [(digest(chunk), chunk) for chunk in book.chunks]
+        self._dimensions: int | None = None
+        """How many the model's vectors have, once it has answered."""
+        self._has_borrowed = False
+        self._report = Report()
+
+    async def run(self) -> Report:
+        await self._check()
+        while missing := await self._store():
+            await self._embed(await self._borrow(missing))
+        return self._report
+
+    async def _check(self) -> None:
+        """Raise IngestError if the database is not migrated; do without embeddings where it cannot compare them."""
+        async with self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                return
+            is_migrated = await connection.scalar(text("SELECT to_regclass(:table)"), {"table": VERSION_TABLE})
+            revision = await connection.scalar(_REVISION) if is_migrated else None
+            if (revision or "") < REVISION:
+                raise IngestError("The database is not migrated. Please run: uv run alembic upgrade head")
+            if await connection.scalar(_TYPE_OF_EMBEDDINGS) != "vector":
+                self._embedder, self._report.has_pgvector = None, False
+
+    async def _store(self) -> list[str]:
+        """Replace the old book by the new one, or change nothing and return the digests of what has to be embedded first."""
+        async with self._transaction() as connection:
+            plan = _plan(self._chunks, (await connection.execute(_rows_of(self._book.url))).all())
+            wanted, paid = await self._embeddings(connection, plan)
+            if missing := [key for key in wanted if key not in paid]:
+                return missing
+            for batch in batched(plan.vanished, _BATCH):
+                await connection.execute(delete(Document).where(col(Document.id).in_(batch)))
+            changed = [(row, chunk) for row, chunk in plan.kept if self._is_changed(row, chunk, paid)]
+            for rows in batched(changed, _BATCH):
+                await self._update(connection, rows, paid)
+            for chunks in batched(plan.new, _BATCH):
+                await self._insert(connection, chunks, paid)
+            await prune_words(connection)
+            for keys in batched(paid, _BATCH):
+                await connection.execute(delete(PaidEmbedding).where(col(PaidEmbedding.digest).in_(keys)))
+            self._note(plan, paid)
+            self._report.others = [(*row,) for row in (await connection.execute(_others_than(self._book.url))).all()]
+        return []
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Run the block in a transaction; no two of them run at the same time."""
+        async with self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                async with connection.begin():
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                    yield connection
+                return
+            await connection.execute(text(f"PRAGMA busy_timeout = {_SQLITE_BUSY_SECONDS * 1000}"))
+            await connection.execute(text("BEGIN IMMEDIATE"))  # The engine itself commits each statement.
+            try:
+                yield connection
+            except BaseException:
+                await connection.execute(text("ROLLBACK"))
+                raise
+            await connection.execute(text("COMMIT"))
+
+    async def _embeddings(self, connection: AsyncConnection, plan: _Plan) -> tuple[list[str], dict[str, int]]:
+        """Return the digests of the chunks without an embedding of the model, and the dimensions of those that are paid for."""
+        if self._embedder is None:
+            return [], {}
+        sizes = Counter(row.dimensions for row, _ in plan.kept if row.model == self._embedder.model)
+        dimensions = self._dimensions or _most_common(sizes)
+        good = {row.digest for row, _ in plan.kept if (row.model, row.dimensions) == (self._embedder.model, dimensions)}
+        wanted = list(dict.fromkeys(key for key, _ in self._chunks if key not in good))
+        paid: dict[str, int] = {}
+        for keys in batched(wanted, _BATCH):
+            found = await connection.execute(_paid_for(self._embedder.model, keys))
+            paid.update({row.digest: row.bytes // 4 for row in found})
+        dimensions = dimensions or _most_common(Counter(paid.values()))
+        return wanted, {key: size for key, size in paid.items() if size == dimensions}
+
+    async def _borrow(self, missing: list[str]) -> list[str]:
+        """Take the embeddings that other books in the database have of the same text; returns what is still missing.
+
+        The versions of a book have most of their text in common.
+        """
+        if self._embedder is None or self._has_borrowed:
+            return missing
+        self._has_borrowed = True
+        found = set[str]()
+        for keys in batched(missing, _BATCH):
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(_embedded(self._embedder.model, keys))).all()
+            vectors = {row.digest: row.embedding[: row.dimensions] for row in rows}
+            await self._keep(vectors)
+            found |= vectors.keys()
+        return [key for key in missing if key not in found]
+
+    async def _embed(self, missing: list[str]) -> None:
+        """Embed what has these digests, and keep each batch; raises EmbeddingError."""
+        if self._embedder is None:
+            return
+        texts = {key: embedded_text(chunk) for key, chunk in self._chunks}
+        done = 0
+        self._on_progress(done, len(missing))
+        for batch in self._embedder.batches([texts[key] for key in missing]):
+            vectors = await self._embedder.embed(batch)
+            if self._dimensions not in {None, len(vectors[0])}:
+                raise EmbeddingError("dimensions", "The model's embeddings changed their dimensions.")
+            self._dimensions = len(vectors[0])
+            await self._keep(dict(zip(missing[done:], vectors, strict=False)))
+            done += len(batch)
+            self._report.embedded += len(batch)
+            self._on_progress(done, len(missing))
+
+    async def _keep(self, vectors: Mapping[str, Vector]) -> None:
+        """Keep embeddings until their chunks are stored."""
+        if self._embedder is None or not vectors:
+            return
+        rows = [{"digest": key, "model": self._embedder.model, "embedding": vector} for key, vector in vectors.items()]
+        async with self._engine.connect() as connection:
+            await connection.execute(_KEEP, rows)
+            await connection.commit()
+
+    def _is_changed(self, row: Row[Any], chunk: Chunk, paid: Mapping[str, int]) -> bool:
+        now = (chunk.source, chunk.position, chunk.page, self._locale)
+        return row.digest in paid or (row.source, row.position, row.page, row.locale) != now
+
+    async def _update(
+        self, connection: AsyncConnection, rows: Sequence[tuple[Row[Any], Chunk]], paid: Mapping[str, int]
+    ) -> None:
+        vectors = await self._vectors(connection, [row.digest for row, _ in rows if row.digest in paid])
+        places = [
+            {
+                "key": row.id,
+                "new_source": chunk.source,
+                "new_position": chunk.position,
+                "new_meta": self._meta(row.digest, chunk, paid) if row.digest in paid else self._meta_as_in(row, chunk),
+            }
+            for row, chunk in rows
+        ]
+        await connection.execute(_MOVE, places)
+        if vectors:
+            embedded = [(row.id, vectors[row.digest]) for row, _ in rows if row.digest in vectors]
+            await connection.execute(
+                _EMBED, [{"key": key, "new_embedding": padded(vector)} for key, vector in embedded]
+            )
+        await index_words(
+            connection, [self._document(row.id, row.digest, chunk) for row, chunk in rows if row.locale != self._locale]
+        )
+
+    async def _insert(
+        self, connection: AsyncConnection, chunks: Sequence[tuple[str, Chunk]], paid: Mapping[str, int]
+    ) -> None:
+        vectors = await self._vectors(connection, [key for key, _ in chunks if key in paid])
+        documents = []
+        for key, chunk in chunks:
+            document = self._document(uuid.uuid4(), key, chunk, paid)
+            document.embedding = padded(vectors[key]) if key in vectors else None
+            documents.append(document)
+        rows = [{**document.model_dump(exclude={"meta"}), "metadata": document.meta} for document in documents]
+        await connection.execute(insert(Document), rows)
+        await index_words(connection, documents)
+
+    async def _vectors(self, connection: AsyncConnection, digests: Sequence[str]) -> dict[str, Vector]:
+        """Return the embeddings that are paid for."""
+        if self._embedder is None or not digests:
+            return {}
+        found = await connection.execute(_paid_for(self._embedder.model, digests))
+        return {row.digest: row.embedding for row in found}
+
+    def _document(self, key: uuid.UUID, of: str, chunk: Chunk, paid: Mapping[str, int] | None = None) -> Document:
+        return Document(
+            id=key,
+            source=chunk.source,
+            title=chunk.title,
+            position=chunk.position,
+            content=chunk.text,
+            meta=self._meta(of, chunk, paid or {}),
+        )
+
+    def _meta(self, key: str, chunk: Chunk, paid: Mapping[str, int]) -> dict[str, Any]:
+        meta: dict[str, Any] = {"book": self._book.url, "page": chunk.page, "locale": self._locale, "digest": key}
+        if self._embedder and key in paid:
+            meta |= {"model": self._embedder.model, "dimensions": paid[key]}
+        return meta
+
+    def _meta_as_in(self, row: Row[Any], chunk: Chunk) -> dict[str, Any]:
+        meta = self._meta(row.digest, chunk, {})
+        return meta if row.model is None else {**meta, "model": row.model, "dimensions": row.dimensions}
+
+    def _note(self, plan: _Plan, paid: Mapping[str, int]) -> None:
+        report = self._report
+        report.new, report.unchanged, report.deleted = len(plan.new), len(plan.kept), len(plan.vanished)
+        kept_without = [row for row, _ in plan.kept if row.model is None and row.digest not in paid]
+        report.without_embedding = len(kept_without) + sum(key not in paid for key, _ in plan.new)
+        report.replaced = Counter(
+            (row.model, row.dimensions) for row, _ in plan.kept if row.model is not None and row.digest in paid
+        )
+
+
+def _plan(chunks: Sequence[tuple[str, Chunk]], rows: Sequence[Row[Any]]) -> _Plan:
+    """Find each chunk's row by its text: one with the same address, or else one whose chunk has moved."""
+    plan = _Plan()
+    unused: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in rows:
+        unused[row.digest].append(row)
+    moved = []
+    for key, chunk in chunks:
+        here = [row for row in unused[key] if row.source == chunk.source]
+        if here:
+            unused[key].remove(here[0])
+            plan.kept.append((here[0], chunk))
+        else:
+            moved.append((key, chunk))
+    for key, chunk in moved:
+        if unused[key]:
+            plan.kept.append((unused[key].pop(0), chunk))
+        else:
+            plan.new.append((key, chunk))
+    plan.vanished = [row.id for left in unused.values() for row in left]
+    return plan
+
+
+def _most_common(counts: Counter[int]) -> int | None:
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _in_meta(name: str) -> ColumnElement[str]:
+    text: ColumnElement[str] = col(Document.meta)[name].as_string()
+    return text
+
+
+def _rows_of(url: str) -> Select[Any]:
+    return select(
+        col(Document.id),
+        col(Document.source),
+        col(Document.position),
+        _in_meta("page").label("page"),
+        _in_meta("locale").label("locale"),
+        _in_meta("digest").label("digest"),
+        _in_meta("model").label("model"),
+        col(Document.meta)["dimensions"].as_integer().label("dimensions"),
+    ).where(_in_meta("book") == url)
+
+
+def _others_than(url: str) -> Select[Any]:
+    books = select(_in_meta("book").label("book"), _in_meta("model").label("model")).subquery()
+    other = books.c.book != url
+    return select(books.c.book, books.c.model, func.count()).where(other).group_by(books.c.book, books.c.model)
+
+
+def _paid_for(model: str, digests: Sequence[str]) -> Select[str, list[float], int]:
+    embedding = col(PaidEmbedding.embedding)
+    return select(col(PaidEmbedding.digest), embedding, func.length(embedding, type_=Integer).label("bytes")).where(
+        col(PaidEmbedding.model) == model, col(PaidEmbedding.digest).in_(digests)
+    )
+
+
+def _embedded(model: str, digests: Sequence[str]) -> Select[Any]:
+    return select(
+        _in_meta("digest").label("digest"),
+        col(Document.meta)["dimensions"].as_integer().label("dimensions"),
+        col(Document.embedding).label("embedding"),
+    ).where(_in_meta("model") == model, _in_meta("digest").in_(digests), col(Document.embedding).is_not(None))
+
+
+_REVISION = text(f"SELECT max(version_num) FROM {VERSION_TABLE}")  # noqa: S608  # A constant.
+_TYPE_OF_EMBEDDINGS = text(
+    "SELECT typname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
+    "WHERE attrelid = 'documents'::regclass AND attname = 'embedding'"
+)
+_KEEP = text("""
+    INSERT INTO embeddings (digest, model, embedding) VALUES (:digest, :model, :embedding)
+    ON CONFLICT (digest, model) DO UPDATE SET embedding = excluded.embedding
+""").bindparams(bindparam("embedding", type_=PackedVector()))
+_ROW = col(Document.id) == bindparam("key", type_=Uuid())
+_MOVE = (
+    update(Document)
+    .where(_ROW)
+    .values({"source": bindparam("new_source"), "position": bindparam("new_position"), "meta": bindparam("new_meta")})
+)
+_EMBED = update(Document).where(_ROW).values(embedding=bindparam("new_embedding"))

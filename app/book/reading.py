@@ -1,0 +1,81 @@
+"""The command that reads in a book: its progress, and its account of what it did."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.book.embeddings import Embedder
+from app.book.ingest import IngestError, Report, ingest
+from app.book.tree import Book, TreeError, read_book
+from app.config import Settings
+
+__all__ = ["Folder", "IngestError", "TreeError", "read_in"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What is to be read in."""
+
+    path: Path
+    url: str
+    locale: str | None
+    exclude: Sequence[str]
+    keep_numbers: bool
+
+
+async def read_in(folder: Folder, settings: Settings, embedder: Embedder) -> None:
+    """Read in the book and print what became of it; raises TreeError and IngestError."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    book = read_book(folder.path, folder.url, exclude=folder.exclude, keep_numbers=folder.keep_numbers)
+    columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("", total=None, visible=False)
+            report = await ingest(
+                book,
+                settings.database,
+                embedder if embedder.is_available else None,
+                locale=folder.locale,
+                on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+            )
+    finally:
+        await embedder.close()
+    for line in _account(book, report, folder, settings, embedder):
+        console.print(line)
+
+
+def _account(book: Book, report: Report, folder: Folder, settings: Settings, embedder: Embedder) -> list[str]:
+    url = settings.database.url
+    unset = "" if settings.database_url else ", since DATABASE_URL is not set"
+    locale = f" ({folder.locale})" if folder.locale else ""
+    changes = f"{report.new:,} new, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
+    lines = [
+        f"{book.url}{locale}, in the database {url.database}{f' on {url.host}' if url.host else ''}{unset}:",
+        f"  {_count(book.pages, 'page')}, {_count(len(book.chunks), 'chunk')}: {changes}",
+        f"  {_count(report.embedded, 'chunk')} embedded with {embedder.model}" if embedder.is_available else "",
+    ]
+    for (model, dimensions), count in report.replaced.items():
+        lines.append(f"  {_count(count, 'embedding')} of {model} with {dimensions} dimensions replaced")
+    if report.without_embedding:
+        why = "OPENAI_API_KEY is not set" if report.has_pgvector else "the database has no pgvector"
+        lines.append(
+            f"  {_count(report.without_embedding, 'chunk')} without an embedding, found by words alone, since {why}. "
+            "The same command adds them later."
+        )
+    for other, other_model, count in report.others:
+        if other_model not in {None, embedder.model} and embedder.is_available:
+            lines.append(
+                f"  {other} has {_count(count, 'embedding')} of {other_model}. Until it is read in again too, "
+                "questions find every book of this database by words alone."
+            )
+    if book.skipped:
+        lines.append(f"  {_count(len(book.skipped), 'file')} skipped:")
+        lines += [f"    {skipped.file} {skipped.reason}" for skipped in book.skipped]
+    return [line for line in lines if line]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
