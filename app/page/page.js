@@ -13,12 +13,12 @@ if (article && source) {
   new Answer(article, { words, onVisit: () => {}, keepLevels: true }).show(source.textContent ?? "");
 }
 
-const code = document.querySelector(".line code");
-const copy = document.querySelector(".line button");
-if (copy instanceof HTMLButtonElement && navigator.clipboard) {
+for (const line of document.querySelectorAll(".line")) {
+  const copy = line.querySelector("button");
+  if (!copy || !navigator.clipboard) continue;
   copy.hidden = false;
   copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code?.textContent ?? "");
+    await navigator.clipboard.writeText(line.querySelector("code")?.textContent ?? "");
     copy.textContent = "Copied";
   });
 }
