@@ -131,7 +131,7 @@ def _respond(request: StateRequest, script: Script, cache_control: str) -> Respo
 async def page(request: StateRequest) -> HTMLResponse:
     """Return a page of the sample book with the widget on it; in production there is none."""
     settings = request.state["settings"]
-    if not settings.development:
+    if not settings.development or not SAMPLE.exists():  # An image of the service has no book in it.
         raise HTTPException(404)
     line = f'<script type="module" src="{request.base_url}widget.js"></script>'
     text = Template((PAGE / "index.html").read_text()).substitute(
