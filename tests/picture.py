@@ -16,7 +16,7 @@ from playwright.async_api import Page, expect
 from app.dependencies import get_retriever
 from app.main import app
 from app.retrieval import Passage, Query, Retriever
-from tests.browser import SITE, ask, open_chat, readers, running_chromium
+from tests.browser import INSTALL, SITE, ask, open_chat, readers, running_chromium
 from tests.conftest import API_KEY, ORIGIN, ROOT, running_service
 from tests.fake_openai import FakeOpenAI, stream
 
@@ -58,7 +58,7 @@ async def get_passages_retriever() -> Retriever:
 def build_book(folder: Path) -> None:
     """Build the sample book with Docusaurus."""
     if not (SITE / "node_modules").exists():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=SITE, check=True)
+        subprocess.run(["npm", *INSTALL], cwd=SITE, check=True)
     environment = {**os.environ, "BOOK": str(ROOT / "sample-book" / "docs")}
     subprocess.run(["npx", "docusaurus", "build", "--out-dir", folder], cwd=SITE, env=environment, check=True)
 
