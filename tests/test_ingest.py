@@ -10,22 +10,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import delete, text
-from sqlmodel import col, select
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
 from app.book import embeddings as module
 from app.book.__main__ import CommandSettings
-from app.book.embeddings import Embedder, padded
+from app.book.embeddings import Embedder
 from app.book.ingest import IngestError, Report, ingest
 from app.book.tree import read_book
 from app.config import Settings
 from app.database import Database
 from app.models import Document, PaidEmbedding
 from tests import commands
-from tests.conftest import API_KEY, ROOT, CreateDatabase, Serve, eventually, migrate
+from tests.conftest import API_KEY, ROOT, CreateDatabase, Serve, migrate
 from tests.fake_openai import FakeOpenAI, cut, embedding, embeddings, failure, held
-from tests.marks import on_postgresql
 
 URL = "https://book.example.org/docs/"
 SENTENCE = "It senses, decides and acts, and then it senses again. " * 6
@@ -460,7 +459,7 @@ def test_a_database_that_is_not_migrated_is_refused(create_database: CreateDatab
     (tmp_path / "a.md").write_text("Text.")
 
     for _ in range(2):
-        with pytest.raises(IngestError, match="not migrated.*alembic upgrade head"):
+        with pytest.raises(IngestError, match=r"not migrated.*alembic upgrade head"):
             asyncio.run(ingest(read_book(tmp_path, URL), dsn.parse(database), None))
         migrate(database, "0004")
 
