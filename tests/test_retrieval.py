@@ -246,8 +246,8 @@ async def test_passages_are_looked_up_while_the_conversation_is_read(service: Se
 async def test_what_is_found_while_the_conversation_is_read_takes_no_time(
     service: Service, model_server: FakeOpenAI, plug_in: PlugIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 0)
     session_id = (await service.chat("What walks?")).json()["session_id"]
+    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 0)
 
     async def retrieve(_query: Query) -> Sequence[Passage]:
         return PASSAGES
