@@ -5,7 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import pytest
 from pydantic import SecretStr
@@ -444,6 +444,7 @@ def test_where_embeddings_cannot_be_compared_none_are_paid_for(tenants_database:
     (tmp_path / "a.md").write_text(section("Arm"))
 
     class Unused(Embedder):
+        @override
         def batches(self, texts: Sequence[str]) -> Any:
             raise AssertionError(texts)
 
