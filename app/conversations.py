@@ -13,22 +13,24 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    FromClause,
     Integer,
     Row,
     Select,
     bindparam,
-    case,
     delete,
     func,
     insert,
     inspect,
     literal_column,
     select,
+    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlmodel import col
 
 from app.citations import without_markers
@@ -196,17 +198,39 @@ _BEGIN_SESSION = insert(ChatSession).values(
     owner=bindparam("session_owner"),
     title=bindparam("session_title"),
 )
-# Of turns that end in another order than they began, the later one counts.
-_MOVE_SESSION_ON = (
-    update(ChatSession)
-    .where(col(ChatSession.id) == bindparam("session"))
-    .values(
-        updated_at=case(
-            (col(ChatSession.updated_at) < bindparam("now"), bindparam("now")), else_=col(ChatSession.updated_at)
-        )
+_MESSAGE_VALUES = {name: bindparam(f"message_{name}", type_=_COLUMNS[name].type) for name in MessageBase.model_fields}
+_INSERT_MESSAGE = insert(Message).values(_MESSAGE_VALUES)
+
+
+def _move_session_on(later: Any) -> ReturningUpdate[tuple[datetime]]:
+    """Return the statement that gives a session the time of its next question: now, or just later than its latest one."""
+    return (
+        update(ChatSession)
+        .where(col(ChatSession.id) == bindparam("session"))
+        .values(updated_at=later)
+        .returning(col(ChatSession.updated_at))
     )
+
+
+def _insert_question(moved: FromClause) -> ReturningInsert[tuple[datetime]]:
+    values = [*(_MESSAGE_VALUES | {"created_at": moved.c.updated_at}).values()]
+    return insert(Message).from_select([*_MESSAGE_VALUES], select(*values)).returning(col(Message.created_at))
+
+
+_now = bindparam("now", type_=_COLUMNS.created_at.type)
+_LATER_THAN_LATEST = func.greatest(_now, col(ChatSession.updated_at) + text("interval '1 microsecond'"))
+# SQLite counts milliseconds.
+_LATER_THAN_LATEST_ON_SQLITE = func.max(
+    _now, func.strftime("%Y-%m-%d %H:%M:%f000", col(ChatSession.updated_at), "+0.001 seconds")
 )
-_INSERT_MESSAGE = insert(Message).values({name: bindparam(f"message_{name}") for name in MessageBase.model_fields})
+# The lock on the session's row makes its questions wait for each other, so they are committed in the order of their times.
+_RECORD_QUESTION = _insert_question(_move_session_on(_LATER_THAN_LATEST).cte("moved"))
+_RECORD_QUESTION_ON_SQLITE = (
+    _move_session_on(_LATER_THAN_LATEST_ON_SQLITE),
+    _insert_question(
+        select(col(ChatSession.updated_at)).where(col(ChatSession.id) == bindparam("session")).subquery("moved")
+    ),
+)
 
 
 def _insertion(message: MessageBase) -> Statement:
@@ -214,20 +238,32 @@ def _insertion(message: MessageBase) -> Statement:
 
 
 async def record_question(db: Database, question: MessageBase, conversation: Conversation) -> None:
-    """Write the question, and begin its session or move it on.
+    """Write the question, and begin its session or move it on; the question gets the time at which it is recorded.
+
+    In one session a question that is recorded later has a later time, whichever instance records it. So whoever reads the
+    session page by page misses none.
 
     Raises DuplicateKeyError if there is a question with this id, and SessionNotFoundError if the session has been deleted.
     """
-    session: Statement = _MOVE_SESSION_ON, {"session": question.session_id, "now": question.created_at}
+    session: dict[str, Any] = {"session": question.session_id, "now": question.created_at}
+    inserting, message = _insertion(question)
     if conversation.is_new:
         owned = {"session_owner": conversation.owner, "session_title": conversation.title}
-        session = _BEGIN_SESSION, {**session[1], **owned}
-    await _write(db, session, _insertion(question))
+        await db.execute((_BEGIN_SESSION, session | owned), (inserting, message))
+        return
+    if db.dsn.sqlite:
+        moving, inserting = _RECORD_QUESTION_ON_SQLITE
+        rows = await db.execute((moving, session), (inserting, {**session, **message}))
+    else:
+        rows = await db.execute((_RECORD_QUESTION, {**session, **message}))
+    if not rows:
+        raise SessionNotFoundError
+    question.created_at = rows[0].created_at
 
 
 _question = aliased(Message)
 _INSERT_REPLY = insert(Message).values(
-    {name: bindparam(f"message_{name}") for name in MessageBase.model_fields}
+    _MESSAGE_VALUES
     # The reader may have rated an answer that was shown to its end and is recorded only now.
     | {
         "feedback": select(col(_question.feedback))
@@ -255,6 +291,11 @@ async def record_reply(
     return reply
 
 
+async def is_answered(db: Database, question_id: uuid.UUID) -> bool:
+    """Whether the question has its reply."""
+    return bool(await db.execute((select(col(Message.id)).where(col(Message.id) == reply_id(question_id)), {})))
+
+
 _claimed = aliased(Message)
 _IS_OURS = (
     select(_claimed)
@@ -270,9 +311,8 @@ _DELETE_SAID_AFTER = delete(Message).where(
     _place(Message) > _place_of("question"),
     col(Message.created_at) <= bindparam("until"),
 )
-_REPLY_VALUES = [bindparam(f"message_{name}", type_=_COLUMNS[name].type) for name in MessageBase.model_fields]
 # The dialect of SQLite writes it in the same words.
-_UPSERT = postgresql.insert(Message).from_select([*MessageBase.model_fields], select(*_REPLY_VALUES).where(_IS_OURS))
+_UPSERT = postgresql.insert(Message).from_select([*_MESSAGE_VALUES], select(*_MESSAGE_VALUES.values()).where(_IS_OURS))
 _REPLACE_REPLY = _UPSERT.on_conflict_do_update(
     index_elements=["id"],
     set_={name: _UPSERT.excluded[name] for name in ("content", "created_at", "reply_to", "sources")}

@@ -2,29 +2,28 @@
 
 import asyncio
 import logging
-import re
-import socket
 import sqlite3
-import ssl
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import aiosqlite
 import asyncpg
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, inspect, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
+from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
+from sqlmodel import SQLModel
 
 from app.dsn import UNCACHED, Dsn
 from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError, MissingTableError
 from app.logs import current_request
+from app.models import ChatSession, Message
+from app.pool import REFUSAL_SECONDS, ConnectionPool, Connector, RefusedError, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +35,9 @@ VERSION_TABLE = "book_chat_alembic_version"
 
 COMMAND_TIMEOUT_SECONDS = 10.0
 POOL_TIMEOUT_SECONDS = 10.0
-WAKE_SECONDS = 5.0
-"""How long a database that refuses connections is waited for, from its first refusal on."""
 
 # Servers close idle connections, and Neon suspends after five minutes: a connection is retired before that.
 _RECYCLE_SECONDS = 240
-_WAKE_INTERVAL_SECONDS = 0.2
 
 _SQLITE_BUSY_SECONDS = 5
 _SQLITE_RETRY_SECONDS = 0.01
@@ -51,18 +47,24 @@ type Statement = tuple[Executable, Mapping[str, Any]]
 """A statement and its parameters. Those of a turn are built once, since building and hashing them costs more than sending."""
 
 
+def _names(table: type[SQLModel]) -> str:
+    return ", ".join(column.name for column in inspect(table).columns)
+
+
+_SESSION, _MESSAGE = _names(ChatSession), _names(Message)
+
 # SQLite's file has been migrated at the start, and so can be written.
 _SQLITE_CHECK = text(
-    f"SELECT max(version_num) FROM {VERSION_TABLE} WHERE NOT EXISTS (SELECT 1 FROM messages WHERE false)"  # noqa: S608  # A constant.
+    f"SELECT max(version_num) FROM {VERSION_TABLE} WHERE NOT EXISTS (SELECT {_MESSAGE} FROM messages WHERE false)"  # noqa: S608  # Constants.
 )
 # PostgreSQL refuses what a turn writes even if it concerns no row, and a refusal retires the connection where it should.
 _POSTGRESQL_CHECK = text(f"""
-    WITH insert_session AS (INSERT INTO chat_sessions SELECT * FROM chat_sessions WHERE false),
+    WITH insert_session AS (INSERT INTO chat_sessions ({_SESSION}) SELECT {_SESSION} FROM chat_sessions WHERE false),
          update_session AS (UPDATE chat_sessions SET id = id WHERE false),
-         insert_message AS (INSERT INTO messages SELECT * FROM messages WHERE false),
+         insert_message AS (INSERT INTO messages ({_MESSAGE}) SELECT {_MESSAGE} FROM messages WHERE false),
          update_message AS (UPDATE messages SET id = id WHERE false)
     SELECT max(version_num) FROM {VERSION_TABLE}
-""")  # noqa: S608  # A constant.
+""")  # noqa: S608  # Constants.
 
 
 class Database:
@@ -70,12 +72,10 @@ class Database:
 
     def __init__(self, dsn: Dsn, *, pool_size: int) -> None:
         self.dsn = dsn
-        self._connector = Connector()
-        self.engine = (
-            _sqlite_engine(dsn, pool_size) if dsn.sqlite else _postgresql_engine(dsn, pool_size, self._connector)
-        )
+        self._connector = Connector(limit=pool_size)
+        self.engine = _sqlite_engine(dsn) if dsn.sqlite else _postgresql_engine(dsn, self._connector)
         self._transactional = self.engine.execution_options(isolation_level="SERIALIZABLE")
-        # SQLAlchemy's pool does not wake those who wait in it when opening a connection fails, so nobody may wait in it.
+        # A database in memory lives and dies with its one connection.
         self._places = asyncio.Semaphore(1 if dsn.in_memory else pool_size)
 
     async def execute(self, *statements: Statement) -> Sequence[Row[Any]]:
@@ -127,10 +127,10 @@ class Database:
             try:
                 # One greenlet for all of it; AsyncConnection would start one for each step.
                 return await greenlet_spawn(_run, engine, statements)
-            except _RefusedError as error:
+            except RefusedError as error:
                 # The next place is that of a connection that is open. This one stays empty for a while: whoever
                 # took it now would be refused too.
-                refusal, seconds = error.__cause__, _WAKE_INTERVAL_SECONDS
+                refusal, seconds = error.__cause__, REFUSAL_SECONDS
             finally:
                 if seconds:
                     loop.call_later(seconds, self._places.release)
@@ -168,6 +168,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._connector.close()
         await self.engine.dispose()
 
 
@@ -202,7 +203,7 @@ def _with(*statements: UpdateBase) -> Executable:
     return last.add_cte(*(statement.cte(f"statement_{number}") for number, statement in enumerate(first, 1)))
 
 
-def _postgresql_engine(dsn: Dsn, pool_size: int, connector: "Connector") -> AsyncEngine:
+def _postgresql_engine(dsn: Dsn, connector: Connector) -> AsyncEngine:
     connect_args = {
         "command_timeout": COMMAND_TIMEOUT_SECONDS,
         "async_creator_fn": connector.connect,
@@ -210,9 +211,10 @@ def _postgresql_engine(dsn: Dsn, pool_size: int, connector: "Connector") -> Asyn
         "prepared_statement_name_func": None if dsn.pooled else _unique_name,
         **dsn.connect_args,
     }
-    engine = _engine(dsn.url, pool_size, connect_args, pool_recycle=_RECYCLE_SECONDS)
+    engine = _engine(dsn.url, connect_args, pool_recycle=_RECYCLE_SECONDS)
     event.listen(engine.sync_engine, "do_connect", connector.prepare)
     event.listen(engine.sync_engine, "checkout", connector.replace_if_useless)
+    event.listen(engine.sync_engine, "checkin", connector.give_up)
     event.listen(engine.sync_engine, "handle_error", _retire)
     return engine
 
@@ -221,99 +223,22 @@ def _unique_name() -> str:
     return f"book_chat_{uuid.uuid4()}"
 
 
-def _sqlite_engine(dsn: Dsn, pool_size: int) -> AsyncEngine:
-    # A database in memory lives and dies with its one connection.
-    engine = _engine(dsn.url, 1 if dsn.in_memory else pool_size, {})
+def _sqlite_engine(dsn: Dsn) -> AsyncEngine:
+    engine = _engine(dsn.url, {})
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     return engine
 
 
-def _engine(url: URL, pool_size: int, connect_args: dict[str, Any], **kwargs: Any) -> AsyncEngine:
+def _engine(url: URL, connect_args: dict[str, Any], **kwargs: Any) -> AsyncEngine:
     return create_async_engine(
         url,
         connect_args=connect_args,
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
         hide_parameters=True,  # They are readers' words, and an exception's message would quote them.
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_use_lifo=True,  # Connections that are not needed age out.
+        poolclass=ConnectionPool,
         **kwargs,
     )
-
-
-class Connector:
-    """Opens PostgreSQL's connections, waits for a database that is starting or waking, and says which ones are of use.
-
-    The wait is counted from the first refusal: once it is over, refusals are passed on at once until a connection
-    succeeds, so that requests do not queue up behind a database that is gone.
-    """
-
-    def __init__(self) -> None:
-        self._away_since: float | None = None
-        self._refused_at = 0.0
-        self._opened = WeakSet[asyncpg.Connection]()
-        self._pooler_found = False
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        """Connect as asyncpg does; raises _RefusedError if a connection that is open is worth waiting for instead."""
-        if time.monotonic() - self._refused_at > WAKE_SECONDS + _WAKE_INTERVAL_SECONDS:
-            self._away_since = None  # Nobody has asked since: it may have been back, and sleep again.
-        while True:
-            try:
-                connection = await asyncpg.connect(*args, **kwargs)
-            except (OSError, asyncpg.PostgresError) as error:
-                if not all(connection.is_closed() for connection in self._opened):
-                    raise _RefusedError from error
-                if not _is_refusal(error):
-                    raise
-                self._refused_at = time.monotonic()
-                self._away_since = self._away_since or self._refused_at
-                if self._refused_at - self._away_since >= WAKE_SECONDS:
-                    raise
-                await asyncio.sleep(_WAKE_INTERVAL_SECONDS)
-            else:
-                self._away_since = None
-                self._opened.add(connection)
-                return connection
-
-    def expect_pooler(self) -> None:
-        """From now on, use no connection that caches prepared statements: a pooler in transaction mode loses them."""
-        if not self._pooler_found:
-            self._pooler_found = True
-            logger.warning("database.pooler_found", extra={"fields": {"set": "DATABASE_POOLED=true"}})
-
-    def prepare(self, _dialect: object, record: Any, _args: object, kwargs: dict[str, Any]) -> None:
-        """Choose whether the connection that is about to be opened has caches."""
-        if self._pooler_found:
-            kwargs.update(prepared_statement_name_func=None, **UNCACHED)
-            record.info[_IS_UNCACHED] = True
-
-    def replace_if_useless(self, dbapi_connection: Any, record: Any, _proxy: object) -> None:
-        """Have the pool replace a connection before it is used; asking costs no round trip."""
-        closed_while_idle = dbapi_connection.driver_connection.is_closed()
-        if closed_while_idle or (self._pooler_found and _IS_UNCACHED not in record.info):
-            raise DisconnectionError
-
-
-_IS_UNCACHED = "is_uncached"
-
-_FULL = re.compile("no more connections|too many|max.? ?clients?|login has been failing", re.IGNORECASE)
-"""What poolers say when there is no connection for us now; their SQLSTATEs are those of permanent errors too."""
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether connecting failed for a reason that passes: the database starts or sleeps, or has too many connections."""
-    if isinstance(error, asyncpg.PostgresError):
-        return isinstance(error, (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)) or bool(
-            _FULL.search(str(error))
-        )
-    return not isinstance(error, (TimeoutError, socket.gaierror, ssl.SSLCertVerificationError))
-
-
-class _RefusedError(Exception):
-    """No new connection can be had, for whatever reason, but others are open."""
 
 
 class _InterruptedError(DatabaseError):
@@ -343,18 +268,21 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_useless_after(code: str) -> bool:
+def _is_useless_after(error: BaseException) -> bool:
     """Whether no statement can succeed any more on the connection that reported this.
 
-    After a failover, old connections may lead to a server that only reads.
+    After a failover, old connections may lead to a server that only reads. Supavisor admits a client first, and tells it with
+    its first statement that there is no connection for it.
     """
-    return code in _POOLER_CODES or code == _READ_ONLY_CODE or code.startswith(_LOST_CODES)
+    code = _code(error)
+    is_unusable = code in _POOLER_CODES or code == _READ_ONLY_CODE or code.startswith(_LOST_CODES)
+    return is_unusable or (code == "XX000" and is_full(error))
 
 
 def _retire(context: ExceptionContext) -> None:
     """Have SQLAlchemy close the connection, and those that were opened before the error when they are used next."""
     error = context.original_exception
-    if _is_useless_after(_code(error)):
+    if _is_useless_after(error):
         context.is_disconnect = True
     elif isinstance(error, TimeoutError) or isinstance(error.__cause__, asyncpg.InvalidCachedStatementError):
         context.is_disconnect = True
@@ -367,9 +295,9 @@ def _translate(error: Exception) -> DatabaseError:
         return DuplicateKeyError()
     if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
         return MissingReferenceError()
-    if code == "42P01":
+    if code in {"42P01", "42703"}:
         return MissingTableError()
-    if _is_useless_after(code) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if _is_useless_after(error) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return _InterruptedError()
     return DatabaseError()
 

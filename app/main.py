@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, chatkit, errors, health, history, logs, stream
+from app import chat, chatkit, errors, health, history, logs, stream, widget
 from app.book.search import BookSearch
 from app.config import Environment, Settings
 from app.database import Database
@@ -77,7 +77,8 @@ class CORSFromSettings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        # The widget's scripts say themselves that every page may load them.
+        if scope["type"] != "http" or scope["path"].startswith(("/widget.js", "/widget/")):
             await self.app(scope, receive, send)
             return
         settings: Settings = scope["state"]["settings"]
@@ -112,6 +113,7 @@ app.include_router(stream.router)
 app.include_router(history.router)
 app.include_router(chatkit.router)
 app.include_router(health.router)
+app.include_router(widget.router)
 # The last one added is the outermost.
 app.add_middleware(errors.ErrorMiddleware)
 app.add_middleware(CORSFromSettings)

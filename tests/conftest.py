@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from alembic import command
 from alembic.config import Config
+from playwright.async_api import Page
 from sqlalchemy import and_, delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import aliased
@@ -30,6 +31,7 @@ from app.dependencies import get_retriever
 from app.main import app
 from app.models import ChatSession, Message, MessageRole, utc_now
 from app.retrieval import Retriever
+from tests.browser import Browser, Visit, readers, running_chromium
 from tests.fake_openai import FakeOpenAI
 from tests.postgres import PostgresServer, postgres_server
 
@@ -347,3 +349,22 @@ def plug_in(monkeypatch: pytest.MonkeyPatch) -> PlugIn:
 async def service(serve: Serve) -> Service:
     """The service with nothing but its mandatory settings."""
     return await serve()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser, which is there for all tests."""
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def visit(chromium: Browser) -> AsyncIterator[Visit]:
+    """Open a page of a book with the service's widget, at the origin that may call the service."""
+    async with readers(chromium) as open_page:
+
+        async def visit(service: Service | str, *, origin: str = ORIGIN, **how: Any) -> Page:
+            address = service if isinstance(service, str) else str(service.client.base_url).rstrip("/")
+            return await open_page(address, origin=origin, **how)
+
+        yield visit

@@ -171,7 +171,8 @@ def _completion(content: str | None, finish_reason: str | None, **message: Any) 
     }
 
 
-def _chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
+def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
+    """Return a stream's event with this delta."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return json.dumps(
         {
@@ -301,12 +302,12 @@ def stream(
         for number, delta in enumerate(deltas):
             if gate and number == 1:
                 await gate.wait()
-            await exchange.event(_chunk({"content": delta}))
+            await exchange.event(chunk({"content": delta}))
         if then:
             await then(exchange)
             return
         if finish_reason:
-            await exchange.event(_chunk({}, finish_reason))
+            await exchange.event(chunk({}, finish_reason))
             await exchange.event("[DONE]")
         await exchange.close()
 

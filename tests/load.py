@@ -53,13 +53,13 @@ class Readers:
 
 
 @asynccontextmanager
-async def reading(*services: Service, readers: int) -> AsyncIterator[Readers]:
+async def reading(*services: Service, readers: int, name: str = "Reader") -> AsyncIterator[Readers]:
     """Have so many readers ask each service until the block ends, and wait for their last answers."""
     party = Readers()
     async with asyncio.TaskGroup() as group:
         for instance, service in enumerate(services):
             for number in range(readers):
-                group.create_task(party.read(service, f"Reader {instance}.{number}"))
+                group.create_task(party.read(service, f"{name} {instance}.{number}"))
         try:
             yield party
         finally:

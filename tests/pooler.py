@@ -145,11 +145,14 @@ class TlsPooler(Front):
 
     It takes TLS alone, asks for a password, and refuses the startup parameters that PgBouncer refuses. It also refuses
     every prepared statement with a name: behind a pooler the next transaction may meet a server that does not know it.
-    `refused` holds what it refused.
+    `refused` holds what it refused. A client gets the next of `full`, an SQLSTATE and a message, in place of a connection, and the
+    next of `busy` in place of its first statement.
     """
 
     def __init__(self, folder: Path, server_port: int) -> None:
         self.refused: list[str] = []
+        self.full: list[tuple[str, str]] = []
+        self.busy: list[tuple[str, str]] = []
         self.authority = folder / "authority.pem"
         self._server_port = server_port
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -185,7 +188,7 @@ class TlsPooler(Front):
             pass  # One of the two hung up, or did not like the certificate.
         except _RefusalError as error:
             self.refused.append(str(error))
-            writer.write(_error(str(error), severity="FATAL"))
+            writer.write(_error(str(error), severity="FATAL", code=error.code))
             with contextlib.suppress(OSError):
                 await writer.drain()
         finally:
@@ -214,6 +217,8 @@ class TlsPooler(Front):
                 if name.lower() not in _STARTUP_PARAMETERS:
                     raise _RefusalError(f"unsupported startup parameter: {name}")
             await self._authenticate(reader, writer, parameters["user"])
+            if self.full:
+                raise _RefusalError(*reversed(self.full.pop()))
             return _startup({**parameters, "user": "postgres"})
 
     async def _authenticate(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> None:
@@ -228,6 +233,8 @@ class TlsPooler(Front):
         refusing = False
         while True:
             kind, body = await _read_message(reader)
+            if kind == b"P" and self.busy:
+                raise _RefusalError(*reversed(self.busy.pop()))
             if kind == b"P" and not body.startswith(b"\0"):
                 name = body.partition(b"\0")[0].decode()
                 self.refused.append(f"prepared statement {name}")
@@ -242,6 +249,10 @@ class TlsPooler(Front):
 
 class _RefusalError(Exception):
     """A client is turned away."""
+
+    def __init__(self, message: str, code: str = "08P01") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 async def _read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -297,6 +308,12 @@ class TcpProxy:
 
     def cut(self) -> None:
         """Reset every connection, and refuse new ones."""
+        self.refuse()
+        for link in self._links:
+            link.reset()
+
+    def refuse(self) -> None:
+        """Refuse new connections."""
         assert self._server is not None
         self._server.close()
         self._server = None
@@ -304,8 +321,6 @@ class TcpProxy:
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reserved.bind(("127.0.0.1", self.port))
-        for link in self._links:
-            link.reset()
 
     def blackhole(self) -> None:
         """Keep and accept connections, and let nothing through."""

@@ -528,7 +528,7 @@ async def test_characters_that_cannot_be_stored_are_replaced_in_the_answer(
 async def test_a_database_that_cannot_be_reached_is_a_database_error(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, session_id: str | None
 ) -> None:
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.0)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.0)
     service = await serve(DATABASE_URL=f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
 
     response = await service.chat(session_id=session_id)

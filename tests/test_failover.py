@@ -13,6 +13,8 @@ import psutil
 import pytest
 from dirty_equals import IsPartialDict
 
+from app import dsn
+from app.database import Database
 from tests.conftest import API_KEY, Serve, Service, eventually, migrate, running_service
 from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
@@ -206,7 +208,7 @@ async def test_a_server_that_restarts_under_load_loses_no_message(
 async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_it_is_back(
     serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     service = await serve()
     turns = await ask_at_once(service, questions=5)
     [session_id] = [response.json()["session_id"] for _, response in turns[:1]]
@@ -246,14 +248,14 @@ async def test_a_server_that_sleeps_again_is_waited_for_again(
 ) -> None:
     """Nobody asked between the end of an outage and the next sleep, so no connection has shown that it was over."""
     clock = Clock()
-    monkeypatch.setattr("app.database.time", clock)
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.2)
+    monkeypatch.setattr("app.pool.time", clock)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.2)
     service = await serve()
     await asyncio.to_thread(server.stop)
     try:
         outage = [("During an outage", await service.chat("During an outage"))]
         clock.ahead = 3600
-        monkeypatch.setattr("app.database.WAKE_SECONDS", 10.0)
+        monkeypatch.setattr("app.pool.WAKE_SECONDS", 10.0)
         asking = asyncio.create_task(ask_in_turn(service, questions=1, name="An hour later"))
     finally:
         await asyncio.to_thread(server.start)
@@ -278,7 +280,7 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that cannot be opened has to let the next in line try: the first ones are not the only ones told."""
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     monkeypatch.setattr(
         "app.database.POOL_TIMEOUT_SECONDS", 300
     )  # Whoever had to wait in the pool would wait this long.
@@ -295,7 +297,7 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
 async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
     serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.5)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     monkeypatch.setattr(
         "app.database.POOL_TIMEOUT_SECONDS", 300
     )  # Whoever had to wait in the pool would wait this long.
@@ -315,7 +317,7 @@ async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
 async def test_a_network_that_is_cut_fails_turns_only_while_it_is(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.2)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.2)
     service = await serve(DATABASE_URL=through_network)
     before = await ask_in_turn(service, questions=3, name="Before")
 
@@ -449,17 +451,94 @@ async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct
 async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
     serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
 ) -> None:
-    role = f"few_{uuid.uuid4().hex}"
-    await admin.execute(
-        f"CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit} IN ROLE pg_read_all_data, pg_write_all_data"
-    )
-    service = await serve(DATABASE_URL=server.url().replace("postgres@", f"{role}@"))
+    service = await serve(DATABASE_URL=await limited(server, admin, connections=limit))
 
     turns = await ask_at_once(service, questions=15)
     again = await ask_in_turn(service, questions=3, name="Again")
 
     assert_answered([*turns, *again])
     await assert_rows_add_up(service.tables, [*turns, *again])
+
+
+async def limited(server: PostgresServer, admin: asyncpg.Connection, *, connections: int) -> str:
+    """Return the connection string of a new role that may have so many connections."""
+    role = f"few_{uuid.uuid4().hex}"
+    await admin.execute(
+        f"CREATE ROLE {role} LOGIN CONNECTION LIMIT {connections} IN ROLE pg_read_all_data, pg_write_all_data"
+    )
+    return server.url().replace("postgres@", f"{role}@")
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5])
+async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
+    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
+) -> None:
+    url = await limited(server, admin, connections=limit)
+    service = await serve(DATABASE_URL=url)
+
+    async with reading(service, readers=20) as first:
+        await first.go_on(turns=100)
+        late_service = await serve(DATABASE_URL=url)
+        async with reading(late_service, readers=20, name="Late reader") as second:
+            await second.go_on(turns=100)
+
+    assert first.failures == []
+    assert second.failures == []
+    await assert_rows_add_up(service.tables, [*first.turns, *second.turns])
+
+
+async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
+    serve: Serve, server: PostgresServer, admin: asyncpg.Connection
+) -> None:
+    url = await limited(server, admin, connections=4)
+    idle = await serve(DATABASE_URL=url, DATABASE_POOL_SIZE="4")
+    turns = await ask_at_once(idle, questions=15)
+
+    service = await serve(DATABASE_URL=url)
+    turns += await ask_in_turn(service, questions=2, name="Who comes later")
+
+    assert_answered(turns)
+    await assert_rows_add_up(service.tables, turns)
+
+
+async def test_a_turn_takes_an_open_connection_rather_than_the_place_of_a_closed_one(
+    serve: Serve, network: TcpProxy, through_network: str, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the unused connections is closed after a time-out, and the server gives no new one."""
+    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("app.pool.SPARE_SECONDS", 60)
+    service = await serve(DATABASE_URL=through_network)
+    network.delay = 0.1  # No turn gets to use another one's connection.
+    before = await ask_at_once(service, questions=5)
+    network.delay = 0.0
+    async with admin.transaction():
+        await admin.execute("LOCK TABLE messages")
+        locked = [("While the table is locked", await service.chat("While the table is locked"))]
+    network.refuse()
+
+    after = await ask_in_turn(service, questions=5, name="After")
+
+    assert_answered([*before, *after])
+    assert_database_errors(locked)
+    await assert_rows_add_up(service.tables, [*before, *locked, *after])
+
+
+async def test_an_unused_connection_is_kept_but_spare_ones_are_closed(
+    serve: Serve, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pool.SPARE_SECONDS", 0.2)
+    service = await serve()
+    turns = await ask_at_once(service, questions=30)
+
+    async def only_one_is_left() -> bool:
+        return len(await pids(admin)) == 1
+
+    await eventually(only_one_is_left)
+    [kept] = await pids(admin)
+    turns += await ask_in_turn(service, questions=2, name="Later")
+
+    assert_answered(turns)
+    assert await pids(admin) == {kept}
 
 
 async def test_connections_to_a_server_that_only_reads_since_a_failover_are_replaced(
@@ -528,6 +607,19 @@ async def test_connections_are_few_and_are_closed_at_shutdown(
     assert [response.status_code for response in responses] == [200] * 60
     assert max(seen) == 3
     await eventually(closed)
+
+
+async def test_connections_on_which_nothing_moves_any_more_do_not_hold_up_the_stop(
+    network: TcpProxy, through_network: str
+) -> None:
+    database = Database(dsn.parse(through_network), pool_size=5)
+    network.delay = 0.1  # No statement gets to use another one's connection.
+    await asyncio.gather(*(database.is_migrated() for _ in range(5)))
+    assert network.accepted == 5
+
+    network.blackhole()
+    async with asyncio.timeout(5):
+        await database.close()
 
 
 async def test_a_turn_on_a_warm_direct_connection_takes_three_round_trips_two_of_them_awaited(

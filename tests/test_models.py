@@ -1,5 +1,7 @@
 """The shapes of the API on their own, and the tables through the ORM on both databases."""
 
+import asyncio
+import random
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 from dirty_equals import IsPartialDict
 from pydantic import ValidationError
-from sqlalchemy import insert, text
+from sqlalchemy import Row, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,6 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import dsn
 from app.conversations import Conversation, record_question
 from app.database import Database
+from app.history import load_messages
 from app.models import (
     ChatRequest,
     ChatResponse,
@@ -25,6 +28,7 @@ from app.models import (
     Message,
     MessageBase,
     MessageRole,
+    utc_now,
 )
 from tests.conftest import Tables
 from tests.marks import on_postgresql
@@ -189,16 +193,32 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def test_a_question_that_is_written_late_does_not_put_its_session_back(database: Database) -> None:
-    conversation = Conversation(SESSION_ID)
+async def test_questions_have_the_order_in_which_they_are_recorded_whatever_the_clocks_say(database: Database) -> None:
+    """Whoever reads the session page by page meanwhile misses none."""
     await add(database, ChatSession(id=SESSION_ID, created_at=LONG_AGO, updated_at=LONG_AGO))
-    times = [LONG_AGO + 2 * INSTANT, LONG_AGO + INSTANT]
-    for time in times:
-        question = MessageBase(session_id=SESSION_ID, role=MessageRole.user, content="Why?", created_at=time)
-        await record_question(database, question, conversation)
+    reader = Database(database.dsn, pool_size=1)
+    skewed = random.Random(7)
 
+    async def ask(number: int) -> datetime:
+        clock = utc_now() + timedelta(seconds=skewed.uniform(-5, 5))
+        question = MessageBase(session_id=SESSION_ID, role=MessageRole.user, content=str(number), created_at=clock)
+        await record_question(database, question, Conversation(SESSION_ID))
+        return question.created_at
+
+    asking = asyncio.gather(*map(ask, range(40)))
+    read_so_far: list[Row[Any]] = []
+    while not asking.done() or len(read_so_far) < 40:
+        after = read_so_far[-1].id if read_so_far else None
+        rows, has_more = await load_messages(reader, SESSION_ID, after=after, limit=5, order="asc")
+        read_so_far += rows
+        if asking.done() and not has_more:
+            break
+    await reader.close()
+
+    assert sorted(row.created_at for row in read_so_far) == sorted(await asking)
+    assert {row.content for row in read_so_far} == {str(number) for number in range(40)}
     [session] = await Tables(database.engine).sessions()
-    assert session.updated_at == max(times)
+    assert session.updated_at == read_so_far[-1].created_at
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -92,7 +92,7 @@ async def test_channel_binding_is_made_up_for_by_a_certificate_that_is_verified(
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.database.WAKE_SECONDS", 0.0)
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -207,6 +207,64 @@ async def test_two_instances_work_behind_a_pgbouncer_that_they_know_nothing_of(
     await assert_rows_add_up(services[0].tables, turns)
 
 
+FULL = [
+    ("53300", "sorry, too many clients already"),
+    ("53000", "insufficient resources"),
+    ("57P03", "the database system is starting up"),
+    ("08001", "server login failed"),
+    ("08004", "server rejected the connection"),
+    ("08006", "terminating connection"),
+    ("08P01", "no more connections allowed (max_client_conn)"),
+    ("XX000", "MaxClientsInSessionMode: max clients reached - in Session mode max clients are limited to pool_size"),
+    ("XX000", "Max client connections reached"),
+    ("XX000", "Unable to check out process from the pool due to timeout"),
+    ("XX000", "unable to check out connection from the pool due to timeout"),
+]
+
+
+@pytest.mark.parametrize(("code", "message"), FULL)
+async def test_a_pooler_that_is_full_at_first_is_waited_for(
+    serve: Serve, stand_in: TlsPooler, code: str, message: str
+) -> None:
+    stand_in.full = [(code, message)] * 3
+
+    service = await serve_pooled(serve, stand_in)
+
+    assert (await service.chat()).status_code == 200
+    assert stand_in.refused == [message] * 3
+
+
+@pytest.mark.parametrize(("code", "message"), [("08P01", "no such user"), ("3D000", "no such database")])
+async def test_what_a_pooler_refuses_for_good_is_not_waited_for(
+    serve: Serve, stand_in: TlsPooler, code: str, message: str
+) -> None:
+    stand_in.full = [(code, message)] * 100
+    service = await serve_pooled(serve, stand_in)
+
+    response = await service.client.get("/health/ready")
+    refused = len(stand_in.refused)
+    stand_in.full.clear()
+
+    assert response.status_code == 503
+    assert refused < 10, "nobody has tried for five seconds"
+    assert (await service.chat()).status_code == 200
+
+
+@pytest.mark.parametrize(("code", "message"), [full for full in FULL if full[0] in {"08P01", "XX000"}])
+async def test_a_pooler_that_is_full_when_a_statement_comes_gets_it_again(
+    serve: Serve, stand_in: TlsPooler, code: str, message: str
+) -> None:
+    service = await serve_pooled(serve, stand_in)
+    turns = [("First", await service.chat("First"))]
+
+    stand_in.busy = [(code, message)]
+    turns.append(("Second", await service.chat("Second", session_id=turns[0][1].json()["session_id"])))
+
+    assert [response.status_code for _, response in turns] == [200, 200]
+    assert stand_in.refused == [message]
+    await assert_rows_add_up(service.tables, turns)
+
+
 @pytest.mark.parametrize("sslmode", ["require", "prefer"])
 async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_their_pools_hold(
     serve: Serve, postgres: PostgresServer, sslmode: str
@@ -215,9 +273,6 @@ async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_th
         pytest.skip("PgBouncer is not installed here (on Debian: apt-get install pgbouncer)")
     with pgbouncer(postgres.port, clients=6) as full:
         services = [await serve_pooled(serve, full, sslmode=sslmode) for _ in range(2)]
-        for service in services:  # Who has no connection at all could only wait for the other instance to lose one.
-            assert (await service.client.get("/health/ready")).status_code == 200
-
         turns = await ask_at_once(*services, questions=45)
 
     assert [response.status_code for _, response in turns] == [200] * 90

@@ -116,6 +116,8 @@ def _without_fences(text: str) -> str:
     while fence := _FENCE.search(text, position):
         kept.append(text[position : fence.start()])
         position = _end_of_fence(text, fence)
+        if fence["info"].strip() == _MDX_CODE:
+            kept.append(text[fence.end() : position])
     return "".join([*kept, text[position:]])
 
 
@@ -294,7 +296,7 @@ class _Reader:
     def _read_escape(self) -> bool:
         """Undo the escapes that would only be in the way; those that keep Markdown from seeing a block stay."""
         character = self._text[self._position + 1 : self._position + 2]
-        in_the_way = "{}<" if self._in_heading or self._is_at_start() else "{}<_>[]()~'\""
+        in_the_way = "{}<" if self._in_heading or self._is_at_start() else "{}<_>~'\""
         if character and character in in_the_way:
             self._skip_to(self._position + 2, character)
         elif character and character != "\n":
@@ -371,6 +373,8 @@ class _Reader:
                 position = braces
             else:
                 return None
+        if not opening["name"] and end.end() > opening.end() + 1:
+            return None  # Only a fragment has no name, and it has nothing else either.
         return _Tag(opening["name"] or "", bool(opening["closing"]), bool(end["closed"]), attributes, end.end())
 
     def _instead_of(self, tag: _Tag) -> str:
@@ -384,9 +388,10 @@ class _Reader:
         if tag.name in {"TabItem", "details", "summary"}:
             return "\n\n" if at_start or tag.closing else " "
         if tag.name in _BLOCK:
+            alt = tag.attributes.get("alt", "")
             if at_start:
                 return "- " if tag.name == "li" and not tag.closing else MARK * self._text.startswith("#", tag.end)
-            return f" {tag.attributes.get('alt', '')} "
+            return f" {alt} " if alt else " "
         # What follows a tag in its line begins no block.
         return MARK if at_start and self._text.startswith("#", tag.end) else ""
 

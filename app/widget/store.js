@@ -1,0 +1,150 @@
+/**
+ * What the widget keeps in the browser, so that a conversation outlives its page: the reader's token, the conversation's id, and
+ * each question until its answer is there. Nothing else is kept, and nothing of it is in a cookie.
+ *
+ * Storage can be forbidden or full. Then everything works until the page is closed.
+ */
+
+/**
+ * @typedef {object} Question  what is sent to the service, the same each time
+ * @property {string} message
+ * @property {string} [session_id]
+ * @property {string} [selected_text]
+ * @property {string} [page_url]
+ */
+
+/**
+ * @typedef {object} Pending  a question that is not answered yet
+ * @property {string} key  the Idempotency-Key: however often the question is sent, it is answered once
+ * @property {Question} question
+ * @property {string | null} after  the last message before it, as far as this page knew
+ * @property {number} askedAt  in milliseconds
+ * @property {"asking" | "stopped" | "failed"} state  what became of it so far; only what is being asked is asked again unbidden
+ */
+
+const TOKEN = /^[A-Za-z0-9._~-]{16,128}$/;
+const MOST_PENDING_DAYS = 7;
+
+export class Store {
+  /** @type {Map<string, string>} */
+  #memory = new Map();
+  #prefix;
+
+  /** @param {string} service  conversations with different services are kept apart */
+  constructor(service) {
+    this.#prefix = `book-chat ${service} `;
+  }
+
+  /** Returns the secret that makes a conversation this reader's own. */
+  get token() {
+    let token = this.#get("reader");
+    if (!token || !TOKEN.test(token)) {
+      token = newId();
+      this.#set("reader", token);
+    }
+    return token;
+  }
+
+  /** The conversation's id. */
+  get session() {
+    return this.#get("session");
+  }
+
+  set session(id) {
+    this.#set("session", id);
+  }
+
+  /** Returns the pending questions, oldest first. */
+  get pending() {
+    const oldest = Date.now() - MOST_PENDING_DAYS * 86_400_000;
+    /** @type {Pending[]} */
+    const found = [];
+    for (const name of this.#names("pending ")) {
+      try {
+        const pending = JSON.parse(this.#get(name) ?? "");
+        if (pending.askedAt > oldest && typeof pending.question.message === "string") found.push(pending);
+        else this.#set(name, null);
+      } catch {
+        this.#set(name, null);
+      }
+    }
+    return found.sort((a, b) => a.askedAt - b.askedAt);
+  }
+
+  /** @param {Pending} pending */
+  keep(pending) {
+    this.#set(`pending ${pending.key}`, JSON.stringify(pending));
+  }
+
+  /** @param {Pending} pending */
+  forget(pending) {
+    this.#set(`pending ${pending.key}`, null);
+  }
+
+  /** What is typed but not sent, which only this tab needs. */
+  get draft() {
+    try {
+      return sessionStorage.getItem(`${this.#prefix}draft`) ?? "";
+    } catch {
+      return "";
+    }
+  }
+
+  set draft(text) {
+    try {
+      if (text) sessionStorage.setItem(`${this.#prefix}draft`, text);
+      else sessionStorage.removeItem(`${this.#prefix}draft`);
+    } catch {}
+  }
+
+  /**
+   * Calls back when another tab has changed the conversation.
+   * @param {() => void} callback
+   */
+  onChange(callback) {
+    const names = [`${this.#prefix}session`, `${this.#prefix}pending `];
+    addEventListener("storage", ({ key }) => {
+      if (key === null || names.some((name) => key.startsWith(name))) callback();
+    });
+  }
+
+  /** @param {string} name */
+  #get(name) {
+    try {
+      return localStorage.getItem(this.#prefix + name) ?? this.#memory.get(name) ?? null;
+    } catch {
+      return this.#memory.get(name) ?? null;
+    }
+  }
+
+  /** @param {string} name @param {string | null} value */
+  #set(name, value) {
+    this.#memory.delete(name);
+    try {
+      if (value === null) localStorage.removeItem(this.#prefix + name);
+      else localStorage.setItem(this.#prefix + name, value);
+    } catch {
+      if (value !== null) this.#memory.set(name, value);
+    }
+  }
+
+  /** @param {string} start */
+  #names(start) {
+    const names = new Set(this.#memory.keys());
+    try {
+      for (const key of Object.keys(localStorage)) {
+        if (key.startsWith(this.#prefix)) names.add(key.slice(this.#prefix.length));
+      }
+    } catch {}
+    return [...names].filter((name) => name.startsWith(start));
+  }
+}
+
+/** Returns a random UUID, also on pages without HTTPS, which lack `crypto.randomUUID`. */
+export function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}

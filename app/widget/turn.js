@@ -1,0 +1,365 @@
+/**
+ * One question and its answer, as they are shown.
+ */
+
+import { Answer, copyButton, link, safeUrl } from "./answer.js";
+import { h, icon, iconButton } from "./dom.js";
+import { fill } from "./languages.js";
+import { Failure } from "./service.js";
+
+/** @import { Words } from "./languages.js" */
+/** @import { Rating, Source } from "./service.js" */
+/** @import { Pending } from "./store.js" */
+
+/**
+ * @typedef {object} Answered  an answer that is complete
+ * @property {string} text
+ * @property {string} [messageId]
+ * @property {Source[]} sources  what it cites
+ * @property {Rating | null} feedback
+ */
+
+/**
+ * @typedef {object} TurnOptions
+ * @property {Words} words
+ * @property {string} lang
+ * @property {(event: MouseEvent, url: URL) => void} onVisit
+ * @property {(turn: Turn) => void} onRetry
+ * @property {(messageId: string, rating: Rating, comment?: string) => Promise<void>} onRate
+ * @property {(isOpen: boolean) => void} onOwnWords  called when a field for reasons opens and closes
+ */
+
+/** What asking again does not help against. */
+const FINAL = ["openai_refused", "not_found", "http_error"];
+
+const MOST_CHARS_A_FRAME = 800;
+
+export class Turn {
+  /** @type {Pending | null} */
+  pending = null;
+  /** The id of the turn's last message that is known. @type {string | null} */
+  lastId = null;
+  /** @type {Answer} */
+  #answer;
+  #frame = 0;
+  #next = "";
+  #cited = "";
+  #timer = 0;
+
+  /**
+   * @param {{ message: string, excerpt?: string | null }} question
+   * @param {TurnOptions} options
+   */
+  constructor({ message, excerpt }, options) {
+    const { words } = options;
+    this.message = message;
+    this.excerpt = excerpt ?? null;
+    this.options = options;
+    this.onGrow = () => {};
+    const body = h("div", { class: "answer" });
+    this.#answer = new Answer(body, options);
+    this.state = h("div", { class: "state" });
+    this.extras = h("div", { class: "extras" });
+    this.reply = h(
+      "div",
+      { class: "reply", hidden: true },
+      h("span", { class: "sr" }, `${words.answer}: `),
+      body,
+      this.state,
+      this.extras,
+    );
+    this.element = h(
+      "section",
+      { class: "turn" },
+      h(
+        "div",
+        { class: "question" },
+        h("span", { class: "sr" }, `${words.you}: `),
+        excerpt && quoted(excerpt, words),
+        h("p", { dir: "auto" }, message),
+      ),
+      this.reply,
+    );
+  }
+
+  /** Shows that an answer is on its way. @param {string} why */
+  wait(why) {
+    this.reply.hidden = false;
+    this.#clear();
+    const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
+    this.state.replaceChildren(h("p", { class: "waiting" }, dots, h("span", {}, why)));
+    this.onGrow();
+  }
+
+  /** Sets what the `[n]` of the answer lead to. @param {Source[]} sources */
+  cite(sources) {
+    const cited = JSON.stringify(sources);
+    if (cited !== this.#cited) this.#answer.cite(sources);
+    this.#cited = cited;
+  }
+
+  /** Shows what there is of the answer, with the browser's next frame. @param {string} text */
+  stream(text) {
+    // After a lost connection the text comes again from its beginning.
+    if (this.#next.startsWith(text)) return;
+    this.#next = text;
+    if (this.#frame) return;
+    this.#frame = requestAnimationFrame(() => this.#draw());
+  }
+
+  /** Draws the next piece of what there is: a lot at once, as after a lost connection, would hold up the page. */
+  #draw() {
+    const next = this.#next.slice(0, this.#answer.text.length + MOST_CHARS_A_FRAME);
+    this.#frame = next.length < this.#next.length ? requestAnimationFrame(() => this.#draw()) : 0;
+    if (this.state.hasChildNodes()) this.state.replaceChildren();
+    this.reply.hidden = false;
+    this.reply.classList.add("streaming");
+    this.#answer.show(next);
+    this.onGrow();
+  }
+
+  /** Shows the complete answer, and returns what it says in plain text. @param {Answered} answered */
+  finish({ text, messageId, sources, feedback }) {
+    this.#clear();
+    this.reply.hidden = false;
+    this.state.replaceChildren();
+    this.cite(sources);
+    this.#answer.show(text);
+    this.lastId = messageId ?? this.lastId;
+    this.extras.replaceChildren(
+      ...[this.#sources(sources), this.#actions(messageId, feedback)].filter((part) => part !== null),
+    );
+    this.onGrow();
+    return this.#answer.element.textContent ?? "";
+  }
+
+  /** Says that the answer was stopped. */
+  stop() {
+    this.#clear();
+    this.reply.hidden = false;
+    this.#say(this.options.words.stopped, { canRetry: true });
+    this.onGrow();
+  }
+
+  /** Says that there is no answer. */
+  leaveUnanswered() {
+    this.#clear();
+    this.reply.hidden = false;
+    this.#say(this.options.words.unanswered, { canRetry: true });
+  }
+
+  /** Says why there is no answer, and when to ask again. @param {Failure} failure */
+  fail(failure) {
+    this.#clear();
+    this.reply.hidden = false;
+    const { words, lang } = this.options;
+    const retry = this.#say(messageOf(failure, words, lang), {
+      isProblem: true,
+      canRetry: !FINAL.includes(failure.code),
+      reference: failure.reference,
+    });
+    if (retry && failure.retryAfter && failure.code in { rate_limited: 1, budget_exhausted: 1 })
+      this.#countDown(failure.retryAfter, retry);
+    this.onGrow();
+  }
+
+  /** Takes away the button that asks again: the conversation has gone on. */
+  settle() {
+    clearInterval(this.#timer);
+    this.state.querySelector(".retry")?.remove();
+    this.state.querySelector(".countdown")?.remove();
+  }
+
+  #clear() {
+    if (this.#frame) {
+      cancelAnimationFrame(this.#frame);
+      this.#answer.show(this.#next);
+    }
+    this.#frame = 0;
+    this.#next = "";
+    clearInterval(this.#timer);
+    this.reply.classList.remove("streaming");
+  }
+
+  /** @param {string} text @param {{ isProblem?: boolean, canRetry: boolean, reference?: string }} how */
+  #say(text, { isProblem = false, canRetry, reference }) {
+    const { words } = this.options;
+    const retry = canRetry
+      ? h("button", { type: "button", class: "retry", onclick: () => this.options.onRetry(this) }, words.retry)
+      : null;
+    const note = reference ? h("small", {}, fill(words.reference, { id: reference })) : null;
+    const message = h("div", isProblem ? { role: "alert" } : {}, h("p", {}, text), note);
+    this.state.replaceChildren(
+      h("div", { class: isProblem ? "problem" : "notice" }, isProblem && icon("warn"), message, retry),
+    );
+    return retry;
+  }
+
+  /** @param {number} seconds @param {HTMLButtonElement} retry */
+  #countDown(seconds, retry) {
+    const { words, lang } = this.options;
+    const until = Date.now() + seconds * 1000;
+    const time = new Intl.DateTimeFormat(lang, { timeStyle: "short" }).format(until);
+    const countdown = h("p", { class: "countdown", role: "timer", "aria-live": "off" });
+    retry.before(countdown);
+    const tick = () => {
+      const left = Math.ceil((until - Date.now()) / 1000);
+      retry.disabled = left > 0;
+      if (left > 90) countdown.textContent = fill(words.fromTime, { time });
+      else if (left > 0) countdown.textContent = fill(words.inSeconds, { seconds: left });
+      else {
+        countdown.textContent = words.again;
+        clearInterval(this.#timer);
+      }
+    };
+    tick();
+    this.#timer = setInterval(tick, 500);
+  }
+
+  /** @param {Source[]} sources */
+  #sources(sources) {
+    const { words, onVisit } = this.options;
+    const items = sources.map(({ number, title, url }) => {
+      const address = safeUrl(url);
+      const name = [
+        h("span", { class: "number", "aria-hidden": "true" }, String(number)),
+        h("span", { class: "title", dir: "auto" }, title),
+      ];
+      return h("li", { value: number }, address ? link(address, {}, onVisit, ...name) : h("span", {}, ...name));
+    });
+    return items.length > 0
+      ? h("div", { class: "sources" }, h("p", {}, words.sources), h("ol", { "aria-label": words.sources }, ...items))
+      : null;
+  }
+
+  /** @param {string | undefined} messageId @param {Rating | null} feedback */
+  #actions(messageId, feedback) {
+    const { words } = this.options;
+    const row = h(
+      "div",
+      { class: "actions" },
+      copyButton(() => this.#answer.text, words),
+    );
+    if (messageId) row.append(...this.#feedback(messageId, feedback, row));
+    return row.hasChildNodes() ? row : null;
+  }
+
+  /** @param {string} messageId @param {Rating | null} feedback @param {HTMLElement} row */
+  #feedback(messageId, feedback, row) {
+    const { words } = this.options;
+    const good = iconButton("up", words.goodAnswer, () => rate("positive"));
+    const bad = iconButton("thumbDown", words.badAnswer, () => rate("negative"));
+    /** @param {Rating | null} rating */
+    const mark = (rating) => {
+      good.setAttribute("aria-pressed", String(rating === "positive"));
+      bad.setAttribute("aria-pressed", String(rating === "negative"));
+    };
+    /** @param {...(Node | string)} parts */
+    const follow = (...parts) => {
+      row.nextElementSibling?.remove();
+      if (parts.length > 0)
+        row.after(h("div", { class: "reasons", role: "group", "aria-label": words.reason }, ...parts));
+      this.onGrow();
+    };
+    /** @param {Rating} rating @param {string} [comment] */
+    const send = async (rating, comment) => {
+      const before = feedback;
+      mark(rating);
+      try {
+        await this.options.onRate(messageId, rating, comment);
+        feedback = rating;
+        return true;
+      } catch (error) {
+        mark(before);
+        if (!(error instanceof Failure)) throw error;
+        follow(h("p", { role: "alert" }, words.errors.feedback));
+        return false;
+      }
+    };
+    /** @param {Rating} rating */
+    const rate = async (rating) => {
+      if (await send(rating))
+        follow(
+          h("p", { role: "status" }, rating === "positive" ? words.whyGood : words.whyBad),
+          this.#reasons(rating, comment),
+        );
+      /** @param {string} text */
+      async function comment(text) {
+        if (await send(rating, text)) follow(h("p", { role: "status" }, words.thanks));
+      }
+    };
+    mark(feedback);
+    return [good, bad];
+  }
+
+  /** @param {Rating} rating @param {(text: string) => void} onReason */
+  #reasons(rating, onReason) {
+    const { words } = this.options;
+    const chips = rating === "positive" ? words.reasonsGood : words.reasonsBad;
+    const other = h(
+      "button",
+      { type: "button", class: "chip", onclick: () => this.#ownWords(box, onReason) },
+      words.otherReason,
+    );
+    const box = h(
+      "div",
+      { class: "chips" },
+      ...chips.map((text) => h("button", { type: "button", class: "chip", onclick: () => onReason(text) }, text)),
+      other,
+    );
+    return box;
+  }
+
+  /** @param {HTMLElement} box @param {(text: string) => void} onReason */
+  #ownWords(box, onReason) {
+    const { words } = this.options;
+    const input = h("input", {
+      type: "text",
+      "aria-label": words.reason,
+      placeholder: words.reason,
+      maxlength: 1000,
+      dir: "auto",
+      autocomplete: "off",
+    });
+    const chips = [...box.childNodes];
+    // Meanwhile there is no other field to write in.
+    this.options.onOwnWords(true);
+    const form = h("form", { class: "own-words" }, input, h("button", { type: "submit", class: "chip" }, words.submit));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!input.value.trim()) return;
+      this.options.onOwnWords(false);
+      onReason(input.value.trim());
+    });
+    const leave = () => {
+      this.options.onOwnWords(false);
+      if (form.isConnected) box.replaceChildren(...chips);
+    };
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || event.isComposing) return;
+      event.stopPropagation();
+      leave();
+    });
+    form.addEventListener("focusout", ({ relatedTarget }) => {
+      if (!(relatedTarget instanceof Node && form.contains(relatedTarget)) && !input.value.trim()) leave();
+    });
+    box.replaceChildren(form);
+    input.focus();
+    this.onGrow();
+  }
+}
+
+/** Returns selected text as it is shown; all of it once it is pressed. @param {string} text @param {Words} words */
+export function quoted(text, words) {
+  const quote = h("blockquote", { class: "quoted", dir: "auto", "aria-label": words.excerpt }, text);
+  quote.addEventListener("click", () => quote.classList.toggle("whole"));
+  return quote;
+}
+
+/** Returns what a reader is told of a failure. @param {Failure} failure @param {Words} words @param {string} lang */
+export function messageOf(failure, words, lang) {
+  const own = words.errors[failure.code];
+  const text = own ?? (lang === "en" || !words.errors.internal_error ? failure.message : words.errors.internal_error);
+  const details = failure.details.map(({ field, reason }) => `${field} ${reason}`).join("; ");
+  return [fill(text, { origin: location.origin }), details && `(${details})`].filter(Boolean).join(" ");
+}

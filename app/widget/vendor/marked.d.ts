@@ -1,0 +1,1 @@
+export * from "../../../tools/node_modules/marked/lib/marked.js";

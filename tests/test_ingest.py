@@ -1,0 +1,589 @@
+"""Reading a book into the database: what is embedded, stored, kept and deleted, and what happens when something fails."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, override
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import delete, text
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app import dsn
+from app.book import embeddings as module
+from app.book.__main__ import CommandSettings
+from app.book.embeddings import Embedder
+from app.book.ingest import IngestError, Report, ingest
+from app.book.tree import read_book
+from app.config import Settings
+from app.database import Database
+from app.models import Document, PaidEmbedding
+from tests import commands
+from tests.conftest import API_KEY, ROOT, CreateDatabase, Serve, migrate
+from tests.fake_openai import FakeOpenAI, cut, embedding, embeddings, failure, held
+
+URL = "https://book.example.org/docs/"
+SENTENCE = "It senses, decides and acts, and then it senses again. " * 6
+MODEL = "text-embedding-3-small"
+
+type Pages = dict[str, str]
+
+
+def section(name: str) -> str:
+    return f"## {name}\n\n{name}: {SENTENCE}\n\n"
+
+
+BOOK: Pages = {
+    "arms.md": f"# Arms\n\n{section('Shoulder')}{section('Elbow')}",
+    "legs.md": f"# Legs\n\n{section('Hip')}{section('Knee')}{section('Ankle')}",
+}
+
+
+@dataclass
+class Library:
+    """A folder of pages, a database and an embedding model."""
+
+    folder: Path
+    url: str
+    database: Database
+    model_server: FakeOpenAI
+
+    async def ingest(
+        self, pages: Pages, *, url: str = URL, locale: str | None = None, key: bool = True, model: str = MODEL
+    ) -> Report:
+        """Make these the pages of the folder, and read them in."""
+        for file in self.folder.rglob("*.md"):
+            file.unlink()
+        for name, page in pages.items():
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(page)
+        embedder = Embedder(self.settings(model)) if key else None
+        try:
+            return await ingest(read_book(self.folder, url), dsn.parse(self.url), embedder, locale=locale)
+        finally:
+            if embedder:
+                await embedder.close()
+
+    def settings(self, model: str = MODEL) -> Settings:
+        return Settings(
+            database_url=SecretStr(self.url),
+            openai_api_key=SecretStr(API_KEY),
+            openai_base_url=self.model_server.url,
+            openai_max_retries=0,
+            openai_embedding_model=model,
+        )
+
+    async def chunks(self) -> list[Document]:
+        """What is stored, in the order of the pages."""
+        async with AsyncSession(self.database.engine) as orm:
+            return sorted((await orm.exec(select(Document))).all(), key=lambda row: (row.meta["page"], row.position))
+
+    async def paid(self) -> list[str]:
+        """The digests of the embeddings that wait for their chunks."""
+        async with AsyncSession(self.database.engine) as orm:
+            return list((await orm.exec(select(PaidEmbedding.digest))).all())
+
+    async def found_by_words(self) -> set[Any]:
+        """The ids in the index of words."""
+        rows = await self.database.execute((text("SELECT id FROM document_words"), {}))
+        return {str(row.id).replace("-", "") for row in rows}
+
+    def embedded(self) -> list[str]:
+        """The titles of the chunks that were sent to the model since it was last asked for them."""
+        titles = [text.split("\n")[0] for text in self.model_server.embedded]
+        self.model_server.embedding_requests.clear()
+        return titles
+
+
+@pytest.fixture
+async def library(database_url: str, model_server: FakeOpenAI, tmp_path: Path) -> AsyncIterator[Library]:
+    """An empty library in each kind of database."""
+    database = Database(dsn.parse(database_url), pool_size=2)
+    if database.dsn.sqlite:
+        await database.migrate()
+    for table in (Document, PaidEmbedding):
+        await database.execute((delete(table), {}))
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    yield Library(folder, database_url, database, model_server)
+    await database.execute((delete(Document), {}))
+    await database.close()
+
+
+def titles(chunks: Sequence[Document]) -> list[str]:
+    return [chunk.title for chunk in chunks]
+
+
+ARMS = ["Arms \u203a Shoulder", "Arms \u203a Elbow"]
+LEGS = ["Legs \u203a Hip", "Legs \u203a Knee", "Legs \u203a Ankle"]
+
+
+async def test_every_chunk_is_stored_with_its_embedding_and_found_by_its_words(library: Library) -> None:
+    report = await library.ingest(BOOK, locale="en")
+
+    chunks = await library.chunks()
+    assert (report.new, report.unchanged, report.deleted, report.embedded, report.without_embedding) == (5, 0, 0, 5, 0)
+    assert titles(chunks) == [*ARMS, *LEGS]
+    elbow = chunks[1]
+    assert elbow.source == f"{URL}arms#elbow"
+    assert elbow.position == 1
+    assert elbow.content == f"Elbow: {SENTENCE}".strip()
+    assert elbow.meta == {
+        "book": URL,
+        "page": f"{URL}arms",
+        "locale": "en",
+        "digest": elbow.meta["digest"],
+        "model": MODEL,
+        "dimensions": 1536,
+    }
+    expected = embedding(f"{elbow.title}\n\n{elbow.content}")
+    length = sum(number**2 for number in expected) ** 0.5
+    assert elbow.embedding == pytest.approx([number / length for number in expected], abs=1e-6)
+    assert await library.found_by_words() == {chunk.id.hex for chunk in chunks}
+    assert await library.paid() == []
+
+
+async def test_the_same_pages_again_embed_and_change_nothing(library: Library) -> None:
+    await library.ingest(BOOK)
+    before = await library.chunks()
+    library.embedded()
+
+    report = await library.ingest(BOOK)
+
+    assert (report.new, report.unchanged, report.deleted, report.embedded) == (0, 5, 0, 0)
+    assert library.embedded() == []
+    assert await library.chunks() == before
+
+
+async def test_only_a_section_that_changed_is_embedded_and_the_others_keep_their_ids(library: Library) -> None:
+    await library.ingest(BOOK)
+    before = await library.chunks()
+    library.embedded()
+
+    report = await library.ingest({**BOOK, "legs.md": BOOK["legs.md"].replace("Knee: It", "Knee: She")})
+
+    after = await library.chunks()
+    assert (report.new, report.unchanged, report.deleted, report.embedded) == (1, 4, 1, 1)
+    assert library.embedded() == ["Legs \u203a Knee"]
+    assert [chunk.id for chunk in before if chunk.title != "Legs \u203a Knee"] == [
+        chunk.id for chunk in after if chunk.title != "Legs \u203a Knee"
+    ]
+    assert after[3].content.startswith("Knee: She")
+    assert await library.found_by_words() == {chunk.id.hex for chunk in after}
+
+
+async def test_a_page_that_is_gone_is_deleted(library: Library) -> None:
+    await library.ingest(BOOK)
+
+    report = await library.ingest({"arms.md": BOOK["arms.md"]})
+
+    chunks = await library.chunks()
+    assert (report.unchanged, report.deleted) == (2, 3)
+    assert titles(chunks) == ARMS
+    assert await library.found_by_words() == {chunk.id.hex for chunk in chunks}
+
+
+async def test_what_moves_keeps_its_id_and_its_embedding(library: Library) -> None:
+    await library.ingest(BOOK)
+    before = {chunk.title: chunk for chunk in await library.chunks()}
+    library.embedded()
+
+    moved = {
+        "limbs/01-arms.md": BOOK["arms.md"],
+        "legs.md": BOOK["legs.md"].replace("# Legs\n\n", f"# Legs\n\n{section('Toe')}"),
+    }
+    report = await library.ingest(moved)
+
+    after = {chunk.title: chunk for chunk in await library.chunks()}
+    assert (report.new, report.unchanged, report.deleted) == (1, 5, 0)
+    assert library.embedded() == ["Legs \u203a Toe"]
+    for title, chunk in before.items():
+        assert (after[title].id, after[title].embedding) == (chunk.id, chunk.embedding)
+    assert after["Arms \u203a Elbow"].source == f"{URL}limbs/arms#elbow"
+    assert after["Arms \u203a Elbow"].meta["page"] == f"{URL}limbs/arms"
+    assert [after[title].position for title in ("Legs \u203a Toe", *LEGS)] == [0, 1, 2, 3]
+
+
+async def test_equal_sections_are_embedded_once_and_stored_each(library: Library) -> None:
+    page = f"# Robots\n\n{section('Arm')}"
+    await library.ingest({"a.md": page, "b.md": page})
+
+    first, second = await library.chunks()
+    assert library.embedded() == ["Robots \u203a Arm"]
+    assert [first.source, second.source] == [f"{URL}a#arm", f"{URL}b#arm"]
+    assert first.embedding == second.embedding
+
+    await library.ingest({"b.md": page})
+    assert [chunk.id for chunk in await library.chunks()] == [second.id]
+
+
+async def test_without_a_key_the_words_are_stored_and_the_same_command_adds_the_embeddings(library: Library) -> None:
+    report = await library.ingest(BOOK, key=False)
+
+    before = await library.chunks()
+    assert (report.new, report.embedded, report.without_embedding) == (5, 0, 5)
+    assert [chunk.embedding for chunk in before] == [None] * 5
+    assert len(await library.found_by_words()) == 5
+
+    report = await library.ingest(BOOK)
+
+    after = await library.chunks()
+    assert (report.new, report.unchanged, report.embedded, report.without_embedding) == (0, 5, 5, 0)
+    assert [chunk.id for chunk in after] == [chunk.id for chunk in before]
+    assert None not in [chunk.embedding for chunk in after]
+    assert report.replaced == {}
+
+
+async def test_without_a_key_the_embeddings_that_there_are_stay(library: Library) -> None:
+    await library.ingest(BOOK)
+    before = await library.chunks()
+
+    report = await library.ingest({**BOOK, "toes.md": section("Toe")}, key=False)
+
+    assert (report.new, report.unchanged, report.without_embedding) == (1, 5, 1)
+    assert (await library.chunks())[:5] == before
+
+
+async def test_embeddings_of_another_model_are_replaced(library: Library) -> None:
+    await library.ingest(BOOK)
+    before = await library.chunks()
+    library.embedded()
+
+    report = await library.ingest(BOOK, model="nomic-embed-text")
+
+    after = await library.chunks()
+    assert report.replaced == {(MODEL, 1536): 5}
+    assert len(library.embedded()) == 5
+    assert {chunk.meta["model"] for chunk in after} == {"nomic-embed-text"}
+    assert [chunk.id for chunk in after] == [chunk.id for chunk in before]
+
+
+async def test_embeddings_with_other_dimensions_are_replaced_as_soon_as_the_model_shows_them(library: Library) -> None:
+    await library.ingest(BOOK)
+    library.embedded()
+    library.model_server.enqueue_embeddings(embeddings(dimensions=8), embeddings(dimensions=8))
+
+    report = await library.ingest({**BOOK, "toes.md": section("Toe")})
+
+    chunks = await library.chunks()
+    assert report.replaced == {(MODEL, 1536): 5}
+    assert sorted(library.embedded()) == sorted([*ARMS, *LEGS, "toes \u203a Toe"])
+    assert {chunk.meta["dimensions"] for chunk in chunks} == {8}
+    assert all(chunk.embedding and chunk.embedding[8:] == [0.0] * 1528 for chunk in chunks)
+
+
+@pytest.mark.parametrize("reply", [failure(500), failure(429), failure(401), cut])
+async def test_after_a_failure_in_the_middle_the_book_is_as_it_was_and_nothing_is_paid_twice(
+    reply: Any, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await library.ingest({"arms.md": BOOK["arms.md"]})
+    before = await library.chunks()
+    library.embedded()
+    monkeypatch.setattr(module, "MOST_INPUTS", 2)
+    library.model_server.enqueue_embeddings(embeddings(), reply)
+
+    with pytest.raises(IngestError, match="run the same command again"):
+        await library.ingest({"legs.md": BOOK["legs.md"]})
+
+    assert await library.chunks() == before
+    assert library.embedded() == LEGS  # The third one in vain.
+    assert len(await library.paid()) == 2
+
+    report = await library.ingest({"legs.md": BOOK["legs.md"]})
+
+    assert library.embedded() == ["Legs \u203a Ankle"]
+    assert report.embedded == 1
+    assert titles(await library.chunks()) == LEGS
+    assert await library.paid() == []
+
+
+async def test_embeddings_that_were_paid_for_under_other_dimensions_are_not_used(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_INPUTS", 2)
+    library.model_server.enqueue_embeddings(embeddings(dimensions=8), failure(500))
+    with pytest.raises(IngestError):
+        await library.ingest({"legs.md": BOOK["legs.md"]})
+
+    await library.ingest({"legs.md": BOOK["legs.md"]})
+
+    chunks = await library.chunks()
+    assert {chunk.meta["dimensions"] for chunk in chunks} == {1536}
+    assert all(chunk.embedding and any(chunk.embedding[8:]) for chunk in chunks)
+    assert await library.paid() == []
+
+
+async def test_a_book_replaces_only_what_was_read_in_under_its_own_address(library: Library) -> None:
+    urdu = {"arms.md": f"# \u0628\u0627\u0632\u0648\n\n{SENTENCE}"}
+    await library.ingest(urdu, url=f"{URL}ur/", locale="ur")
+    await library.ingest(BOOK, locale="en")
+
+    report = await library.ingest({"legs.md": BOOK["legs.md"]}, locale="en")
+
+    chunks = await library.chunks()
+    assert titles(chunks) == [*LEGS, "\u0628\u0627\u0632\u0648"]
+    assert chunks[-1].source == f"{URL}ur/arms"
+    assert report.others == [(f"{URL}ur/", MODEL, 1)]
+
+
+async def test_what_another_book_has_in_common_is_not_embedded_again(library: Library) -> None:
+    await library.ingest(BOOK)
+    library.embedded()
+
+    report = await library.ingest({**BOOK, "toes.md": section("Toe")}, url=f"{URL}1.0/")
+
+    chunks = await library.chunks()
+    assert library.embedded() == ["toes \u203a Toe"]
+    assert (report.new, report.embedded) == (6, 1)
+    by_title: dict[str, list[Document]] = {title: [c for c in chunks if c.title == title] for title in ARMS}
+    for first, second in by_title.values():
+        assert first.embedding == pytest.approx(second.embedding)
+        assert first.id != second.id
+
+
+async def test_the_chunks_of_others_are_left_alone(library: Library) -> None:
+    own = Document(source="own.md", title="Own", position=0, content="Own.", meta={"page": "own"})
+    async with AsyncSession(library.database.engine, expire_on_commit=False) as orm:
+        orm.add(own)
+        await orm.commit()
+
+    report = await library.ingest(BOOK)
+
+    assert own in await library.chunks()
+    assert report.others == []
+
+
+async def test_another_locale_is_noted_without_embedding_again(library: Library) -> None:
+    await library.ingest(BOOK)
+    library.embedded()
+
+    await library.ingest(BOOK, locale="en")
+
+    assert {chunk.meta["locale"] for chunk in await library.chunks()} == {"en"}
+    assert library.embedded() == []
+    assert len(await library.found_by_words()) == 5
+
+
+async def test_a_failure_of_the_database_leaves_the_book_as_it_was(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await library.ingest({"arms.md": BOOK["arms.md"]})
+    before = await library.chunks()
+
+    async def fail(_connection: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.book.ingest.prune_words", fail)
+        with pytest.raises(IngestError, match="the book is as it was: the disk is full"):
+            await library.ingest({"legs.md": BOOK["legs.md"]})
+
+    assert await library.chunks() == before
+    assert len(await library.found_by_words()) == 2
+    library.embedded()
+    await library.ingest({"legs.md": BOOK["legs.md"]})
+    assert library.embedded() == []
+
+
+async def test_two_runs_at_once_leave_one_whole_book(library: Library, tmp_path: Path) -> None:
+    other = Library(tmp_path / "other", library.url, library.database, library.model_server)
+    other.folder.mkdir()
+    gate = asyncio.Event()
+    library.model_server.enqueue_embeddings(held(gate, embeddings()), held(gate, embeddings()))
+
+    runs = asyncio.gather(library.ingest(BOOK), other.ingest({"legs.md": BOOK["legs.md"]}))
+    await library.model_server.wait_for_embedding_requests(2)
+    gate.set()
+    await runs
+
+    chunks = await library.chunks()
+    assert titles(chunks) in ([*ARMS, *LEGS], LEGS)
+    assert None not in [chunk.embedding for chunk in chunks]
+    assert await library.found_by_words() == {chunk.id.hex for chunk in chunks}
+
+
+async def test_readers_are_answered_from_the_old_book_while_the_new_one_is_embedded(
+    library: Library, serve: Serve
+) -> None:
+    await library.ingest({"arms.md": BOOK["arms.md"]})
+    before = await library.chunks()
+    service = await serve(DATABASE_URL=library.url)
+    gate = asyncio.Event()
+    library.embedded()
+    library.model_server.enqueue_embeddings(held(gate, embeddings()))
+
+    run = asyncio.create_task(library.ingest(BOOK))
+    await library.model_server.wait_for_embedding_requests(1)
+    response = await service.chat()
+    assert response.status_code == 200
+    assert await library.chunks() == before
+    gate.set()
+    await run
+
+    assert titles(await library.chunks()) == [*ARMS, *LEGS]
+
+
+async def test_a_large_book_is_stored_whole(library: Library) -> None:
+    pages = {f"page-{number}.md": f"# Page {number}\n\n" + "".join(map(section, "ABCDE")) for number in range(100)}
+
+    report = await library.ingest(pages)
+
+    chunks = await library.chunks()
+    assert report.new == len(chunks) == 500
+    assert None not in [chunk.embedding for chunk in chunks]
+    assert (await library.ingest(pages)).unchanged == 500
+
+
+def test_where_embeddings_cannot_be_compared_none_are_paid_for(tenants_database: str, tmp_path: Path) -> None:
+    migrate(tenants_database)
+    (tmp_path / "a.md").write_text(section("Arm"))
+
+    class Unused(Embedder):
+        @override
+        def batches(self, texts: Sequence[str]) -> Any:
+            raise AssertionError(texts)
+
+    settings = Settings(database_url=SecretStr(tenants_database), openai_api_key=SecretStr(API_KEY))
+    report = asyncio.run(ingest(read_book(tmp_path, URL), settings.database, Unused(settings)))
+
+    assert not report.has_pgvector
+    assert (report.new, report.without_embedding) == (1, 1)
+
+
+def test_a_database_that_is_not_migrated_is_refused(create_database: CreateDatabase, tmp_path: Path) -> None:
+    database = create_database("postgres")
+    (tmp_path / "a.md").write_text("Text.")
+
+    for _ in range(2):
+        with pytest.raises(IngestError, match=r"not migrated.*alembic upgrade head"):
+            asyncio.run(ingest(read_book(tmp_path, URL), dsn.parse(database), None))
+        migrate(database, "0004")
+
+
+def test_a_database_that_is_away_is_named_as_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("Text.")
+    nowhere = dsn.parse("postgresql://nobody@absent.invalid/book")
+
+    with pytest.raises(IngestError, match="The database failed, and the book is as it was"):
+        asyncio.run(ingest(read_book(tmp_path, URL), nowhere, None))
+
+
+# The command itself.
+
+SAMPLE = ("-m", "app.book", "ingest", ROOT / "sample-book/docs", "--url", URL)
+
+
+def test_the_command_without_any_setting_uses_the_database_of_fastapi_dev(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, output = commands.run(*SAMPLE, folder=tmp_path)
+
+    assert status == 0
+    assert (tmp_path / "chat.db").exists()
+    assert "in the database chat.db, since DATABASE_URL is not set" in output
+    assert "18 pages" in output
+    assert "0 unchanged, 0 deleted" in output
+    assert "found by words alone, since OPENAI_API_KEY is not set" in output
+    database = CommandSettings.load().database
+    monkeypatch.setenv("FASTAPI_ENV", "development")
+    assert database == Settings.load().database
+
+
+def test_the_command_reads_dotenv(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///other.db\n")
+
+    status, output = commands.run(*SAMPLE, folder=tmp_path)
+
+    assert (status, "in the database other.db:" in output) == (0, True)
+    assert (tmp_path / "other.db").exists()
+    assert not (tmp_path / "chat.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("absent", "--url", URL), {}, "absent is not a folder"),
+        ((".", "--url", URL), {}, "holds no Markdown"),
+        ((".", "--url", "book"), {}, "is not an address such as"),
+        ((".", "--url", URL), {"FASTAPI_ENV": "production"}, "DATABASE_URL is missing"),
+        ((".", "--url", URL), {"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL"),
+        ((".",), {}, "--url"),
+    ],
+)
+def test_what_the_command_cannot_do_is_an_error(
+    arguments: tuple[str, ...], environment: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    status, output = commands.run("-m", "app.book", "ingest", *arguments, folder=tmp_path, **environment)
+
+    assert status != 0
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_book_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    commands.run(*SAMPLE, folder=tmp_path)
+    before = (tmp_path / "chat.db").read_bytes()
+    (tmp_path / "empty").mkdir()
+
+    status, _ = commands.run("-m", "app.book", "ingest", "empty", "--url", URL, folder=tmp_path)
+
+    assert status == 1
+    assert (tmp_path / "chat.db").read_bytes() == before
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "markdown_it.py").write_text("raise ModuleNotFoundError(\"No module named 'markdown_it'\")")
+
+    status, output = commands.run(*SAMPLE, folder=tmp_path)
+
+    assert status == 1
+    assert "uv sync --extra book" in output
+    assert "Traceback" not in output
+
+
+async def test_an_interrupted_command_leaves_the_book_as_it_was(model_server: FakeOpenAI, tmp_path: Path) -> None:
+    model_server.enqueue_embeddings(held(asyncio.Event()))
+    process = commands.start(*SAMPLE, folder=tmp_path, OPENAI_API_KEY=API_KEY, OPENAI_BASE_URL=model_server.url)
+    await model_server.wait_for_embedding_requests(1)
+
+    process.send_signal(signal.SIGINT)
+    status, output = await asyncio.to_thread(commands.finish, process)
+
+    assert status == 130
+    assert "Stopped. The book is as it was." in output
+    assert "Traceback" not in output
+    database = Database(dsn.parse(f"sqlite:///{tmp_path}/chat.db"), pool_size=1)
+    [row] = await database.execute((text("SELECT count(*) FROM documents"), {}))
+    assert row[0] == 0
+    await database.close()
+
+
+async def test_the_command_tells_what_it_skipped_and_replaced(model_server: FakeOpenAI, tmp_path: Path) -> None:
+    add: Callable[[str, str], object] = lambda name, page: (tmp_path / name).write_text(page)  # noqa: E731
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    add("docs/arms.md", BOOK["arms.md"])
+    add("docs/draft.md", "---\ndraft: true\n---\nText.")
+    arguments = ("-m", "app.book", "ingest", "docs", "--url", URL, "--locale", "en", "--exclude", "x/**")
+    environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
+
+    await asyncio.to_thread(commands.run, *arguments, folder=tmp_path, **environment)
+    add("docs/arms.md", BOOK["arms.md"].replace("Elbow", "Wrist"))
+    status, output = await asyncio.to_thread(
+        commands.run, *arguments, folder=tmp_path, OPENAI_EMBEDDING_MODEL="other", **environment
+    )
+
+    assert status == 0
+    assert output.splitlines() == [
+        f"{URL} (en), in the database chat.db, since DATABASE_URL is not set:",
+        "  1 page, 2 chunks: 1 new, 1 unchanged, 1 deleted",
+        "  2 chunks embedded with other",
+        f"  1 embedding of {MODEL} with 1536 dimensions replaced",
+        "  1 file skipped:",
+        "    draft.md is a draft",
+    ]

@@ -1,0 +1,316 @@
+"""A folder of pages: which files are read, and which address each has."""
+
+import json
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from app.book.tree import Book, Skipped, TreeError, read_book
+from tests.conftest import ROOT
+
+URL = "https://book.example.org/docs/"
+SAMPLE = ROOT / "sample-book"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "docs"
+    path.mkdir()
+    return path
+
+
+def write(folder: Path, **files: str | bytes) -> None:
+    for name, content in files.items():
+        add(folder, name, content)
+
+
+def add(folder: Path, name: str, content: str | bytes = "Text.") -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def pages(book: Book) -> list[str]:
+    return sorted({unquote(chunk.page.removeprefix(URL)) for chunk in book.chunks})
+
+
+def read(folder: Path, *exclude: str) -> list[str]:
+    """Where the pages are below the root."""
+    return pages(read_book(folder, URL, exclude=exclude))
+
+
+# Each was checked with Docusaurus 3.10.2.
+@pytest.mark.parametrize(
+    ("file", "address"),
+    [
+        ("intro.md", "intro"),
+        ("intro.mdx", "intro"),
+        ("01-intro.md", "intro"),
+        ("02_part/03 - deep.md", "part/deep"),
+        ("3._foo bar.md", "foo bar"),
+        ("1.1-introduction.md", "1.1-introduction"),
+        ("2021-11-foo.md", "2021-11-foo"),
+        ("7.0-foo.md", "7.0-foo"),
+        ("12 foo.md", "12 foo"),
+        ("1-.md", "1-"),
+        ("index.md", ""),
+        ("README.md", ""),
+        ("guide/INDEX.mdx", "guide/"),
+        ("guide/readme.md", "guide/"),
+        ("Guide/guide.md", "Guide/"),
+        ("01-guide/01-guide.md", "guide/"),
+        ("01-guide/guide.md", "guide/guide"),
+        ("guide/01-index.md", "guide/index"),
+        (
+            "\u0627\u0631\u062f\u0648/\u0631\u0648\u0628\u0648\u0679.md",
+            "\u0627\u0631\u062f\u0648/\u0631\u0648\u0628\u0648\u0679",
+        ),
+    ],
+)
+def test_a_file_has_the_address_that_docusaurus_gives(file: str, address: str, folder: Path) -> None:
+    add(folder, file)
+
+    assert read(folder) == [address]
+
+
+@pytest.mark.parametrize(
+    ("file", "front_matter", "address"),
+    [
+        ("api/Store.md", "id: store", "api/store"),
+        ("01-a/02-b.md", "slug: /x/y", "x/y"),
+        ("01-a/02-b.md", "slug: x", "a/x"),
+        ("01-a/02-b.md", "slug: ../x", "x"),
+        ("01-a/02-b.md", "slug: ./x/", "a/x/"),
+        ("01-a/index.md", "slug: x", "a/x"),
+        ("01-a/index.md", "id: x", "a/"),
+        ("a.md", "slug: /", ""),
+        ("01-a/02-b.md", "parse_number_prefixes: false", "01-a/02-b"),
+        ("a.md", "slug: 1.10", "1.10"),
+        ("a.md", "slug:", "a"),
+    ],
+)
+def test_front_matter_can_set_the_address(file: str, front_matter: str, address: str, folder: Path) -> None:
+    add(folder, file, f"---\n{front_matter}\n---\n\nText.")
+
+    assert read(folder) == [address]
+
+
+def test_number_prefixes_can_be_kept(folder: Path) -> None:
+    add(folder, "01-a/02-b.md")
+
+    assert pages(read_book(folder, URL, keep_numbers=True)) == ["01-a/02-b"]
+
+
+def test_an_address_is_written_as_browsers_send_it(folder: Path) -> None:
+    add(folder, "\u0627/a b.md")
+
+    [chunk] = read_book(folder, URL).chunks
+    assert chunk.page == chunk.source == f"{URL}%D8%A7/a%20b"
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("https://book.example.org", "https://book.example.org/"),
+        (" https://Book.Example.org/docs ", "https://book.example.org/docs/"),
+        ("http://localhost:3000/a b/", "http://localhost:3000/a%20b/"),
+    ],
+)
+def test_the_address_of_the_root_is_completed(url: str, root: str, folder: Path) -> None:
+    add(folder, "index.md")
+
+    assert read_book(folder, url).chunks[0].page == root
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "book.example.org/docs", "/docs", "ftp://a/b", "https://", "https://a/?q=1", "https://a/#b", "https://[a"],
+)
+def test_an_address_that_is_none_is_refused(url: str, folder: Path) -> None:
+    add(folder, "index.md")
+
+    with pytest.raises(TreeError, match="is not an address such as"):
+        read_book(folder, url)
+
+
+def test_partials_hidden_files_tests_and_other_files_are_not_read(folder: Path) -> None:
+    for file in (
+        *("a.md", "b.mdx", "_partial.md", "_parts/c.md", ".hidden.md", ".git/d.md", "node_modules/e/README.md"),
+        *("__tests__/f.md", "g.txt", "h.MD", "i.markdown", "img/j.png", "_category_.json"),
+    ):
+        add(folder, file)
+
+    assert read(folder) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["a.md"], ["drafts/b", "x/c", "x/drafts/d"]),
+        (["drafts"], ["a", "x/c", "x/drafts/d"]),
+        (["drafts/"], ["a", "x/c", "x/drafts/d"]),
+        (["./drafts/*"], ["a", "x/c", "x/drafts/d"]),
+        (["**/drafts/**"], ["a", "x/c"]),
+        (["*/c.md", "**/a.md"], ["drafts/b", "x/drafts/d"]),
+    ],
+)
+def test_patterns_exclude_files_and_folders(patterns: list[str], left: list[str], folder: Path) -> None:
+    for file in ("a.md", "drafts/b.md", "x/c.md", "x/drafts/d.md"):
+        add(folder, file)
+
+    assert read(folder, *patterns) == left
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "a.md": "Text.",
+        "draft.md": "---\ndraft: true\n---\nText.",
+        "unlisted.md": "---\nunlisted: true\n---\nText.",
+        "yaml.md": "---\ntitle: a\nfoo: : bar\n---\nText.",
+        "latin.md": "Stra\N{LATIN SMALL LETTER SHARP S}e".encode("latin-1"),
+        "utf16.md": "Text.".encode("utf-16"),
+        "binary.md": b"a\0b",
+        "large.md": b"a " * 3_000_000,
+        "x/a.md": "---\nslug: /a\n---\nThe same address.",
+    }
+    write(folder, **files)
+    (folder / "gone.md").symlink_to(folder / "nowhere.md")
+
+    book = read_book(folder, URL)
+
+    assert pages(book) == ["a"]
+    assert book.skipped == [
+        Skipped("binary.md", "is not text"),
+        Skipped("draft.md", "is a draft"),
+        Skipped("gone.md", "cannot be read: No such file or directory"),
+        Skipped("large.md", "is larger than 5 MB"),
+        Skipped("latin.md", "is not UTF-8"),
+        Skipped("unlisted.md", "is unlisted"),
+        Skipped("utf16.md", "is not UTF-8"),
+        Skipped("yaml.md", "has front matter that is not YAML, in line 3"),
+        Skipped("x/a.md", "has the same address as a.md"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff---\r\ntitle: Robots\r\n---\r\n\r\nText.\r\n",
+        "---\ntitle: 'Robots'\ntags: [a, {b: c}]\ndate: 2024-01-01\n--- \nText.",
+        "---\n\n---\n# Robots\n\nText.",
+        "---\n# a comment\n---\n# Robots\n\nText.",
+        "---\ntitle:\n---\n# Robots\n\nText.",
+        "# Robots\rText.",
+    ],
+)
+def test_front_matter_byte_order_marks_and_line_ends_are_understood(text: str, folder: Path) -> None:
+    add(folder, "a.md", text.encode())
+
+    [chunk] = read_book(folder, URL).chunks
+
+    assert (chunk.title, chunk.text) == ("Robots", "Text.")
+
+
+@pytest.mark.parametrize("text", ["---\n\nText.", "---\nJust a line.\n---\n\nText.", "----\nText."])
+def test_a_line_is_not_front_matter(text: str, folder: Path) -> None:
+    add(folder, "a.md", text)
+
+    assert "Text." in read_book(folder, URL).chunks[0].text
+
+
+def test_a_page_without_a_title_is_named_by_its_label_its_file_or_its_folder(folder: Path) -> None:
+    write(
+        folder,
+        **{
+            "01-a.md": "Text.",
+            "b.md": "---\nsidebar_label: Label\n---\nText.",
+            "02-c/index.md": "Text.",
+            "index.md": "Text.",
+        },
+    )
+
+    assert [chunk.title for chunk in read_book(folder, URL).chunks] == ["a", "Label", "Home", "c"]
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
+    add(tmp_path, "elsewhere/a.md")
+    add(folder, "b.md")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+
+    assert read(folder) == ["b", "linked/a"]
+
+
+def test_the_order_is_always_the_same(folder: Path) -> None:
+    for name in ("c", "a", "b/d", "b/a", "d"):
+        add(folder, f"{name}.md", "# A\n\nText.\n\n## B\n\nText.")
+
+    assert read_book(folder, URL).chunks == read_book(folder, URL).chunks
+    assert [chunk.page.removeprefix(URL) for chunk in read_book(folder, URL).chunks] == ["a", "c", "d", "b/a", "b/d"]
+
+
+def test_a_folder_without_a_book_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TreeError, match="is not a folder"):
+        read_book(tmp_path / "absent", URL)
+    with pytest.raises(TreeError, match="holds no Markdown"):
+        read_book(folder, URL)
+    add(folder, "a.txt")
+    add(folder, "empty.md", "")
+    add(folder, "latin.md", b"\xe4")
+    with pytest.raises(TreeError, match=r"(?s)holds no Markdown.*latin\.md is not UTF-8"):
+        read_book(folder, URL)
+    with pytest.raises(TreeError, match="is not a folder"):
+        read_book(folder / "a.txt", URL)
+
+
+def test_the_folder_of_a_whole_site_is_refused(folder: Path) -> None:
+    write(folder, **{"docusaurus.config.ts": "", "docs/a.md": "Text."})
+
+    with pytest.raises(TreeError, match=r"whole site.*docs"):
+        read_book(folder, URL)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_named(folder: Path) -> None:
+    write(folder, **{"a.md": "Text.", "b.md": "Text."})
+    (folder / "b.md").chmod(0)
+
+    assert read_book(folder, URL).skipped == [Skipped("b.md", "cannot be read: Permission denied")]
+
+
+def test_the_sample_book_has_the_addresses_of_its_built_site() -> None:
+    book = read_book(SAMPLE / "docs", URL)
+
+    assert book.skipped == []
+    assert pages(book) == [
+        "",
+        "glossary",
+        "living-with-robots/asimov",
+        "living-with-robots/working-safely",
+        "moving/",
+        "moving/kinematics",
+        "moving/motors",
+        "moving/walking",
+        "sensing/",
+        "sensing/encoders",
+        "sensing/inertial-measurement",
+        "sensing/lidar",
+        "thinking/kalman-filter",
+        "thinking/pid-control",
+        "thinking/planning",
+        "thinking/ros-2",
+        "urdu",
+        "what-is-a-robot",
+    ]
+
+
+def test_the_questions_about_the_sample_book_name_its_pages() -> None:
+    questions = [json.loads(line) for line in (SAMPLE / "questions.jsonl").read_text().splitlines()]
+    known = {chunk.page for chunk in read_book(SAMPLE / "docs", URL).chunks}
+
+    assert len(questions) >= 40
+    for question in questions:
+        assert set(question["pages"]) <= known
+        assert question["section"].partition("#")[0] in question["pages"]

@@ -1,0 +1,467 @@
+"""The widget on a page of a book whose policy is the strictest there is: what a reader asks is answered, once, whatever happens."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from app.models import MessageRole
+from app.retrieval import Passage, Query
+from tests.browser import BOOK, Relay, Visit, answers, ask, needs_chromium, open_chat, questions, requests_of
+from tests.conftest import PlugIn, Serve, Service, eventually
+from tests.fake_openai import FakeOpenAI, cut_stream, failure, held, question_in, stream
+from tests.marks import on_one_database
+
+pytestmark = [needs_chromium, on_one_database]
+
+PASSAGE = "Atlas walks on two legs. It weighs 89 kg."
+
+
+async def mark(page: Page, text: str) -> None:
+    """Select the paragraph that begins like this, as a reader does."""
+    await page.locator("article").get_by_text(text).click(click_count=3)
+
+
+async def test_a_reader_marks_a_passage_asks_and_finds_the_conversation_again(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "**legs**.", gate=gate), stream("Yes."), stream("It has three."))
+    page = await visit(service)
+
+    await mark(page, "Atlas walks")
+    await page.get_by_role("button", name="Ask about this").click()
+    excerpts = page.get_by_role("blockquote")
+    await expect(excerpts).to_have_text([PASSAGE])
+    await ask(page, "How does it walk?")
+    await expect(answers(page)).to_have_text(["On two"])
+    await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    gate.set()
+    await expect(answers(page)).to_have_text(["On two legs."])
+    assert PASSAGE in model_server.prompt[1]["content"]
+
+    await ask(page, "Is that usual?")
+    await expect(answers(page)).to_have_text(["On two legs.", "Yes."])
+    await page.reload()
+    await expect(questions(page)).to_have_text(["How does it walk?", "Is that usual?"])
+    await expect(answers(page)).to_have_text(["On two legs.", "Yes."])
+    await expect(excerpts).to_have_text([PASSAGE])
+
+    await ask(page, "And a hexapod?")
+    await expect(answers(page).last).to_have_text("It has three.")
+    assert [question_in(message["content"]) for message in model_server.prompt[1::2]] == [
+        "How does it walk?",
+        "Is that usual?",
+        "And a hexapod?",
+    ]
+    [session] = await service.tables.sessions()
+    assert session.owner
+
+
+async def test_an_answer_cites_the_passages_that_were_found_for_the_page(
+    service: Service, visit: Visit, plug_in: PlugIn, model_server: FakeOpenAI
+) -> None:
+    pages: list[str | None] = []
+
+    async def retriever(query: Query) -> Sequence[Passage]:
+        pages.append(query.page_url)
+        return [
+            Passage(text="Atlas walks.", source="http://localhost:3000/atlas#legs", title="Atlas / Legs"),
+            Passage(text="Spot trots.", source="https://elsewhere.example/spot", title="Spot"),
+        ]
+
+    plug_in(retriever)
+    model_server.enqueue(stream("It walks [1], or ", "trots [2]. Not [3]."))
+    page = await visit(service, path="/part/page?token=secret")
+    await open_chat(page)
+    await ask(page, "How does it move?")
+
+    sources = page.get_by_role("list", name="Sources").get_by_role("link")
+    await expect(sources).to_have_text(["1Atlas / Legs", "2Spot"])
+    await expect(sources.first).to_have_attribute("href", "http://localhost:3000/atlas#legs")
+    inside = page.get_by_role("link", name="Source 1: Atlas / Legs")
+    outside = page.get_by_role("link", name="Source 2: Spot")
+    await expect(inside).to_have_attribute("href", "http://localhost:3000/atlas#legs")
+    await expect(outside).to_have_attribute("target", "_blank")
+    assert await inside.get_attribute("target") is None
+    assert pages == ["http://localhost:3000/part/page"]
+
+    await page.reload()
+    await expect(sources).to_have_text(["1Atlas / Legs", "2Spot"])
+    await inside.click()
+    await expect(page).to_have_url("http://localhost:3000/atlas#legs")
+    await expect(answers(page)).to_be_visible()
+
+
+async def test_a_reload_in_the_middle_of_an_answer_asks_once(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    await expect(answers(page)).to_have_text("On two")
+
+    await page.reload()
+    await expect(questions(page)).to_have_text(["How does it walk?"])
+    await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    gate.set()
+    await expect(answers(page)).to_have_text("On two legs.")
+    await expect(questions(page)).to_have_text(["How does it walk?"])
+
+    assert len(model_server.requests) == 1
+    assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
+    await page.reload()
+    await expect(answers(page)).to_have_text("On two legs.")
+    await expect(questions(page)).to_have_count(1)
+
+
+async def test_a_lost_connection_asks_once(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    async with Relay(str(service.client.base_url)) as relay:
+        page = await visit(relay.url)
+        await open_chat(page)
+        await ask(page, "How does it walk?")
+        await expect(answers(page)).to_have_text("On two")
+
+        relay.down()
+        await expect(page.get_by_text("The connection was lost. Trying again…")).to_be_visible()
+        gate.set()
+        await relay.up()
+        await expect(answers(page)).to_have_text("On two legs.")
+
+    assert len(model_server.requests) == 1
+    assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
+
+
+async def test_a_reader_without_a_network_is_told_and_answered_when_it_is_back(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await page.context.set_offline(True)
+    await ask(page, "How does it walk?")
+    await expect(page.get_by_text("You are offline.")).to_be_visible()
+
+    await page.context.set_offline(False)
+    await expect(answers(page)).to_have_text("Answer 1 to: How does it walk?")
+
+
+async def test_a_question_that_failed_can_be_asked_again(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(failure(500), stream("Half an ", then=cut_stream), stream("It walks."))
+    page = await visit(service)
+    await open_chat(page)
+
+    await ask(page, "How does it walk?")
+    alert = page.get_by_role("alert")
+    await expect(alert).to_contain_text("The assistant could not answer. Please try again.")
+    await expect(alert).to_contain_text(service.log("openai.error")[-1]["request_id"])
+    await page.get_by_role("button", name="Retry").click()
+    await expect(answers(page)).to_have_text("Half an")
+    await expect(alert).to_contain_text("The assistant could not answer. Please try again.")
+
+    # After a reload it is not asked unbidden, and still there to be asked again.
+    await page.reload()
+    await expect(page.get_by_text("This question was not answered.")).to_be_visible()
+    assert len(model_server.requests) == 2
+    await page.get_by_role("button", name="Retry").click()
+    await expect(answers(page)).to_have_text("It walks.")
+    await expect(questions(page)).to_have_text(["How does it walk?"])
+    assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
+
+
+async def test_a_question_that_is_too_long_comes_back_to_be_shortened(serve: Serve, visit: Visit) -> None:
+    service = await serve(MAX_MESSAGE_CHARS="20")
+    page = await visit(service)
+    await open_chat(page)
+
+    await ask(page, "x" * 21)
+
+    await expect(page.get_by_role("alert")).to_contain_text("message must not be longer than 20 characters")
+    await expect(page.get_by_role("textbox")).to_have_value("x" * 21)
+    await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
+
+
+async def test_a_reader_who_asks_too_often_sees_when_to_ask_again(serve: Serve, visit: Visit) -> None:
+    service = await serve(RATE_LIMIT="1/2second")
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+
+    await ask(page, "Two?")
+    await expect(page.get_by_role("alert")).to_contain_text("You are asking too often.")
+    await expect(page.get_by_role("timer")).to_contain_text("You can ask again in")
+    retry = page.get_by_role("button", name="Retry")
+    await expect(retry).to_be_disabled()
+    await expect(page.get_by_role("timer")).to_have_text("You can ask again now.")
+    await retry.click()
+    await expect(answers(page).last).to_have_text("Answer 2 to: Two?")
+
+
+async def test_a_busy_service_is_asked_again(serve: Serve, visit: Visit, model_server: FakeOpenAI) -> None:
+    service = await serve(MAX_CONCURRENT_TURNS="1")
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+    page = await visit(service)
+    await open_chat(page)
+    other = asyncio.create_task(service.chat("Somebody else's question"))
+    await model_server.wait_for_requests(1)
+
+    await ask(page, "How does it walk?")
+    await expect(page.get_by_text("The assistant is busy. Trying again…")).to_be_visible()
+    gate.set()
+    await expect(answers(page)).to_have_text("Answer 2 to: How does it walk?")
+    await other
+
+
+async def test_a_question_that_another_process_answers_is_waited_for(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    error = {"code": "turn_in_progress", "message": "This question is being answered.", "request_id": "1"}
+    headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After", "Retry-After": "1"}
+
+    async def in_progress(route: Route) -> None:
+        await route.fulfill(status=409, json={"error": error}, headers=headers)
+
+    await page.route("**/chat/stream", in_progress, times=1)
+    keys = requests_of(page, "chat/stream")
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+
+    await expect(page.get_by_text("The answer is being written…")).to_be_visible()
+    await expect(answers(page)).to_have_text("Answer 1 to: How does it walk?")
+    posted = [request.headers["idempotency-key"] for request in keys if request.method == "POST"]
+    assert len(posted) == 2
+    assert len(set(posted)) == 1
+
+
+async def test_a_key_that_is_refused_is_replaced(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    error = {
+        "code": "idempotency_conflict",
+        "message": "This Idempotency-Key belongs to another request.",
+        "request_id": "1",
+    }
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=409, json={"error": error}, headers={"Access-Control-Allow-Origin": "*"})
+
+    await page.route("**/chat/stream", refuse, times=1)
+    await ask(page, "How does it walk?")
+
+    await expect(answers(page)).to_have_text("Answer 1 to: How does it walk?")
+
+
+async def test_a_conversation_that_was_deleted_is_begun_anew(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+
+    await service.tables.clear()
+    await ask(page, "Two?")
+    await expect(answers(page).last).to_have_text("Answer 2 to: Two?")
+    await expect(page.get_by_text("The earlier conversation no longer exists.")).to_be_visible()
+
+    await service.tables.clear()
+    await page.reload()
+    await expect(page.get_by_text("The earlier conversation no longer exists.")).to_be_visible()
+    await expect(questions(page)).to_have_count(0)
+    await ask(page, "Three?")
+    await expect(answers(page)).to_have_text("Answer 3 to: Three?")
+
+
+async def test_a_stopped_answer_is_finished_and_can_be_shown(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    await expect(answers(page)).to_have_text("On two")
+
+    await page.get_by_role("button", name="Stop").click()
+    await expect(page.get_by_text("Stopped.")).to_be_visible()
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    gate.set()
+
+    async def is_recorded() -> bool:
+        return await service.tables.replies() == ["On two legs."]
+
+    await eventually(is_recorded)
+    await expect(answers(page)).to_have_text("On two")
+    await page.get_by_role("button", name="Retry").click()
+    await expect(answers(page)).to_have_text("On two legs.")
+    assert len(model_server.requests) == 1
+
+
+async def test_a_new_conversation_leaves_the_old_one(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+
+    await page.get_by_role("button", name="New conversation").click()
+    await expect(questions(page)).to_have_count(0)
+    await ask(page, "Two?")
+    await expect(answers(page)).to_have_text("Answer 2 to: Two?")
+    assert len(await service.tables.sessions()) == 2
+    assert "One?" not in json.dumps(model_server.prompt)
+
+
+async def test_a_new_conversation_in_mid_answer_leaves_the_question_behind(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("On two")
+
+    await page.get_by_role("button", name="New conversation").click()
+    await expect(page.get_by_role("button", name="Send")).to_be_visible()
+    await page.reload()
+    await expect(page.get_by_text("What would you like to know?")).to_be_visible()
+    await expect(questions(page)).to_have_count(0)
+    gate.set()
+
+
+async def test_a_service_that_starts_anew_during_an_answer_goes_on(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    async with Relay(str(service.client.base_url)) as relay:
+        page = await visit(relay.url)
+        await open_chat(page)
+        await ask(page, "How does it walk?")
+        await expect(answers(page)).to_have_text("On two")
+        session = await page.evaluate("Object.entries(localStorage).find(([name]) => name.endsWith(' session'))[1]")
+
+        failed = asyncio.Event()
+        page.on("requestfailed", lambda request: failed.set() if session in request.url else None)
+        await page.route("**/messages?*", lambda route: route.abort(), times=1)
+        await page.reload()
+        await asyncio.wait_for(failed.wait(), 10)
+        gate.set()
+        await expect(answers(page)).to_have_text("On two legs.")
+    assert len(model_server.requests) == 1
+
+
+async def test_two_tabs_show_the_same_conversation(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    first = await visit(service)
+    await open_chat(first)
+    await ask(first, "One?")
+    await expect(answers(first)).to_have_text("Answer 1 to: One?")
+    second = await visit(service, context=first.context)
+    await open_chat(second)
+    await expect(answers(second)).to_have_text("Answer 1 to: One?")
+
+    await ask(second, "Two?")
+    await expect(answers(second).last).to_have_text("Answer 2 to: Two?")
+    await expect(answers(first)).to_have_text(["Answer 1 to: One?", "Answer 2 to: Two?"])
+    await ask(first, "Three?")
+    await expect(answers(second).last).to_have_text("Answer 3 to: Three?")
+    assert len(model_server.requests) == 3
+    assert len(await service.tables.sessions()) == 1
+
+
+async def test_a_long_conversation_is_read_back_from_its_end(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "Question 0")
+    await expect(answers(page)).to_have_text("Answer 1 to: Question 0")
+    [session] = await service.tables.sessions()
+    token = await page.evaluate("Object.entries(localStorage).find(([name]) => name.endsWith(' reader'))[1]")
+    for number in range(1, 25):
+        await service.client.post(
+            "/chat",
+            json={"message": f"Question {number}", "session_id": str(session.id)},
+            headers={"X-Reader-Token": token},
+        )
+    await page.reload()
+
+    await expect(questions(page)).to_have_text([f"Question {number}" for number in range(5, 25)])
+    await expect(questions(page).last).to_be_in_viewport()
+    await page.get_by_role("button", name="Earlier messages").click()
+    await expect(questions(page)).to_have_text([f"Question {number}" for number in range(25)])
+    await expect(page.get_by_role("button", name="Earlier messages")).to_have_count(0)
+
+
+@pytest.mark.parametrize("storage", ["localStorage", "sessionStorage"])
+async def test_a_browser_that_forbids_storage_still_has_a_conversation(
+    service: Service, visit: Visit, storage: str
+) -> None:
+    page = await visit(
+        service,
+        script=f"Object.defineProperty(window, '{storage}', {{ get() {{ throw new DOMException('No', 'SecurityError') }} }})",
+    )
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    await ask(page, "Two?")
+    await expect(answers(page).last).to_have_text("Answer 2 to: Two?")
+    assert len(await service.tables.sessions()) == 1
+
+
+async def test_a_page_that_is_not_allowed_is_told_so(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    page = await visit(service, origin="http://localhost:3001")
+    await open_chat(page)
+
+    await ask(page, "How does it walk?")
+
+    alert = page.get_by_role("alert")
+    await expect(alert).to_contain_text("http://localhost:3001")
+    await expect(alert).to_contain_text("CORS_ORIGINS")
+    assert model_server.requests == []
+
+
+async def test_a_service_that_cannot_be_reached_is_not_mistaken_for_a_refusal(service: Service, visit: Visit) -> None:
+    async with Relay(str(service.client.base_url)) as relay:
+        page = await visit(relay.url)
+        await open_chat(page)
+        relay.down()
+        await ask(page, "How does it walk?")
+        await expect(page.get_by_text("The connection was lost. Trying again…")).to_be_visible()
+        await expect(page.get_by_text("CORS_ORIGINS")).to_have_count(0)
+
+
+async def test_a_reader_says_what_they_think_of_an_answer(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    await page.get_by_role("button", name="Bad answer").click()
+    await page.get_by_role("button", name="Incorrect").click()
+    await expect(page.get_by_text("Thank you for your feedback.")).to_be_visible()
+    await expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
+    await page.reload()
+    await expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
+
+    await page.get_by_role("button", name="Good answer").click()
+    await page.get_by_role("button", name="Something else…").click()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Something else…").click()
+    await expect(page.get_by_role("textbox")).to_have_accessible_name("Your reason")
+    await page.get_by_role("textbox").fill("I had overlooked something.")
+    await page.get_by_role("button", name="Submit").click()
+    await expect(page.get_by_text("Thank you for your feedback.")).to_be_visible()
+    await expect(page.get_by_role("textbox")).to_have_accessible_name("Your question")
+    [_, answer] = await service.tables.messages()
+    assert (answer.feedback, answer.feedback_comment) == ("positive", "I had overlooked something.")
+
+
+async def test_nothing_is_asked_of_the_service_before_the_reader_asks(service: Service, visit: Visit) -> None:
+    page = await visit(service, body=BOOK)
+    made = requests_of(page, "chat")
+    await open_chat(page)
+    await page.get_by_role("textbox").fill("How does")
+    assert [request.url for request in made if "/widget" not in request.url] == []
+    await page.get_by_role("button", name="Send").click()
+    await expect(answers(page)).to_have_text("Answer 1 to: How does")
