@@ -135,6 +135,12 @@ def create_database(postgres: PostgresServer) -> CreateDatabase:
 
 
 @pytest.fixture
+def empty_url(create_database: CreateDatabase) -> str:
+    """A PostgreSQL database that is not migrated."""
+    return create_database("postgres")
+
+
+@pytest.fixture
 def tenants_database(create_database: CreateDatabase, postgres: PostgresServer) -> str:
     """An empty PostgreSQL database whose owner may not install pgvector."""
     tenant = f"tenant_{uuid.uuid4().hex}"

@@ -22,7 +22,7 @@ from app.logs import RequestContext, _current, current_request
 from app.models import MessageRole
 from app.retrieval import Query
 from tests.books import BOOK, Section, opened, replace_book
-from tests.conftest import API_KEY, CreateDatabase, Service, migrate
+from tests.conftest import API_KEY, Service, migrate
 from tests.fake_openai import (
     FakeOpenAI,
     Reply,
@@ -700,12 +700,6 @@ async def test_pgvector_is_used_in_whichever_schema_it_is(vector_elsewhere: str,
 
     assert len(hits) == 4
     assert all(hit.meaning_rank for hit in hits)
-
-
-@pytest.fixture
-def empty_url(create_database: CreateDatabase) -> str:
-    """A PostgreSQL database that is not migrated."""
-    return create_database("postgres")
 
 
 async def test_a_database_that_is_not_migrated_has_no_book(

@@ -49,7 +49,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         arguments.run(arguments)
-    except (CommandError, EmbeddingError, QuestionsError, SettingsError) as error:
+    except (CommandError, QuestionsError, SettingsError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     except DatabaseError as error:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("question")
     search.add_argument("--previous", metavar="QUESTION", help="the question before it, for a follow-up")
     search.add_argument("--page", metavar="URL", help="the page that the reader is on")
-    search.add_argument("--limit", type=int, default=PASSAGES, metavar="N", help="how many chunks to show")
+    search.add_argument("--limit", type=_positive, default=PASSAGES, metavar="N", help="how many chunks to show")
     search.add_argument("--words", action="store_true", help="search by words alone")
     search.set_defaults(run=lambda arguments: asyncio.run(_search(arguments)))
     evaluate = commands.add_parser("evaluate", help="measure how often the right page is found for a file of questions")
@@ -94,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-v", "--verbose", action="store_true", help="name the questions whose page is not found")
     evaluate.set_defaults(run=lambda arguments: asyncio.run(_evaluate(arguments)))
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _ingest(arguments: argparse.Namespace) -> None:
@@ -164,7 +171,10 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
         missing = evaluation.unknown_pages(questions, await search.pages())
         outcomes = {"words": await evaluation.evaluate(search, questions, by_meaning=False)}
         if await search.has_meaning():
-            outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
+            try:
+                outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
+            except EmbeddingError as error:
+                raise CommandError(f"The questions cannot be embedded: {error}") from error
     columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
     failed = evaluation.failures(list(outcomes.values())[-1])
     if arguments.json:

@@ -1,0 +1,287 @@
+"""The commands that show what the search finds, and measure how often that is right."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.book.evaluation import (
+    Outcome,
+    Question,
+    QuestionsError,
+    as_table,
+    figures,
+    read_questions,
+    unknown_pages,
+)
+from app.book.search import Hit
+from tests import commands
+from tests.books import BOOK, Section, opened, replace_book
+from tests.conftest import API_KEY, CreateDatabase, migrate
+from tests.fake_openai import FakeOpenAI, failure
+
+LEGS = Section("legs", "A hexapod walks on six legs.", title="Legs")
+WHEELS = Section("wheels", "A rover drives on four wheels.", title="Wheels")
+
+QUESTIONS = [
+    {"question": "What has legs?", "pages": [f"{BOOK}legs/"], "section": f"{BOOK}legs#0"},
+    {"question": "And wheels?", "pages": [f"{BOOK}legs", f"{BOOK}wheels"], "previous_question": "What walks?"},
+    {"question": "Why frobnicate hexapods?", "pages": [f"{BOOK}legs"], "section": f"{BOOK}legs#0"},
+]
+
+
+def found(*names: str) -> list[Hit]:
+    return [Hit(name, f"{BOOK}{name}#0", name, f"{BOOK}{name}", 0.1, 1, None) for name in names]
+
+
+def outcome(right: str, *names: str, section: str | None = None) -> Outcome:
+    return Outcome(Question(question="?", pages=[f"{BOOK}{right}"], section=section), found(*names))
+
+
+def test_the_figures_count_the_place_of_the_first_right_chunk() -> None:
+    outcomes = [
+        outcome("a", "a", "b"),
+        outcome("b", "a", "a", "a", "b", "b"),
+        outcome("c", *"aaaaaac"),
+        outcome("d", "a"),
+    ]
+
+    assert figures(outcomes) == {
+        "recall@1": 0.25,
+        "recall@5": 0.5,
+        "recall@10": 0.75,
+        "mrr": pytest.approx((1 + 1 / 4 + 1 / 7) / 4),
+    }
+
+
+def test_a_section_is_right_if_it_is_one_of_the_passages() -> None:
+    right = f"{BOOK}b#0"
+    outcomes = [
+        outcome("b", "a", "b", section=right),
+        outcome("b", *"aaaaaab", section=right),
+        outcome("b", "b"),
+    ]
+
+    assert figures(outcomes)["section"] == 0.5
+
+
+@pytest.mark.parametrize("right", ["a", "a/", "a#b", "%61"])
+def test_addresses_are_compared_as_addresses_of_pages(right: str) -> None:
+    assert outcome(right, "a").rank == 1
+
+
+def test_pages_that_the_book_does_not_have_are_named_once() -> None:
+    questions = [Question(question="?", pages=[f"{BOOK}a/", f"{BOOK}b"]), Question(question="?", pages=[f"{BOOK}b"])]
+
+    assert unknown_pages(questions, {f"{BOOK}a"}) == [f"{BOOK}b"]
+
+
+def test_the_table_has_a_column_for_each_way_of_searching() -> None:
+    table = as_table({"words": {"recall@1": 0.5, "mrr": 0.5}, "words and meaning": {"recall@1": 1.0, "mrr": 0.75}})
+
+    assert [line.split() for line in table.splitlines()] == [
+        ["words", "words", "and", "meaning"],
+        ["recall@1", "50%", "100%"],
+        ["MRR", "0.50", "0.75"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [json.dumps, lambda questions: "\n".join(map(json.dumps, questions)), lambda q: "\ufeff" + json.dumps(q, indent=1)],
+    ids=["list", "lines", "with a byte order mark"],
+)
+def test_questions_are_read_from_lines_or_from_a_list(tmp_path: Path, write: Callable[[Any], str]) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(write(QUESTIONS) + "\n\n", encoding="utf-8")
+
+    assert [question.model_dump(exclude_none=True) for question in read_questions(file)] == QUESTIONS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "has no questions"),
+        ("[]", "has no questions"),
+        ('{"question": "?", "pages": ["a"]}\n\n{"question": "?"}', "line 3: pages Field required"),
+        ('{"question": "?", "pages": []}', "line 1: pages List should have at least 1 item"),
+        ('{"question": "", "pages": ["a"]}', "line 1: question String should have"),
+        ("not json", "line 1: Invalid JSON"),
+        ('[{"question": 1}]', "0.question Input should be a valid string"),
+    ],
+)
+def test_what_is_wrong_with_the_questions_is_said(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(content)
+
+    with pytest.raises(QuestionsError, match="questions") as caught:
+        read_questions(file)
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "questions.jsonl"
+    if content:
+        file.write_bytes(content)
+
+    with pytest.raises(QuestionsError, match="cannot be read"):
+        read_questions(file)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database of each kind that holds no book."""
+    if request.param == "sqlite":
+        address = f"sqlite:///{tmp_path}/book.db"
+    else:
+        create: CreateDatabase = request.getfixturevalue("create_database")
+        address = create("postgres")
+    migrate(address)
+    return address
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    return file
+
+
+async def run(folder: Path, url: str, *arguments: str | Path, **environment: str) -> tuple[int, str]:
+    """Run a command of the book's owner."""
+    environment = {"DATABASE_URL": url, **environment}
+    return await asyncio.to_thread(commands.run, "-m", "app.book", *arguments, folder=folder, **environment)
+
+
+def key_for(model_server: FakeOpenAI) -> dict[str, str]:
+    return {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
+
+
+async def test_a_search_shows_what_is_found_and_why(url: str, tmp_path: Path, model_server: FakeOpenAI) -> None:
+    async with opened(url) as database:
+        await replace_book(database, LEGS, WHEELS)
+
+        status, output = await run(tmp_path, url, "search", "Which robot has legs?", **key_for(model_server))
+
+    assert status == 0, output
+    assert output.splitlines()[:4] == [
+        " 1. Legs",
+        f"    {BOOK}legs#0",
+        "    score 0.0328 (words 1, meaning 1)",
+        "    A hexapod walks on six legs.",
+    ]
+    assert "2. Wheels" in output
+    assert model_server.embedded == ["Which robot has legs?"]
+
+
+async def test_a_search_takes_the_readers_place_into_account(
+    url: str, tmp_path: Path, model_server: FakeOpenAI
+) -> None:
+    twin = Section("twin", LEGS.text, title=LEGS.title)
+    async with opened(url) as database:
+        await replace_book(database, LEGS, WHEELS, twin)
+        options = ("--previous", "What walks on legs?", "--page", f"{BOOK}twin?a=1", "--limit", "1", "--words")
+
+        status, output = await run(tmp_path, url, "search", "And why?", *options, **key_for(model_server))
+
+    assert (status, output.splitlines()[1]) == (0, f"    {BOOK}twin#0")
+    assert "2." not in output
+    assert model_server.embedding_requests == []
+
+
+async def test_a_search_without_a_key_needs_no_settings_but_the_database(url: str, tmp_path: Path) -> None:
+    async with opened(url) as database:
+        await replace_book(database, LEGS, WHEELS)
+
+        assert (await run(tmp_path, url, "search", "legs"))[1].startswith(" 1. Legs")
+        assert await run(tmp_path, url, "search", "frobnicate") == (0, "Nothing was found.\n")
+
+
+async def test_a_search_whose_embedding_fails_says_so_and_shows_what_words_find(
+    url: str, tmp_path: Path, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue_embeddings(failure(401, "bad key"))
+    async with opened(url) as database:
+        await replace_book(database, LEGS, WHEELS)
+
+        status, output = await run(tmp_path, url, "search", "legs", **key_for(model_server))
+
+    assert status == 0
+    assert "embeddings.failed kind=401 reason=bad key" in output
+    assert "(words 1)" in output
+
+
+async def test_an_evaluation_measures_both_ways_of_searching(
+    url: str, tmp_path: Path, model_server: FakeOpenAI, questions: Path
+) -> None:
+    async with opened(url) as database:
+        await replace_book(database, LEGS, WHEELS)
+
+        status, output = await run(tmp_path, url, "evaluate", questions, "--json", **key_for(model_server))
+
+    assert status == 0, output
+    assert json.loads(output) == {
+        "questions": 3,
+        "words": {"recall@1": 0.6667, "recall@5": 0.6667, "recall@10": 0.6667, "mrr": 0.6667, "section": 0.5},
+        "words and meaning": {"recall@1": 1.0, "recall@5": 1.0, "recall@10": 1.0, "mrr": 1.0, "section": 1.0},
+        "failed": [],
+    }
+    assert len(model_server.embedding_requests) == 1
+
+
+async def test_an_evaluation_by_words_alone_names_what_failed(url: str, tmp_path: Path, questions: Path) -> None:
+    async with opened(url) as database:
+        await replace_book(database, LEGS)
+
+        status, output = await run(tmp_path, url, "evaluate", questions, "-v")
+
+    assert status == 0
+    lines = output.splitlines()
+    assert lines[0] == "3 questions"
+    assert lines[1].split() == ["words"]
+    assert "Why frobnicate?" in lines
+    assert f"The book does not have these pages: {BOOK}wheels" in lines
+
+
+async def test_without_a_book_a_command_says_how_to_read_one_in(url: str, tmp_path: Path, questions: Path) -> None:
+    for arguments in (("search", "legs"), ("evaluate", questions)):
+        assert await run(tmp_path, url, *arguments) == (
+            1,
+            "There is no book in the database. Please run: uv run python -m app.book ingest --help\n",
+        )
+
+
+async def test_a_database_that_is_not_migrated_or_not_there_is_an_error(
+    tmp_path: Path, empty_url: str, questions: Path
+) -> None:
+    status, output = await run(tmp_path, empty_url, "search", "legs")
+    assert (status, output) == (1, "The database is not migrated. Please run: uv run alembic upgrade head\n")
+
+    status, output = await run(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "search", "legs")
+    assert (status, len(output.splitlines())) == (1, 1)
+    assert output.startswith("The database failed: ")
+
+
+async def test_embeddings_that_fail_end_an_evaluation(
+    url: str, tmp_path: Path, model_server: FakeOpenAI, questions: Path
+) -> None:
+    model_server.enqueue_embeddings(failure(401, "bad key"))
+    async with opened(url) as database:
+        await replace_book(database, LEGS, WHEELS)
+
+        status, output = await run(tmp_path, url, "evaluate", questions, **key_for(model_server))
+
+    assert (status, output) == (1, "The questions cannot be embedded: bad key\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("search",), ("evaluate",), ("burn",), ("search", "legs", "--limit", "0")])
+async def test_a_wrong_command_line_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    status, output = await run(tmp_path, "sqlite:///book.db", *arguments)
+
+    assert status == 2
+    assert "usage:" in output
