@@ -1,4 +1,4 @@
-"""The command that reads in a book: its progress, and its account of what it did."""
+"""The commands that change the book: their progress, and their account of what they did."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.book.embeddings import Embedder
-from app.book.ingest import IngestError, Report, ingest
-from app.book.tree import Book, TreeError, read_book
+from app.book.ingest import IngestError, Report, ingest, remove
+from app.book.tree import Book, TreeError, book_url, read_book
 from app.config import Settings
 
-__all__ = ["Folder", "IngestError", "TreeError", "read_in"]
+__all__ = ["Folder", "IngestError", "TreeError", "read_in", "take_out"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ async def read_in(folder: Folder, settings: Settings, embedder: Embedder) -> Non
         await embedder.close()
     for line in _account(book, report, folder, settings, embedder):
         console.print(line)
+
+
+async def take_out(url: str, settings: Settings) -> None:
+    """Delete the book of this address and say so; raises TreeError and IngestError."""
+    root = book_url(url)
+    print(f"{root}: {_count(await remove(root, settings.database), 'chunk')} deleted")  # noqa: T201
 
 
 def _account(book: Book, report: Report, folder: Folder, settings: Settings, embedder: Embedder) -> list[str]:
