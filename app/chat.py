@@ -25,8 +25,15 @@ from app.conversations import (
 )
 from app.database import Database
 from app.dependencies import ReaderToken, RetrieverDep, StateRequest, TurnsDep, owner_of
-from app.errors import ERROR_RESPONSES, DuplicateKeyError, ModelError, SessionNotFoundError, TurnInProgressError
-from app.idempotency import claim_question, turn_ids
+from app.errors import (
+    ERROR_RESPONSES,
+    DatabaseError,
+    DuplicateKeyError,
+    ModelError,
+    SessionNotFoundError,
+    TurnInProgressError,
+)
+from app.idempotency import claim_question, give_up, mark_as_claimed, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
 from app.models import (
@@ -160,10 +167,11 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
             selected_text=turn.request.selected_text,
             created_at=time_after(conversation.last_message_at),
         )
+        claim_seconds = turn.settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
         if turn.idempotency_key is None:
+            mark_as_claimed(question, seconds=claim_seconds)
             return await _answer(turn, question, conversation, retrieval, emit)
 
-        claim_seconds = turn.settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
         async with claim_question(turn.db, question, conversation, seconds=claim_seconds) as claim:
             if claim.recorded_reply is None:
                 return await _answer(turn, question, conversation, retrieval, emit)
@@ -190,10 +198,12 @@ async def _answer(
         if emit:
             emit(question)
         answer = await asking
-    except BaseException:
+    except BaseException as error:
         # If recording failed, stop the model. If the model failed, the question is already recorded.
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+        if turn.idempotency_key is None and not isinstance(error, DatabaseError):
+            await give_up(turn.db, question)
         raise
     reply = await record_reply(turn.db, question, answer.text, answer.sources)
     if emit and reply.content != answer.text:

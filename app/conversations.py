@@ -33,8 +33,14 @@ from sqlmodel import col
 
 from app.citations import without_markers
 from app.database import Database, Statement
-from app.errors import DuplicateKeyError, MissingReferenceError, SessionNotFoundError, TurnInProgressError
-from app.models import ChatSession, Message, MessageBase, MessageRole, Source, utc_now
+from app.errors import (
+    AnswerNotFoundError,
+    DuplicateKeyError,
+    MissingReferenceError,
+    SessionNotFoundError,
+    TurnInProgressError,
+)
+from app.models import ChatSession, Feedback, Message, MessageBase, MessageRole, Source, utc_now
 from app.prompt import PastTurn
 
 _TITLE_CHARS = 80
@@ -270,7 +276,7 @@ _UPSERT = postgresql.insert(Message).from_select([*MessageBase.model_fields], se
 _REPLACE_REPLY = _UPSERT.on_conflict_do_update(
     index_elements=["id"],
     set_={name: _UPSERT.excluded[name] for name in ("content", "created_at", "reply_to", "sources")}
-    | {"feedback": None},
+    | {"feedback": None, "feedback_comment": None},
 ).returning(col(Message.id))
 
 
@@ -302,7 +308,9 @@ async def replace_reply(
 async def rate_messages(db: Database, session_id: uuid.UUID, ids: Collection[uuid.UUID], feedback: str) -> None:
     """Record what the reader thinks of these messages of the session; that of a reply to come waits with its question."""
     in_session = col(Message.session_id) == session_id
-    rated = update(Message).where(in_session, col(Message.id).in_(ids)).values(feedback=feedback)
+    # A comment belongs to the rating that it came with.
+    values = {"feedback": feedback, "feedback_comment": None}
+    rated = update(Message).where(in_session, col(Message.id).in_(ids)).values(values)
     found = {row.id for row in await db.execute((rated.returning(col(Message.id)), {}))}
     if missing := set(ids) - found:
         answered = aliased(Message)
@@ -314,6 +322,22 @@ async def rate_messages(db: Database, session_id: uuid.UUID, ids: Collection[uui
         rows = await db.execute((open_questions, {}))
         if waiting := [row.id for row in rows if reply_id(row.id) in missing]:
             await db.execute((update(Message).where(col(Message.id).in_(waiting)).values(feedback=feedback), {}))
+
+
+async def rate_answer(db: Database, session_id: uuid.UUID, answer_id: uuid.UUID, feedback: Feedback) -> None:
+    """Record what the reader thinks of an answer; raises AnswerNotFoundError if the session has none with this id."""
+    rated = (
+        update(Message)
+        .where(
+            col(Message.session_id) == session_id,
+            col(Message.id) == answer_id,
+            col(Message.role) == MessageRole.assistant,
+        )
+        .values(feedback=feedback.rating, feedback_comment=feedback.comment)
+        .returning(col(Message.id))
+    )
+    if not await db.execute((rated, {})):
+        raise AnswerNotFoundError
 
 
 def _reply(question: MessageBase, content: str, sources: Sequence[Source]) -> MessageBase:

@@ -12,6 +12,7 @@ ChatError                        the service itself failed               500 int
 │   └── MissingTableError        … it has not been migrated
 ├── NotReadyError                the readiness check failed              503 not_ready
 ├── SessionNotFoundError         no such conversation                    404 not_found
+├── AnswerNotFoundError          no such answer in it                    404 not_found
 ├── ChatKitNotInstalledError     the chatkit extra is not installed      404 not_found
 ├── UnsupportedRequestError      a part of ChatKit that is missing here  400 unsupported
 ├── IdempotencyConflictError     the key belongs to another request      409 idempotency_conflict
@@ -129,6 +130,15 @@ class SessionNotFoundError(ChatError):
     event = None
 
 
+class AnswerNotFoundError(ChatError):
+    """The conversation has no such answer."""
+
+    status = 404
+    code = "not_found"
+    message = "There is no such answer."
+    event = None
+
+
 class ChatKitNotInstalledError(ChatError):
     """The package that the ChatKit protocol needs is not installed."""
 
@@ -195,7 +205,7 @@ _CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorR
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "`validation_error`: the request is not valid. `unsupported`: ChatKit asks for something this service does not "
     "support; where ChatKit expects a stream, this is an `error` event.",
-    404: "`not_found`: there is no such conversation, or ChatKit is not enabled.",
+    404: "`not_found`: there is no such conversation or answer, or ChatKit is not enabled.",
     409: "`turn_in_progress`: this question is being answered already. "
     "`idempotency_conflict`: this Idempotency-Key belongs to another request.",
     413: "`payload_too_large`: the request is too large.",

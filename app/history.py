@@ -1,4 +1,4 @@
-"""A conversation read back, and deleted."""
+"""A conversation read back and deleted, and its answers rated."""
 
 import uuid
 from collections.abc import Sequence
@@ -6,15 +6,27 @@ from itertools import dropwhile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import Row, delete, func, or_, select, tuple_
+from sqlalchemy import Row, and_, delete, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from app.conversations import rate_answer
 from app.database import Database
 from app.dependencies import Db, ReaderToken, owner_of
-from app.errors import ERROR_RESPONSES, SessionNotFoundError
-from app.logs import current_request
-from app.models import ChatSession, Message, MessageItem, MessagePage, Order, PageQuery
+from app.errors import ERROR_RESPONSES, AnswerNotFoundError, SessionNotFoundError
+from app.logs import current_request, keep_out_of_log
+from app.models import (
+    ChatSession,
+    Feedback,
+    Message,
+    MessageItem,
+    MessagePage,
+    MessageRole,
+    Order,
+    PageQuery,
+    read_sources,
+    utc_now,
+)
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
 
@@ -24,7 +36,7 @@ _RESPONSES = {status: ERROR_RESPONSES[status] for status in (400, 404, "4XX", 50
 SessionId = Annotated[str, Path(description="The session's id.")]
 
 
-@router.get("/messages", responses=_RESPONSES)
+@router.get("/messages", responses=_RESPONSES, response_model_exclude_unset=True)
 async def read_messages(
     session_id: SessionId,
     db: Db,
@@ -34,8 +46,41 @@ async def read_messages(
     """Return a conversation's messages, every answer right after its question, a page at a time."""
     session = await find_session(db, session_id, owner_of(reader_token))
     rows, has_more = await load_messages(db, session.id, after=page.after, limit=page.limit, order=page.order)
-    data = [MessageItem.model_validate(row, from_attributes=True) for row in rows]
+    data = [_item(row) for row in rows]
     return MessagePage(data=data, has_more=has_more, after=data[-1].id if data else page.after)
+
+
+def _item(row: Row[Any]) -> MessageItem:
+    item = MessageItem(
+        id=row.id, role=row.role, content=row.content, selected_text=row.selected_text, created_at=row.created_at
+    )
+    # What is not set is absent.
+    if row.role is MessageRole.assistant:
+        item.sources = read_sources(row.sources)
+    if row.role is MessageRole.assistant and row.feedback:
+        comment = {"comment": row.feedback_comment} if row.feedback_comment else {}
+        item.feedback = Feedback(rating=row.feedback, **comment)
+    if row.is_answering:
+        item.answering = True
+    return item
+
+
+@router.put("/messages/{message_id}/feedback", status_code=204, responses={**_RESPONSES, 413: ERROR_RESPONSES[413]})
+async def rate(
+    session_id: SessionId,
+    message_id: Annotated[str, Path(description="The answer's id.")],
+    feedback: Feedback,
+    db: Db,
+    reader_token: ReaderToken = None,
+) -> None:
+    """Record what the reader thinks of an answer, in place of what there was before."""
+    keep_out_of_log(feedback.comment)
+    session = await find_session(db, session_id, owner_of(reader_token))
+    try:
+        answer_id = uuid.UUID(message_id)
+    except ValueError:
+        raise AnswerNotFoundError from None
+    await rate_answer(db, session.id, answer_id, feedback)
 
 
 @router.delete("", status_code=204, responses=_RESPONSES)
@@ -72,7 +117,8 @@ async def load_messages(
     """Return the session's messages that follow the one with the id `after`, and whether more follow.
 
     Every reply stands right after its question, or right before it with the newest first, however late it was recorded. An
-    `after` that is not in the session is followed by nothing.
+    `after` that is not in the session is followed by nothing. A row's `is_answering` tells of a question whose reply is on its
+    way.
     """
     # A page is cut from whole turns, the first of which is that of `after`, so that its other half is not lost.
     root, cursor = aliased(Message), aliased(Message)
@@ -88,8 +134,12 @@ async def load_messages(
         turns = turns.where(place >= begin if order == "asc" else place <= begin)
     page = turns.order_by(*_in_order(_place(root), order)).limit(limit + 2).subquery()
     in_turns = [page.c.created_at, page.c.id, col(Message.reply_to).is_not(None), *_place(Message)]
+    reply = aliased(Message)
+    is_answering = and_(
+        col(Message.answering_until) > utc_now(), ~select(reply).where(col(reply.reply_to) == col(Message.id)).exists()
+    )
     messages = (
-        select(Message)
+        select(Message, is_answering.label("is_answering"))
         .join(page, or_(col(Message.id) == page.c.id, col(Message.reply_to) == page.c.id))
         .order_by(*_in_order(in_turns, order))
     )

@@ -65,18 +65,23 @@ async def claim_question(
     Raises IdempotencyConflictError if the key belongs to another request, TurnInProgressError while another request answers
     this question, and ModelTimeoutError when the block takes longer than the claim lasts.
     """
-    question.claim_id = uuid.uuid4()
-    question.answering_until = utc_now() + timedelta(seconds=seconds)
+    mark_as_claimed(question, seconds=seconds)
     try:
         async with asyncio.timeout(seconds) as deadline:
             yield await _claim(db, question, conversation)
     except (IdempotencyConflictError, TurnInProgressError):
         raise
     except BaseException as error:
-        await _give_up(db, question)
+        await give_up(db, question)
         if isinstance(error, TimeoutError) and deadline.expired():
             raise ModelTimeoutError from error
         raise
+
+
+def mark_as_claimed(question: MessageBase, *, seconds: float) -> None:
+    """Give a question that is not written yet a claim of its own; whoever reads it then knows that it is being answered."""
+    question.claim_id = uuid.uuid4()
+    question.answering_until = utc_now() + timedelta(seconds=seconds)
 
 
 async def _claim(db: Database, question: MessageBase, conversation: Conversation) -> Claim:
@@ -124,7 +129,7 @@ def _is_same_request(question: MessageBase, recorded: Row[Any] | None) -> bool:
     )
 
 
-async def _give_up(db: Database, question: MessageBase) -> None:
+async def give_up(db: Database, question: MessageBase) -> None:
     """End the claim, if it is still ours."""
     ours = update(Message).where(col(Message.id) == question.id, col(Message.claim_id) == question.claim_id)
     with contextlib.suppress(DatabaseError):  # The claim runs out by itself.

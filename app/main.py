@@ -85,7 +85,7 @@ class CORSFromSettings:
             self.app,
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
-            allow_methods=("GET", "POST", "DELETE"),
+            allow_methods=("GET", "POST", "PUT", "DELETE"),
             # The ChatKit widget sends the last two.
             allow_headers=(
                 "Idempotency-Key",

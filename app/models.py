@@ -139,9 +139,9 @@ class MessageBase(SQLModel):
     reply_to: uuid.UUID | None = Field(default=None, foreign_key="messages.id", ondelete="CASCADE", index=True)
     """The question that an answer is to; it goes where its question goes."""
     claim_id: uuid.UUID | None = None
-    """The claim of the request that may answer this question; only a question that can be asked twice has one."""
+    """The claim of the request that may answer this question."""
     answering_until: datetime | None = None
-    """When that claim runs out."""
+    """When that claim runs out: until then, a question without a reply is being answered."""
     sources: list[Source] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     """Each passage that the answer cites; read them with `read_sources`."""
 
@@ -155,6 +155,8 @@ class Message(MessageBase, table=True):
 
     feedback: str | None = Field(default=None, sa_type=Text)
     """What the reader thinks of the answer: `positive` or `negative`."""
+    feedback_comment: str | None = Field(default=None, sa_type=Text)
+    """What the reader says about it."""
 
 
 class Document(SQLModel, table=True):
@@ -209,6 +211,15 @@ def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be blank")
     return text
+
+
+_LONGEST_COMMENT = 2_000
+
+
+def _comment(text: str) -> str:
+    if len(text) > _LONGEST_COMMENT:
+        raise ValueError(f"must not be longer than {_LONGEST_COMMENT} characters")
+    return storable(text)
 
 
 def _absent_if_blank(text: str | None) -> str | None:
@@ -303,6 +314,14 @@ class SourcesEvent(ApiModel):
     sources: list[Source]
 
 
+class Feedback(ApiModel):
+    """What a reader thinks of an answer."""
+
+    rating: Literal["positive", "negative"]
+    comment: Annotated[Annotated[str, AfterValidator(_comment)] | None, AfterValidator(_absent_if_blank)] = None
+    """The reasons in the reader's words, of at most 2,000 characters. Blank counts as absent."""
+
+
 class MessageItem(ApiModel):
     """A message of a conversation that is read back."""
 
@@ -311,6 +330,12 @@ class MessageItem(ApiModel):
     content: str
     selected_text: str | None
     created_at: datetime
+    sources: list[Source] | None = None
+    """The passages that the answer cites; absent on questions."""
+    feedback: Feedback | None = None
+    """What the reader thinks of the answer; absent on questions and on answers that have not been rated."""
+    answering: bool | None = None
+    """True while the answer to the question is on its way, and absent otherwise."""
 
 
 type Order = Literal["asc", "desc"]

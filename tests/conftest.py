@@ -17,8 +17,9 @@ import pytest
 import uvicorn
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import delete, make_url, select, text, update
+from sqlalchemy import and_, delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import aliased
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
 from starlette.types import ASGIApp
@@ -185,8 +186,10 @@ class Tables:
             return list((await connection.execute(statement)).all())
 
     async def expire_claims(self) -> None:
-        """Let the one claim that there is have run out."""
-        claimed = col(Message.answering_until).is_not(None)
+        """Let the claim of the one question that is being answered have run out."""
+        reply = aliased(Message)
+        is_answered = select(reply).where(col(reply.reply_to) == col(Message.id)).exists()
+        claimed = and_(col(Message.answering_until).is_not(None), ~is_answered)
         async with self.engine.begin() as connection:
             expired = await connection.execute(update(Message).where(claimed).values(answering_until=utc_now()))
         assert expired.rowcount == 1

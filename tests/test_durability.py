@@ -318,6 +318,7 @@ class Schedule:
                 "response": reply.content,
                 "session_id": str(reply.session_id),
                 "timestamp": outcome.answer["timestamp"],
+                **({"message_id": str(reply.id), "sources": []} if outcome.ask.streamed else {}),
             }
             assert datetime.fromisoformat(outcome.answer["timestamp"]) == reply.created_at
             assert (outcome.answer["session_id"] == self.shared_session) is question.continues

@@ -1,6 +1,7 @@
 """A conversation read back and deleted, on both databases."""
 
 import asyncio
+import json
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 import httpx2
 import pytest
 from dirty_equals import IsStr, IsUUID
-from sqlalchemy import insert
+from sqlalchemy import insert, update
+from sqlmodel import col
 
 from app.models import ChatSession, Message, MessageRole, utc_now
+from app.retrieval import Passage, Query
 from tests.bodies import NOT_FOUND
-from tests.conftest import READERS_TOKEN, STRANGERS_TOKEN, Service, eventually
+from tests.conftest import READERS_TOKEN, STRANGERS_TOKEN, PlugIn, Service, eventually
 from tests.events import all_events
-from tests.fake_openai import FakeOpenAI, held
+from tests.fake_openai import FakeOpenAI, completion, failure, held
 
 UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "abc", "1", "%20", "null", "' OR 1=1 --", "a" * 1000, "%00"]
 
@@ -78,6 +81,7 @@ async def test_a_conversation_of_plain_and_streamed_turns_is_read_back_oldest_fi
                 "content": "Answer 1 to: What walks?",
                 "selected_text": None,
                 "created_at": first["timestamp"],
+                "sources": [],
             },
             {"id": IsUUID, "role": "user", "content": "What rolls?", "selected_text": None, "created_at": IsStr},
             {
@@ -86,6 +90,7 @@ async def test_a_conversation_of_plain_and_streamed_turns_is_read_back_oldest_fi
                 "content": "Answer 2 to: What rolls?",
                 "selected_text": None,
                 "created_at": second["timestamp"],
+                "sources": [],
             },
         ],
         "has_more": False,
@@ -337,6 +342,210 @@ async def test_a_page_of_an_allowed_origin_may_delete(service: Service) -> None:
 
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == origin
-    assert preflight.headers["access-control-allow-methods"] == "GET, POST, DELETE"
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST, PUT, DELETE"
     assert stranger.status_code == 400
     assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_an_answer_is_read_back_with_the_sources_that_it_cites(
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
+) -> None:
+    async def search(_query: Query) -> list[Passage]:
+        return [Passage("It walks.", f"https://book.example.org/{n}", f"Page {n}") for n in range(1, 4)]
+
+    plug_in(search)
+    model_server.enqueue(completion("It walks [3][1]."))
+    session_id = (await service.chat()).json()["session_id"]
+
+    question, answer = (await page(service, session_id))["data"]
+
+    cited = [{"number": n, "title": f"Page {n}", "url": f"https://book.example.org/{n}"} for n in (1, 3)]
+    assert answer["sources"] == cited
+    assert question.keys() == {"id", "role", "content", "selected_text", "created_at"}
+    older = [{"source": source["url"], "title": source["title"]} for source in cited]
+    async with service.tables.engine.begin() as connection:
+        await connection.execute(
+            update(Message).where(col(Message.id) == uuid.UUID(answer["id"])).values(sources=older)
+        )
+    _, answer = (await page(service, session_id))["data"]
+    assert answer["sources"] == [{**cited[0], "number": 1}, {**cited[1], "number": 2}]
+
+
+async def answering(service: Service, session_id: object, **query: Any) -> list[bool | None]:
+    """For each question, oldest first unless told otherwise, whether its answer is on its way."""
+    messages = (await page(service, session_id, **query))["data"]
+    assert not any("answering" in message for message in messages if message["role"] == "assistant")
+    return [message.get("answering") for message in messages if message["role"] == "user"]
+
+
+@pytest.mark.parametrize("key", [None, str(uuid.UUID(int=7))], ids=["without a key", "with a key"])
+async def test_a_question_says_that_its_answer_is_on_its_way_until_it_is_there(
+    service: Service, model_server: FakeOpenAI, key: str | None
+) -> None:
+    session_id = (await service.chat("One?")).json()["session_id"]
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+    body = {"message": "Two?", "session_id": session_id}
+    asking = asyncio.create_task(
+        service.client.post("/chat", json=body, headers={"Idempotency-Key": key} if key else {})
+    )
+    await model_server.wait_for_requests(2)
+    await eventually(lambda: recorded(service, "Two?"))
+
+    during = [await answering(service, session_id, limit=limit) for limit in (3, 50)]
+    backwards = await answering(service, session_id, order="desc", limit=1)
+    gate.set()
+    await asking
+
+    assert during == [[None, True]] * 2
+    assert backwards == [True]
+    assert await answering(service, session_id) == [None, None]
+    assert await answering(service, session_id, limit=3) == [None, None]
+
+
+@pytest.mark.parametrize("key", [None, str(uuid.UUID(int=7))], ids=["without a key", "with a key"])
+async def test_a_question_that_failed_is_not_being_answered(
+    service: Service, model_server: FakeOpenAI, key: str | None
+) -> None:
+    session_id = (await service.chat("One?")).json()["session_id"]
+    model_server.enqueue(failure(500))
+    body = {"message": "Two?", "session_id": session_id}
+
+    await service.client.post("/chat/stream", json=body, headers={"Idempotency-Key": key} if key else {})
+
+    assert await answering(service, session_id) == [None, None]
+    assert [m.answering_until for m in await service.tables.messages()][2:] == [None]
+
+
+async def test_a_question_whose_process_died_is_not_being_answered_for_ever(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    session_id = await a_session(service, utc_now())
+    times = {"in force": timedelta(seconds=30), "run out": timedelta(0)}
+    told = {}
+    for name, left in times.items():
+        async with service.tables.engine.begin() as connection:
+            await connection.execute(update(Message).values(answering_until=utc_now() + left))
+        told[name] = await answering(service, session_id)
+
+    assert told == {"in force": [True], "run out": [None]}
+
+
+async def rate(service: Service, session_id: object, message_id: object, **fields: Any) -> httpx2.Response:
+    body = {"rating": "positive", **fields}
+    return await service.client.put(
+        f"/chat/{session_id}/messages/{message_id}/feedback",
+        content=json.dumps(body),
+        headers={"Content-Type": "application/json"},
+    )
+
+
+async def test_an_answer_that_is_rated_says_so_and_the_last_rating_counts(service: Service) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    _, answer = (await page(service, session_id))["data"]
+    assert "feedback" not in answer
+
+    for feedback in (
+        {"rating": "positive", "comment": "Short and clear.\n\N{ROBOT FACE}"},
+        {"rating": "negative"},
+        {"rating": "negative", "comment": "x" * 2000},
+    ):
+        response = await rate(service, session_id, answer["id"], **feedback)
+        question, rated = (await page(service, session_id))["data"]
+
+        assert (response.status_code, response.content) == (204, b"")
+        assert rated == {**answer, "feedback": feedback}
+        assert "feedback" not in question
+    assert [(m.feedback, len(m.feedback_comment or "")) for m in await service.tables.messages()] == [
+        (None, 0),
+        ("negative", 2000),
+    ]
+
+
+async def test_a_blank_comment_is_none(service: Service) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    _, answer = (await page(service, session_id))["data"]
+
+    for comment in (" \n", None):
+        assert (await rate(service, session_id, answer["id"], comment=comment)).status_code == 204
+
+        assert (await page(service, session_id))["data"][1]["feedback"] == {"rating": "positive"}
+
+
+async def test_a_rating_in_chatkit_is_the_same_rating_and_takes_an_older_comment_away(service: Service) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    _, answer = (await page(service, session_id))["data"]
+    await rate(service, session_id, answer["id"], comment="Clear.")
+    params = {"thread_id": session_id, "item_ids": [answer["id"]], "kind": "negative"}
+
+    await service.client.post("/chatkit", json={"type": "items.feedback", "params": params})
+
+    assert (await page(service, session_id))["data"][1]["feedback"] == {"rating": "negative"}
+
+
+async def test_an_answer_that_is_given_anew_has_no_feedback(service: Service) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    question, answer = (await page(service, session_id))["data"]
+    await rate(service, session_id, answer["id"], comment="Clear.")
+    params = {"thread_id": session_id, "item_id": question["id"]}
+
+    await service.client.post("/chatkit", json={"type": "threads.retry_after_item", "params": params})
+
+    assert "feedback" not in (await page(service, session_id))["data"][1]
+    assert [m.feedback_comment for m in await service.tables.messages()] == [None, None]
+
+
+async def test_only_an_answer_of_the_readers_own_session_can_be_rated(service: Service) -> None:
+    mine = await service.client.post("/chat", json={"message": "One?"}, headers=token_of("owner"))
+    theirs = mine.json()["session_id"]
+    session_id = (await service.chat("Two?")).json()["session_id"]
+    (_, answer_of_theirs, question, answer) = await service.tables.messages()
+
+    unknown_answers = [
+        await rate(service, session_id, message_id) for message_id in (question.id, answer_of_theirs.id, *UNKNOWN_IDS)
+    ]
+    unknown_sessions = [
+        await rate(service, unknown, message_id)
+        for unknown, message_id in ((theirs, answer_of_theirs.id), *((unknown, answer.id) for unknown in UNKNOWN_IDS))
+    ]
+
+    assert [(r.status_code, r.json()["error"]["code"]) for r in unknown_answers] == [(404, "not_found")] * 10
+    assert unknown_answers[0].json()["error"]["message"] == "There is no such answer."
+    assert [(r.status_code, r.json()) for r in unknown_sessions] == [(404, NOT_FOUND)] * 9
+    assert [m.feedback for m in await service.tables.messages()] == [None] * 4
+    service.client.headers.update(token_of("owner"))
+    assert (await rate(service, theirs, answer_of_theirs.id)).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"rating": "good"}, "rating", "Input should be 'positive' or 'negative'"),
+        ({"rating": None}, "rating", "Input should be 'positive' or 'negative'"),
+        ({"comment": "x" * 2001}, "comment", "must not be longer than 2000 characters"),
+        ({"comment": "a\x00b"}, "comment", "must not contain NUL characters"),
+        ({"comment": "a\ud83d"}, "comment", "must not contain unpaired surrogates"),
+        ({"comment": 7}, "comment", "Input should be a valid string"),
+    ],
+)
+async def test_a_malformed_rating_is_refused(service: Service, fields: dict[str, Any], field: str, reason: str) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    _, answer = (await page(service, session_id))["data"]
+
+    response = await rate(service, session_id, answer["id"], **fields)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["details"] == [{"field": field, "reason": reason}]
+    assert "feedback" not in (await page(service, session_id))["data"][1]
+
+
+async def test_a_page_of_an_allowed_origin_may_rate(service: Service) -> None:
+    asked = {
+        "Origin": "http://localhost:3000",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "content-type, x-reader-token",
+    }
+
+    preflight = await service.client.options(f"/chat/{uuid.uuid4()}/messages/{uuid.uuid4()}/feedback", headers=asked)
+
+    assert preflight.status_code == 200

@@ -169,6 +169,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.sources json null",
         "messages.reply_to uuid null",
         "messages.claim_id uuid null",
+        "messages.feedback_comment text null",
     ]
 
 
@@ -243,6 +244,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.sources JSON null",
         "messages.reply_to CHAR(32) null",
         "messages.claim_id CHAR(32) null",
+        "messages.feedback_comment TEXT null",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
     assert sorted(query(sqlite, keys)) == [
@@ -355,7 +357,7 @@ def superusers(tenants_database: str, postgres: PostgresServer) -> str:
     return postgres.url(tenants_database.rpartition("/")[2])
 
 
-@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005"])
+@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005", "0006"])
 def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: str) -> None:
     session_id = "00000000000040008000000000000000"
     migrate(url, revision)

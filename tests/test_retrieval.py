@@ -304,6 +304,29 @@ class Watched(Shelf):
         return ()
 
 
+async def test_a_look_up_has_ended_when_its_turn_ends() -> None:
+    watched = Watched()
+
+    async with asyncio.timeout(4), Retrieval(watched, "How many legs?", page_url=None):
+        await asyncio.sleep(0)
+
+    assert watched.cancelled == 1
+
+
+async def test_the_failure_of_a_look_up_that_nobody_waits_for_goes_unnoticed(caplog: pytest.LogCaptureFixture) -> None:
+    failed = asyncio.Event()
+
+    async def retrieve(_query: Query) -> Sequence[Passage]:
+        failed.set()
+        raise LookupError
+
+    async with Retrieval(retrieve, "How many legs?", page_url=None):
+        await failed.wait()
+    gc.collect()
+
+    assert caplog.records == []
+
+
 async def test_a_recorded_answer_does_not_wait_for_its_look_up(
     service: Service, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:

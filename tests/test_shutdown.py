@@ -181,7 +181,13 @@ async def test_turns_in_flight_end_properly_within_the_grace(
 
     assert answer.status_code == 200
     assert opening == [("session", {"session_id": IsUUID(4)}), ("delta", {"text": "It "})]
-    done = {"response": "It walks.", "timestamp": IsStr, **opening[0][1]}
+    done = {
+        "response": "It walks.",
+        "timestamp": IsStr,
+        "message_id": IsUUID(5),
+        "sources": [],
+        **opening[0][1],
+    }
     assert ending == [("delta", {"text": "walks."}), ("done", done)]
     assert await program.ended() == 0
     rows = {(str(m.session_id), m.role.value): m.content for m in await tables.messages()}
