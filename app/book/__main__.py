@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     ingest = commands.add_parser("ingest", help="read in a book, or what has changed in it")
     ingest.add_argument("folder", type=Path, metavar="DIR", help="the folder of its pages, such as docs")
     ingest.add_argument("--url", required=True, help="the address of that folder's root on the site")
-    ingest.add_argument("--locale", help="the language of the pages, such as ur")
+    ingest.add_argument("--locale", help="the language of the pages, such as ur (default: en)")
     ingest.add_argument(
         "--exclude",
         action="append",
