@@ -71,9 +71,9 @@ def test_mdx_has_no_indented_code() -> None:
 
 
 def test_headings_in_lists_and_quotations_count_but_begin_no_section() -> None:
-    text = f"- ## A\n\n> ## A\n\n## A\n\n{LONG}"
+    text = f"- ## A\n\n  {LONG}\n\n> ## A\n>\n> {LONG}\n\n## A\n\n{LONG}"
 
-    assert [chunk.source for chunk in chunks(text)][-1] == f"{PAGE}#a-2"
+    assert [chunk.source for chunk in chunks(text)] == [PAGE, f"{PAGE}#a-2"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, override
@@ -15,16 +16,17 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
 from app.book import embeddings as module
-from app.book.__main__ import CommandSettings
+from app.book.__main__ import CommandSettings, main
 from app.book.embeddings import Embedder
-from app.book.ingest import IngestError, Report, ingest
+from app.book.ingest import LOCK, IngestError, Report, ingest, remove
 from app.book.tree import read_book
 from app.config import Settings
 from app.database import Database
 from app.models import Document, PaidEmbedding
 from tests import commands
-from tests.conftest import API_KEY, ROOT, CreateDatabase, Serve, migrate
+from tests.conftest import API_KEY, ROOT, CreateDatabase, Serve, eventually, migrate
 from tests.fake_openai import FakeOpenAI, cut, embedding, embeddings, failure, held
+from tests.marks import on_postgresql
 
 URL = "https://book.example.org/docs/"
 SENTENCE = "It senses, decides and acts, and then it senses again. " * 6
@@ -346,6 +348,19 @@ async def test_what_another_book_has_in_common_is_not_embedded_again(library: Li
         assert first.id != second.id
 
 
+async def test_a_book_can_be_removed(library: Library) -> None:
+    await library.ingest(BOOK)
+    await library.ingest({"arms.md": BOOK["arms.md"]}, url=f"{URL}1.0/")
+
+    assert await remove(URL, dsn.parse(library.url)) == 5
+
+    chunks = await library.chunks()
+    assert titles(chunks) == ARMS
+    assert await library.found_by_words() == {chunk.id.hex for chunk in chunks}
+    with pytest.raises(IngestError, match=f"no book of {URL}\nIt has {URL}1.0/"):
+        await remove(URL, dsn.parse(library.url))
+
+
 async def test_the_chunks_of_others_are_left_alone(library: Library) -> None:
     own = Document(source="own.md", title="Own", position=0, content="Own.", meta={"page": "own"})
     async with AsyncSession(library.database.engine, expire_on_commit=False) as orm:
@@ -407,6 +422,19 @@ async def test_two_runs_at_once_leave_one_whole_book(library: Library, tmp_path:
     assert await library.found_by_words() == {chunk.id.hex for chunk in chunks}
 
 
+@on_postgresql
+async def test_a_run_waits_while_another_one_stores_its_book(library: Library) -> None:
+    waiting = text("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    async with library.database.engine.connect() as other:
+        await other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+        run = asyncio.create_task(library.ingest(BOOK))
+        await eventually(lambda: library.database.execute((waiting, {})))
+        assert await library.chunks() == []
+        await other.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+
+    assert (await run).new == 5
+
+
 async def test_readers_are_answered_from_the_old_book_while_the_new_one_is_embedded(
     library: Library, serve: Serve
 ) -> None:
@@ -445,7 +473,7 @@ def test_where_embeddings_cannot_be_compared_none_are_paid_for(tenants_database:
 
     class Unused(Embedder):
         @override
-        def batches(self, texts: Sequence[str]) -> Any:
+        def batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
             raise AssertionError(texts)
 
     settings = Settings(database_url=SecretStr(tenants_database), openai_api_key=SecretStr(API_KEY))
@@ -507,22 +535,34 @@ def test_the_command_reads_dotenv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (("absent", "--url", URL), {}, "absent is not a folder"),
-        ((".", "--url", URL), {}, "holds no Markdown"),
-        ((".", "--url", "book"), {}, "is not an address such as"),
-        ((".", "--url", URL), {"FASTAPI_ENV": "production"}, "DATABASE_URL is missing"),
-        ((".", "--url", URL), {"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL"),
-        ((".",), {}, "--url"),
+        (("ingest", "absent", "--url", URL), {}, "absent is not a folder"),
+        (("ingest", ".", "--url", URL), {}, "holds no Markdown"),
+        (("ingest", ".", "--url", "book"), {}, "is not an address such as"),
+        (("ingest", ".", "--url", URL), {"FASTAPI_ENV": "production"}, "DATABASE_URL is missing"),
+        (("ingest", ".", "--url", URL), {"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL"),
+        (("ingest", "."), {}, "--url"),
+        (("remove",), {}, "--url"),
+        (("remove", "--url", URL), {}, f"The database has no book of {URL}"),
     ],
 )
 def test_what_the_command_cannot_do_is_an_error(
-    arguments: tuple[str, ...], environment: dict[str, str], message: str, tmp_path: Path
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    status, output = commands.run("-m", "app.book", "ingest", *arguments, folder=tmp_path, **environment)
+    monkeypatch.setattr(sys, "argv", ["app.book", *arguments])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    try:
+        status = main()
+    except SystemExit as error:
+        status = 2 if error.code == 2 else 0
 
     assert status != 0
-    assert message in output
-    assert "Traceback" not in output
+    assert message in capsys.readouterr().err
 
 
 def test_a_book_that_is_refused_changes_nothing(tmp_path: Path) -> None:

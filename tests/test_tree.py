@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from app.book.tree import Book, Skipped, TreeError, read_book
+from app.book.tree import Book, Skipped, TreeError, locale_of, read_book
 from tests.conftest import ROOT
 
 URL = "https://book.example.org/docs/"
@@ -263,6 +263,14 @@ def test_a_folder_without_a_book_is_refused(folder: Path, tmp_path: Path) -> Non
         read_book(folder, URL)
     with pytest.raises(TreeError, match="is not a folder"):
         read_book(folder / "a.txt", URL)
+
+
+def test_the_folder_of_a_translation_names_its_language(folder: Path) -> None:
+    translation = folder / "i18n/pt-BR/docusaurus-plugin-content-docs"
+
+    assert locale_of(translation / "current") == "pt-BR"
+    assert locale_of(folder / "i18n/ur/docusaurus-plugin-content-docs-api/version-1.0") == "ur"
+    assert locale_of(folder) == "en"
 
 
 def test_the_folder_of_a_whole_site_is_refused(folder: Path) -> None:

@@ -4,9 +4,10 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import override
 
 from pydantic import SecretStr, ValidationInfo, field_validator
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     ingest = commands.add_parser("ingest", help="read in a book, or what has changed in it")
     ingest.add_argument("folder", type=Path, metavar="DIR", help="the folder of its pages, such as docs")
     ingest.add_argument("--url", required=True, help="the address of that folder's root on the site")
-    ingest.add_argument("--locale", help="the language of the pages, such as ur")
+    ingest.add_argument("--locale", help="the language of the pages, such as ur (default: en)")
     ingest.add_argument(
         "--exclude",
         action="append",
@@ -80,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="for sites that set numberPrefixParser to false: 01-intro.md is at 01-intro",
     )
-    ingest.set_defaults(run=_ingest)
+    ingest.set_defaults(run=lambda arguments: asyncio.run(_ingest(arguments)))
+    remove = commands.add_parser("remove", help="delete a book that was read in")
+    remove.add_argument("--url", required=True, help="the address under which it was read in")
+    remove.set_defaults(run=lambda arguments: asyncio.run(_remove(arguments)))
     search = commands.add_parser("search", help="show what is found for a question, and why")
     search.add_argument("question")
     search.add_argument("--previous", metavar="QUESTION", help="the question before it, for a follow-up")
@@ -103,23 +107,36 @@ def _positive(text: str) -> int:
     return number
 
 
-def _ingest(arguments: argparse.Namespace) -> None:
-    try:
-        from app.book.reading import Folder, IngestError, TreeError, read_in  # noqa: PLC0415  # Only this needs the extra.
-    except ModuleNotFoundError as error:
-        raise CommandError(f"Reading in a book needs the book extra ({error}): uv sync --extra book") from None
+async def _ingest(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     patience = {name: value for name, value in _PATIENCE.items() if name not in settings.model_fields_set}
-    folder = Folder(
-        path=arguments.folder,
-        url=arguments.url,
-        locale=arguments.locale,
-        exclude=arguments.exclude,
-        keep_numbers=arguments.keep_number_prefixes,
-    )
+    with _reading() as reading:
+        folder = reading.Folder(
+            path=arguments.folder,
+            url=arguments.url,
+            locale=arguments.locale,
+            exclude=arguments.exclude,
+            keep_numbers=arguments.keep_number_prefixes,
+        )
+        await reading.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
+
+
+async def _remove(arguments: argparse.Namespace) -> None:
+    settings = CommandSettings.load()
+    with _reading() as reading:
+        await reading.take_out(arguments.url, settings)
+
+
+@contextmanager
+def _reading() -> Iterator[ModuleType]:
+    """Give the module that changes the book; raises CommandError for what goes wrong in it."""
     try:
-        asyncio.run(read_in(folder, settings, Embedder(settings.model_copy(update=patience))))
-    except (TreeError, IngestError) as error:
+        from app.book import reading  # noqa: PLC0415  # Only this needs the extra.
+    except ModuleNotFoundError as error:
+        raise CommandError(f"Reading in a book needs the book extra ({error}): uv sync --extra book") from None
+    try:
+        yield reading
+    except (reading.TreeError, reading.IngestError) as error:
         raise CommandError(str(error)) from error
 
 

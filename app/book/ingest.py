@@ -95,21 +95,71 @@ async def ingest(
     have. Each batch of embeddings is kept as soon as it is paid for, so that a run after one that failed goes on from there.
     Raises IngestError.
     """
+    async with _opened(dsn) as engine:
+        try:
+            return await _Ingest(engine, book, embedder, locale, on_progress).run()
+        except EmbeddingError as error:
+            raise IngestError(
+                f"The embeddings could not be made: {error}\n"
+                "The book is as it was. What is embedded already is kept: run the same command again to go on."
+            ) from error
+
+
+async def remove(url: str, dsn: Dsn) -> int:
+    """Delete the book that was read in under this address; returns how many chunks it had. Raises IngestError."""
+    async with _opened(dsn) as engine, _transaction(engine) as connection:
+        deleted = await connection.execute(delete(Document).where(_in_meta("book") == url))
+        await prune_words(connection)
+        if not deleted.rowcount:
+            others = sorted({other for other, _, _ in await connection.execute(_others_than(url))})
+            raise IngestError(
+                "\n".join([f"The database has no book of {url}", *(f"It has {other}" for other in others)])
+            )
+        return deleted.rowcount
+
+
+@asynccontextmanager
+async def _opened(dsn: Dsn) -> AsyncIterator[AsyncEngine]:
+    """Open the database, migrated; what fails in the block leaves it as an IngestError."""
     database = Database(dsn, pool_size=1) if dsn.sqlite else None
     engine = database.engine if database else command_engine(dsn)
     try:
         if database:
             await database.migrate()
-        return await _Ingest(engine, book, embedder, locale, on_progress).run()
-    except EmbeddingError as error:
-        raise IngestError(
-            f"The embeddings could not be made: {error}\n"
-            "The book is as it was. What is embedded already is kept: run the same command again to go on."
-        ) from error
+        else:
+            await _check_revision(engine)
+        yield engine
     except FAILURES as error:
         raise IngestError(f"The database failed, and the book is as it was: {reason(error)}") from error
     finally:
         await engine.dispose()
+
+
+async def _check_revision(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        is_migrated = await connection.scalar(text("SELECT to_regclass(:table)"), {"table": VERSION_TABLE})
+        revision = await connection.scalar(_REVISION) if is_migrated else None
+    if (revision or "") < REVISION:
+        raise IngestError("The database is not migrated. Please run: uv run alembic upgrade head")
+
+
+@asynccontextmanager
+async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Run the block in a transaction; no two of them run at the same time."""
+    async with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            async with connection.begin():
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                yield connection
+            return
+        await connection.execute(text(f"PRAGMA busy_timeout = {_SQLITE_BUSY_SECONDS * 1000}"))
+        await connection.execute(text("BEGIN IMMEDIATE"))  # The engine itself commits each statement.
+        try:
+            yield connection
+        except BaseException:
+            await connection.execute(text("ROLLBACK"))
+            raise
+        await connection.execute(text("COMMIT"))
 
 
 def digest(chunk: Chunk) -> str:
@@ -140,26 +190,20 @@ class _Ingest:
         self._report = Report()
 
     async def run(self) -> Report:
-        await self._check()
+        await self._find_pgvector()
         while missing := await self._store():
             await self._embed(await self._borrow(missing))
         return self._report
 
-    async def _check(self) -> None:
-        """Raise IngestError if the database is not migrated; do without embeddings where it cannot compare them."""
+    async def _find_pgvector(self) -> None:
+        """Do without embeddings where the database cannot compare them."""
         async with self._engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                return
-            is_migrated = await connection.scalar(text("SELECT to_regclass(:table)"), {"table": VERSION_TABLE})
-            revision = await connection.scalar(_REVISION) if is_migrated else None
-            if (revision or "") < REVISION:
-                raise IngestError("The database is not migrated. Please run: uv run alembic upgrade head")
-            if await connection.scalar(_TYPE_OF_EMBEDDINGS) != "vector":
+            if connection.dialect.name == "postgresql" and await connection.scalar(_TYPE_OF_EMBEDDINGS) != "vector":
                 self._embedder, self._report.has_pgvector = None, False
 
     async def _store(self) -> list[str]:
         """Replace the old book by the new one, or change nothing and return the digests of what has to be embedded first."""
-        async with self._transaction() as connection:
+        async with _transaction(self._engine) as connection:
             plan = _plan(self._chunks, (await connection.execute(_rows_of(self._book.url))).all())
             wanted, paid = await self._embeddings(connection, plan)
             if missing := [key for key in wanted if key not in paid]:
@@ -177,24 +221,6 @@ class _Ingest:
             self._note(plan, paid)
             self._report.others = [(*row,) for row in (await connection.execute(_others_than(self._book.url))).all()]
         return []
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Run the block in a transaction; no two of them run at the same time."""
-        async with self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
-                async with connection.begin():
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-                    yield connection
-                return
-            await connection.execute(text(f"PRAGMA busy_timeout = {_SQLITE_BUSY_SECONDS * 1000}"))
-            await connection.execute(text("BEGIN IMMEDIATE"))  # The engine itself commits each statement.
-            try:
-                yield connection
-            except BaseException:
-                await connection.execute(text("ROLLBACK"))
-                raise
-            await connection.execute(text("COMMIT"))
 
     async def _embeddings(self, connection: AsyncConnection, plan: _Plan) -> tuple[list[str], dict[str, int]]:
         """Return the digests of the chunks without an embedding of the model, and the dimensions of those that are paid for."""

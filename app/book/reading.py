@@ -1,4 +1,4 @@
-"""The command that reads in a book: its progress, and its account of what it did."""
+"""The commands that change the book: their progress, and their account of what they did."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.book.embeddings import Embedder
-from app.book.ingest import IngestError, Report, ingest
-from app.book.tree import Book, TreeError, read_book
+from app.book.ingest import IngestError, Report, ingest, remove
+from app.book.tree import Book, TreeError, book_url, locale_of, read_book
 from app.config import Settings
 
-__all__ = ["Folder", "IngestError", "TreeError", "read_in"]
+__all__ = ["Folder", "IngestError", "TreeError", "read_in", "take_out"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Folder:
     path: Path
     url: str
     locale: str | None
+    """The language of the pages; None if the path says it."""
     exclude: Sequence[str]
     keep_numbers: bool
 
@@ -30,6 +31,7 @@ async def read_in(folder: Folder, settings: Settings, embedder: Embedder) -> Non
     """Read in the book and print what became of it; raises TreeError and IngestError."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     book = read_book(folder.path, folder.url, exclude=folder.exclude, keep_numbers=folder.keep_numbers)
+    locale = folder.locale or locale_of(folder.path)
     columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -38,22 +40,27 @@ async def read_in(folder: Folder, settings: Settings, embedder: Embedder) -> Non
                 book,
                 settings.database,
                 embedder if embedder.is_available else None,
-                locale=folder.locale,
+                locale=locale,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
             )
     finally:
         await embedder.close()
-    for line in _account(book, report, folder, settings, embedder):
+    for line in _account(book, report, locale, settings, embedder):
         console.print(line)
 
 
-def _account(book: Book, report: Report, folder: Folder, settings: Settings, embedder: Embedder) -> list[str]:
+async def take_out(url: str, settings: Settings) -> None:
+    """Delete the book of this address and say so; raises TreeError and IngestError."""
+    root = book_url(url)
+    print(f"{root}: {_count(await remove(root, settings.database), 'chunk')} deleted")  # noqa: T201
+
+
+def _account(book: Book, report: Report, locale: str, settings: Settings, embedder: Embedder) -> list[str]:
     url = settings.database.url
     unset = "" if settings.database_url else ", since DATABASE_URL is not set"
-    locale = f" ({folder.locale})" if folder.locale else ""
     changes = f"{report.new:,} new, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
     lines = [
-        f"{book.url}{locale}, in the database {url.database}{f' on {url.host}' if url.host else ''}{unset}:",
+        f"{book.url} ({locale}), in the database {url.database}{f' on {url.host}' if url.host else ''}{unset}:",
         f"  {_count(book.pages, 'page')}, {_count(len(book.chunks), 'chunk')}: {changes}",
         f"  {_count(report.embedded, 'chunk')} embedded with {embedder.model}" if embedder.is_available else "",
     ]

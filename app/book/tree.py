@@ -17,6 +17,8 @@ from app.book.chunks import Chunk, chunk_page
 MAX_FILE_BYTES = 5_000_000
 
 _SUFFIXES = (".md", ".mdx")
+_LOCALE = re.compile(r"/i18n/([^/]+)/docusaurus-plugin-content-docs[^/]*/")
+_DEFAULT_LOCALE = "en"  # Docusaurus has the same.
 _UNREAD_FOLDERS = frozenset({"node_modules", "__tests__"})
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<yaml>.*?)(?:^|\n)---[ \t]*(?:\n|$)", re.DOTALL)
 _NO_PREFIX = re.compile(r"[0-9]+[-_.][0-9]+")
@@ -82,6 +84,12 @@ def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbe
     if not chunks:
         raise TreeError("\n".join([f"{folder} holds no Markdown that can be read.", *map(_as_line, skipped)]))
     return Book(root, len(files), chunks, skipped)
+
+
+def locale_of(folder: Path) -> str:
+    """Return the language of a folder that holds a Docusaurus site's translation; of any other, English."""
+    found = _LOCALE.search(f"{folder.resolve().as_posix()}/")
+    return found[1] if found else _DEFAULT_LOCALE
 
 
 def book_url(text: str) -> str:
