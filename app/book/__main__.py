@@ -199,11 +199,10 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
     else:
         print(f"{len(questions)} questions\n{evaluation.as_table(columns)}")  # noqa: T201
         for failure in failed if arguments.verbose else ():
-            print(  # noqa: T201
-                f"\n{failure['question']}\n  right: {', '.join(failure['pages'])}\n  found: {', '.join(failure['found'])}"
-            )
+            found = ", ".join(failure["found"]) or "nothing"
+            print(f"\n{failure['question']}\n  right: {', '.join(failure['pages'])}\n  found: {found}")  # noqa: T201
     if missing:
-        print(f"\nThe book does not have these pages: {', '.join(missing)}", file=sys.stderr)  # noqa: T201
+        print(f"The book does not have these pages: {', '.join(missing)}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":
