@@ -12,14 +12,16 @@ from typing import Any
 
 import aiosqlite
 import asyncpg
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
+from sqlmodel import SQLModel
 
 from app.dsn import Dsn
 from app.errors import DatabaseError, DuplicateKeyError, MissingReferenceError, MissingTableError
 from app.logs import current_request
+from app.models import ChatSession, Message
 from app.pool import REFUSAL_SECONDS, ConnectionPool, Connector, RefusedError, is_full
 
 logger = logging.getLogger(__name__)
@@ -44,18 +46,24 @@ type Statement = tuple[Executable, Mapping[str, Any]]
 """A statement and its parameters. Those of a turn are built once, since building and hashing them costs more than sending."""
 
 
+def _names(table: type[SQLModel]) -> str:
+    return ", ".join(column.name for column in inspect(table).columns)
+
+
+_SESSION, _MESSAGE = _names(ChatSession), _names(Message)
+
 # SQLite's file has been migrated at the start, and so can be written.
 _SQLITE_CHECK = text(
-    f"SELECT max(version_num) FROM {VERSION_TABLE} WHERE NOT EXISTS (SELECT 1 FROM messages WHERE false)"  # noqa: S608  # A constant.
+    f"SELECT max(version_num) FROM {VERSION_TABLE} WHERE NOT EXISTS (SELECT {_MESSAGE} FROM messages WHERE false)"  # noqa: S608  # Constants.
 )
 # PostgreSQL refuses what a turn writes even if it concerns no row, and a refusal retires the connection where it should.
 _POSTGRESQL_CHECK = text(f"""
-    WITH insert_session AS (INSERT INTO chat_sessions SELECT * FROM chat_sessions WHERE false),
+    WITH insert_session AS (INSERT INTO chat_sessions ({_SESSION}) SELECT {_SESSION} FROM chat_sessions WHERE false),
          update_session AS (UPDATE chat_sessions SET id = id WHERE false),
-         insert_message AS (INSERT INTO messages SELECT * FROM messages WHERE false),
+         insert_message AS (INSERT INTO messages ({_MESSAGE}) SELECT {_MESSAGE} FROM messages WHERE false),
          update_message AS (UPDATE messages SET id = id WHERE false)
     SELECT max(version_num) FROM {VERSION_TABLE}
-""")  # noqa: S608  # A constant.
+""")  # noqa: S608  # Constants.
 
 
 class Database:
@@ -276,7 +284,7 @@ def _translate(error: Exception) -> DatabaseError:
         return DuplicateKeyError()
     if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
         return MissingReferenceError()
-    if code == "42P01":
+    if code in {"42P01", "42703"}:
         return MissingTableError()
     if _is_useless_after(error) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return _InterruptedError()

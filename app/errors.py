@@ -108,7 +108,7 @@ class MissingReferenceError(DatabaseError):
 
 
 class MissingTableError(DatabaseError):
-    """The database has no such table."""
+    """The database has no such table, or the table no such column."""
 
 
 class NotReadyError(ChatError):

@@ -43,6 +43,17 @@ async def test_a_database_that_a_newer_release_has_migrated_is_ready(service: Se
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
 
 
+async def test_a_database_that_lacks_a_column_is_not_ready(service: Service) -> None:
+    await execute(service, "ALTER TABLE messages RENAME COLUMN claim_id TO claim")
+    try:
+        response = await service.client.get("/health/ready")
+    finally:
+        await execute(service, "ALTER TABLE messages RENAME COLUMN claim TO claim_id")
+
+    assert response.status_code == 503
+    assert response.json() == {"error": {**NOT_READY, "request_id": response.headers["X-Request-ID"]}}
+
+
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
 async def test_a_monitor_may_ask_without_wanting_the_body(service: Service, path: str) -> None:
     whole, head = await service.client.get(path), await service.client.head(path)

@@ -361,6 +361,27 @@ def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: s
     check(url)
 
 
+def test_a_database_whose_messages_name_no_question_yet_goes_on(url: str) -> None:
+    """Revision 0003 did not make that column at first."""
+    migrate(url, "0002")
+    query(
+        url,
+        "ALTER TABLE chat_sessions ADD COLUMN title TEXT",
+        "ALTER TABLE chat_sessions ADD COLUMN owner TEXT",
+        "CREATE INDEX ix_chat_sessions_owner_created_at_id ON chat_sessions (owner, created_at, id)",
+        "ALTER TABLE messages ADD COLUMN feedback TEXT",
+        "ALTER TABLE messages ADD COLUMN sources JSON",
+        f"UPDATE {VERSION_TABLE} SET version_num = '0003'",
+    )
+
+    migrate(url)
+
+    check(url)
+    assert asyncio.run(is_migrated(url))
+    migrate(url, "base")
+    assert tables(url) == set()
+
+
 @pytest.mark.parametrize("revision", ["a1b2c3d4e5f6", "0003", REVISION])
 def test_another_applications_revision_neither_satisfies_nor_stops(url: str, revision: str) -> None:
     query(
