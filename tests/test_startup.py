@@ -74,8 +74,11 @@ def test_the_image_holds_what_the_service_needs_and_nothing_that_is_ignored() ->
     assert not copied & ignored_by_vercel
 
 
-@pytest.mark.parametrize(("vercel_env", "migrates"), [("preview", False), ("production", True), ("", True)])
-def test_a_preview_on_vercel_does_not_migrate(vercel_env: str, *, migrates: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("vercel_env", "migrates"),
+    [("production", True), ("preview", False), ("development", False), ("staging", False), ("", False)],
+)
+def test_only_a_production_build_on_vercel_migrates(vercel_env: str, *, migrates: bool, tmp_path: Path) -> None:
     alembic = tmp_path / "alembic"
     alembic.write_text("#!/bin/sh\necho alembic $@\nexit 3\n")
     alembic.chmod(0o755)
@@ -91,7 +94,7 @@ def test_a_preview_on_vercel_does_not_migrate(vercel_env: str, *, migrates: bool
 
     # A migration that fails must fail the build.
     assert (built.returncode, built.stdout) == (
-        (3, "alembic upgrade head\n") if migrates else (0, "A preview does not migrate.\n")
+        (3, "alembic upgrade head\n") if migrates else (0, "Only a production build migrates.\n")
     )
 
 
