@@ -59,12 +59,15 @@ class Broadcast:
 
     async def follow(self) -> AsyncIterator[Sequence[TurnEvent | ChatResponse]]:
         """Yield all that was told since the last time: the question first, the response last; raises what the turn raised."""
-        is_begun, chars = False, 0
+        is_begun, has_sources, chars = False, False, 0
         while True:
             events: list[TurnEvent | ChatResponse] = []
             if self._question and not is_begun:
                 is_begun = True
-                events += [self._question, *([self._sources] if self._sources else [])]
+                events.append(self._question)
+            if is_begun and self._sources and not has_sources:
+                has_sources = True
+                events.append(self._sources)
             if is_begun and chars < self._chars:
                 first = bisect_right(self._starts, chars) - 1
                 pieces = self._pieces[first : first + _BATCH]

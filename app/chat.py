@@ -5,6 +5,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
@@ -17,6 +18,7 @@ from app.config import Settings
 from app.conversations import (
     Conversation,
     find_conversation,
+    is_answered,
     new_conversation,
     record_question,
     record_reply,
@@ -24,7 +26,13 @@ from app.conversations import (
 )
 from app.database import Database
 from app.dependencies import ReaderToken, RetrieverDep, StateRequest, TurnsDep, owner_of
-from app.errors import ERROR_RESPONSES, DuplicateKeyError, SessionNotFoundError, TurnInProgressError
+from app.errors import (
+    ERROR_RESPONSES,
+    DuplicateKeyError,
+    RateLimitedError,
+    SessionNotFoundError,
+    TurnInProgressError,
+)
 from app.idempotency import claim_question, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
@@ -84,9 +92,12 @@ async def new_turn(
     owner: str | None,
     idempotency_key: uuid.UUID | None = None,
 ) -> Turn:
-    """Return a turn; raises RequestValidationError if a text is longer than the settings allow, and RateLimitedError."""
+    """Return a turn; raises RequestValidationError if a text is longer than the settings allow.
+
+    Raises RateLimitedError if the reader has no question left, except for one that has been answered already.
+    """
     state = request.state
-    settings = state["settings"]
+    settings, db = state["settings"], state["database"]
     limits = {"message": settings.max_message_chars, "selected_text": settings.max_selected_text_chars}
     too_long = [
         {"loc": ("body", name), "msg": f"must not be longer than {limit} characters"}
@@ -95,16 +106,26 @@ async def new_turn(
     ]
     if too_long:
         raise RequestValidationError(too_long)
+    try:
+        count = await state["limiter"].allowance(request)
+    except RateLimitedError as error:
+        if idempotency_key is None or not await is_answered(db, turn_ids(question, owner, idempotency_key).question):
+            raise
+        count = partial(_refuse, error)
     return Turn(
         request=question,
         idempotency_key=idempotency_key,
         owner=owner,
-        count=await state["limiter"].allowance(request),
-        db=state["database"],
+        count=count,
+        db=db,
         model=state["model"],
         retriever=retriever,
         settings=settings,
     )
+
+
+async def _refuse(error: RateLimitedError) -> None:
+    raise error
 
 
 TurnDep = Annotated[Turn, Depends(get_turn)]
@@ -181,7 +202,7 @@ async def _answer(
         await asyncio.gather(asking, return_exceptions=True)
         raise
     reply = await record_reply(turn.db, question, answer.text, answer.sources)
-    if emit and reply.content != answer.text:
+    if emit and (reply.content, reply.session_id) != (answer.text, question.session_id):
         # Another request answered the question meanwhile: what was told here is not what is recorded.
         raise TurnInProgressError(retry_after="1")
     return as_response(reply)

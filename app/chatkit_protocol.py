@@ -235,6 +235,9 @@ class _Reader:
 
     async def rate(self, thread_id: str, item_ids: Sequence[str], kind: str) -> None:
         """Record what the reader thinks of these items; ids that are malformed or of another thread are passed over."""
+        if len(item_ids) > LARGEST_PAGE:
+            too_many = {"loc": ("body", "params", "item_ids"), "msg": f"must not be more than {LARGEST_PAGE} ids"}
+            raise RequestValidationError([too_many])
         session = await self._find(thread_id)
         ids = {uuid.UUID(item_id) for item_id in item_ids if _is_uuid(item_id)}
         await rate_messages(self._db, session.id, ids, kind)

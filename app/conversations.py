@@ -273,6 +273,11 @@ async def record_reply(
     return reply
 
 
+async def is_answered(db: Database, question_id: uuid.UUID) -> bool:
+    """Whether the question has its reply."""
+    return bool(await db.execute((select(col(Message.id)).where(col(Message.id) == reply_id(question_id)), {})))
+
+
 _claimed = aliased(Message)
 _IS_OURS = (
     select(_claimed)

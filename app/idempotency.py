@@ -112,9 +112,11 @@ async def _claim(db: Database, question: MessageBase, conversation: Conversation
 
 
 async def take_over(db: Database, question: MessageBase) -> None:
-    """Claim a recorded question for this request, whoever answers it now."""
+    """Claim a recorded question for this request, whoever answers it now; its key can be used again at once."""
     question.claim_id = uuid.uuid4()
-    taken = update(Message).where(col(Message.id) == question.id).values(claim_id=question.claim_id)
+    taken = (
+        update(Message).where(col(Message.id) == question.id).values(claim_id=question.claim_id, answering_until=None)
+    )
     await db.execute((taken, {}))
 
 

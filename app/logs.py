@@ -89,6 +89,7 @@ def configure(settings: Environment) -> None:
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("app.pool.ConnectionPool").setLevel(logging.WARNING)  # SQLAlchemy's own lines.
     # The "request" record says more, and leaves the query string out.
     logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
 
@@ -159,8 +160,10 @@ class JsonFormatter(EventFormatter):
             "event": _event(record),
         } | self.fields(record)
         line = self.redact(json.dumps(entry, default=str))
-        for name in ("traceback", "error_message", "provider_message", "event"):
-            if len(line) > _LONGEST_LINE and name in entry:
+        longest_last = sorted(entry, key=lambda name: len(json.dumps(entry[name], default=str)))
+        while len(line) > _LONGEST_LINE and longest_last:
+            name = longest_last.pop()
+            if isinstance(entry[name], str):
                 entry[name] = f"{str(entry[name])[-_LONGEST_VALUE:]} (shortened)"
                 line = self.redact(json.dumps(entry, default=str))
         return line

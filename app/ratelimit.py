@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -93,9 +94,10 @@ class RateLimiter:
 
 
 def _reader(address: str) -> str:
-    """Return whom an address stands for: one reader has a whole /64 of IPv6, and IPv4 can be written as IPv6."""
+    """Return whom an address stands for, whatever its port: one reader has a whole /64 of IPv6, and IPv4 can be written as IPv6."""
+    bare = re.sub(r"^\[(.*)\](?::\d+)?$|^([\d.]+):\d+$", r"\1\2", address)
     try:
-        parsed = ip_address(address.strip("[]").partition("%")[0])
+        parsed = ip_address(bare.partition("%")[0])
     except ValueError:
         return address
     if isinstance(parsed, IPv6Address):

@@ -43,6 +43,7 @@ class TurnMiddleware:
             _of_request.reset(token)
             if turns:
                 await asyncio.wait(turns)
+            turns.clear()  # A task's context holds this list: without an end to the circle, answers would stay in memory for long.
 
 
 class Turns:

@@ -1,6 +1,7 @@
 """How often one reader may ask: in one process, in several that share a Redis, and behind a proxy."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -102,6 +103,8 @@ async def test_what_the_model_is_not_asked_does_not_count(serve: Serve, model_se
         (["2001:db8:1:2::1", "2001:db8:1:3::1"], 2),
         (["192.0.2.1", "192.0.2.2"], 2),
         (["192.0.2.1", "::ffff:192.0.2.1"], 1),
+        (["192.0.2.1:5555", "192.0.2.1:443", "192.0.2.1"], 1),
+        (["[2001:db8::6]:443", "[2001:db8::6]", "2001:db8::7"], 1),
         (["unknown", "unknown"], 1),
     ],
 )
@@ -114,6 +117,22 @@ async def test_one_reader_is_one_address_however_many_it_has(
 
     assert answered.count(200) == readers
     assert len(model_server.requests) == readers
+
+
+async def test_a_recorded_answer_is_had_again_when_the_allowance_is_used_up(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    service = await serve(RATE_LIMIT="1/minute")
+    key, another = ({"Idempotency-Key": str(uuid.uuid4())} for _ in range(2))
+    first = await service.client.post("/chat", json={"message": "Why?"}, headers=key)
+
+    replayed = await service.client.post("/chat", json={"message": "Why?"}, headers=key)
+    refused = await service.client.post("/chat", json={"message": "Why?"}, headers=another)
+
+    assert (replayed.status_code, replayed.json()) == (200, first.json())
+    assert refused.status_code == 429
+    assert len(model_server.requests) == 1
+    assert len(await service.tables.messages()) == 2
 
 
 async def test_nobody_is_limited_by_default(service: Service, model_server: FakeOpenAI) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import uuid
+import weakref
 from contextlib import suppress
 from datetime import datetime
 from types import SimpleNamespace
@@ -555,3 +556,31 @@ async def test_a_turn_that_fails_after_its_caller_was_cancelled_is_logged_once(
 
     assert caller.cancelled()
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == ["database.error"]
+
+
+async def test_an_answer_does_not_stay_in_memory_when_its_request_has_ended() -> None:
+    turns = Turns(limit=1, grace_seconds=0)
+
+    class Answer:
+        pass
+
+    kept: list[weakref.ref[Answer]] = []
+
+    async def answer() -> Answer:
+        made = Answer()
+        kept.append(weakref.ref(made))
+        return made
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await turns.run(answer())
+
+    async def nothing(*_: object) -> Any:
+        pass
+
+    gc.disable()
+    try:
+        await asyncio.create_task(TurnMiddleware(app)({"type": "http"}, nothing, nothing))
+        await asyncio.sleep(0)
+        assert kept[0]() is None
+    finally:
+        gc.enable()
