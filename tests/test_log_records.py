@@ -153,14 +153,16 @@ async def test_the_size_of_a_body_is_recorded_as_a_number_however_it_was_sent(se
     assert [record["body_bytes"] for record in service.log("request")] == [len(body), len(body), IsOneOf(0, None)]
 
 
-async def test_the_statements_of_a_turn_are_counted(service: Service) -> None:
+async def test_the_statements_of_a_turn_are_counted(service: Service, database_url: str) -> None:
     session_id = (await service.chat()).json()["session_id"]
     await service.chat(session_id=session_id)
     await service.client.post("/chat", json={})
 
+    # PostgreSQL moves the session on in the statement that writes the question.
+    next_turn = 4 if "sqlite" in database_url else 3
     assert [(r["database_statements"], r["database_ms"]) for r in service.log("request")] == [
         (3, IsPositiveFloat),
-        (4, IsPositiveFloat),
+        (next_turn, IsPositiveFloat),
         (0, 0.0),
     ]
 
