@@ -224,7 +224,7 @@ _LATER_THAN_LATEST_ON_SQLITE = func.max(
     _now, func.strftime("%Y-%m-%d %H:%M:%f000", col(ChatSession.updated_at), "+0.001 seconds")
 )
 # The lock on the session's row makes its questions wait for each other, so they are committed in the order of their times.
-_RECORD_QUESTION = _insert_question(_move_session_on(_LATER_THAN_LATEST).cte("moved"))
+_RECORD_QUESTION = (_insert_question(_move_session_on(_LATER_THAN_LATEST).cte("moved")),)
 _RECORD_QUESTION_ON_SQLITE = (
     _move_session_on(_LATER_THAN_LATEST_ON_SQLITE),
     _insert_question(
@@ -246,16 +246,14 @@ async def record_question(db: Database, question: MessageBase, conversation: Con
     Raises DuplicateKeyError if there is a question with this id, and SessionNotFoundError if the session has been deleted.
     """
     session: dict[str, Any] = {"session": question.session_id, "now": question.created_at}
-    inserting, message = _insertion(question)
+    insertion = _insertion(question)
     if conversation.is_new:
         owned = {"session_owner": conversation.owner, "session_title": conversation.title}
-        await db.execute((_BEGIN_SESSION, session | owned), (inserting, message))
+        await db.execute((_BEGIN_SESSION, session | owned), insertion)
         return
-    if db.dsn.sqlite:
-        moving, inserting = _RECORD_QUESTION_ON_SQLITE
-        rows = await db.execute((moving, session), (inserting, {**session, **message}))
-    else:
-        rows = await db.execute((_RECORD_QUESTION, {**session, **message}))
+    parameters = {**session, **insertion[1]}
+    recording = _RECORD_QUESTION_ON_SQLITE if db.dsn.sqlite else _RECORD_QUESTION
+    rows = await db.execute(*((statement, parameters) for statement in recording))
     if not rows:
         raise SessionNotFoundError
     question.created_at = rows[0].created_at

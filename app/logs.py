@@ -160,12 +160,16 @@ class JsonFormatter(EventFormatter):
             "event": _event(record),
         } | self.fields(record)
         line = self.redact(json.dumps(entry, default=str))
-        longest_last = sorted(entry, key=lambda name: len(json.dumps(entry[name], default=str)))
-        while len(line) > _LONGEST_LINE and longest_last:
-            name = longest_last.pop()
-            if isinstance(entry[name], str):
-                entry[name] = f"{str(entry[name])[-_LONGEST_VALUE:]} (shortened)"
-                line = self.redact(json.dumps(entry, default=str))
+        return line if len(line) <= _LONGEST_LINE else self._shortened(entry)
+
+    def _shortened(self, entry: dict[str, Any]) -> str:
+        """Return the line with as many of its texts cut as it takes, the longest first."""
+        texts = [name for name, value in entry.items() if isinstance(value, str)]
+        for name in sorted(texts, key=lambda name: len(json.dumps(entry[name])), reverse=True):
+            entry[name] = f"{entry[name][-_LONGEST_VALUE:]} (shortened)"
+            line = self.redact(json.dumps(entry, default=str))
+            if len(line) <= _LONGEST_LINE:
+                break
         return line
 
 

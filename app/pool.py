@@ -26,7 +26,6 @@ SPARE_SECONDS = 3.0
 """How long a connection is kept unused beside another: less than a process without any waits for one."""
 GIVE_UP_SECONDS = 2.0
 """How long a process that can have no more connections keeps those it has, before it leaves one to others."""
-
 CLOSE_SECONDS = 1.0
 """How long the server may take to say goodbye."""
 
@@ -49,10 +48,6 @@ class ConnectionPool(Pool):
         self._unused: list[tuple[float, ConnectionPoolEntry]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-
-    @override
-    def status(self) -> str:
-        return f"{type(self).__name__}: {len(self._unused)} unused connections"
 
     @override
     def recreate(self) -> "ConnectionPool":

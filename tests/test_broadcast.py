@@ -131,3 +131,15 @@ async def test_a_turn_that_fails_fails_its_readers_after_its_last_piece() -> Non
     assert await anext(events) == [QUESTION, DeltaEvent(text="Half an ")]
     with pytest.raises(ModelError):
         await anext(events)
+
+
+async def test_sources_that_are_found_after_the_question_was_told_are_told_too() -> None:
+    broadcast = Broadcast()
+    events = broadcast.follow()
+    broadcast.emit(QUESTION)
+    told = [*await anext(events)]
+    broadcast.emit(SOURCES)
+    broadcast.emit(DeltaEvent(text="So."))
+    told += await anext(events)
+
+    assert told == [QUESTION, SOURCES, DeltaEvent(text="So.")]

@@ -357,7 +357,7 @@ def superusers(tenants_database: str, postgres: PostgresServer) -> str:
     return postgres.url(tenants_database.rpartition("/")[2])
 
 
-@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005"])
+@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005", "0006"])
 def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: str) -> None:
     session_id = "00000000000040008000000000000000"
     migrate(url, revision)

@@ -207,12 +207,13 @@ async def test_questions_have_the_order_in_which_they_are_recorded_whatever_the_
 
     asking = asyncio.gather(*map(ask, range(40)))
     read_so_far: list[Row[Any]] = []
-    while not asking.done() or len(read_so_far) < 40:
+    has_more = True
+    while has_more:
+        is_over = asking.done()
         after = read_so_far[-1].id if read_so_far else None
-        rows, has_more = await load_messages(reader, SESSION_ID, after=after, limit=5, order="asc")
+        rows, more_follow = await load_messages(reader, SESSION_ID, after=after, limit=5, order="asc")
         read_so_far += rows
-        if asking.done() and not has_more:
-            break
+        has_more = more_follow or not is_over
     await reader.close()
 
     assert sorted(row.created_at for row in read_so_far) == sorted(await asking)
