@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
@@ -26,6 +27,7 @@ from sqlmodel import col
 from starlette.types import ASGIApp
 
 from app import dsn
+from app.book.__main__ import main
 from app.config import Settings
 from app.dependencies import get_retriever
 from app.main import app
@@ -43,6 +45,7 @@ STRANGERS_TOKEN = "a-strangers-own-token-02"
 ORIGIN = "http://localhost:3000"
 """The origin that may call the service by default."""
 
+type BookCommand = Callable[..., tuple[int, str]]
 type CreateDatabase = Callable[[str], str]
 type PlugIn = Callable[[Retriever | Exception], None]
 type Serve = Callable[..., Awaitable["Service"]]
@@ -349,6 +352,28 @@ def plug_in(monkeypatch: pytest.MonkeyPatch) -> PlugIn:
         monkeypatch.setitem(app.dependency_overrides, get_retriever, get_other_retriever)
 
     return plug_in
+
+
+@pytest.fixture
+def book_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> BookCommand:
+    """Run `python -m app.book` with these arguments and variables, in this process: to start one takes a second.
+
+    Gives the exit status, and everything that was printed, errors first.
+    """
+
+    def run(*arguments: str | Path, **environment: str) -> tuple[int, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["app.book", *map(str, arguments)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                status = main()
+            except SystemExit as error:
+                status = int(error.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.err + printed.out
+
+    return run
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from app.book.evaluation import (
 from app.book.search import Hit
 from tests import commands
 from tests.books import BOOK, Section, opened, replace_book
-from tests.conftest import API_KEY, CreateDatabase, migrate
+from tests.conftest import API_KEY, BookCommand, CreateDatabase, migrate
 from tests.fake_openai import FakeOpenAI, embedding, failure, json_body
 
 LEGS = Section("legs", "A hexapod walks on six legs.", title="Legs")
@@ -152,21 +152,28 @@ def questions(tmp_path: Path) -> Path:
     return file
 
 
-async def run(folder: Path, url: str, *arguments: str | Path, **environment: str) -> tuple[int, str]:
+type Run = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture
+def run(book_command: BookCommand) -> Run:
     """Run a command of the book's owner."""
-    environment = {"DATABASE_URL": url, **environment}
-    return await asyncio.to_thread(commands.run, "-m", "app.book", *arguments, folder=folder, **environment)
+
+    async def run(url: str, *arguments: str | Path, **environment: str) -> tuple[int, str]:
+        return await asyncio.to_thread(book_command, *arguments, DATABASE_URL=url, **environment)
+
+    return run
 
 
 def key_for(model_server: FakeOpenAI) -> dict[str, str]:
     return {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
 
 
-async def test_a_search_shows_what_is_found_and_why(url: str, tmp_path: Path, model_server: FakeOpenAI) -> None:
+async def test_a_search_shows_what_is_found_and_why(url: str, run: Run, model_server: FakeOpenAI) -> None:
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS)
 
-        status, output = await run(tmp_path, url, "search", "Which robot has legs?", **key_for(model_server))
+        status, output = await run(url, "search", "Which robot has legs?", **key_for(model_server))
 
     assert status == 0, output
     assert output.splitlines()[:4] == [
@@ -179,27 +186,25 @@ async def test_a_search_shows_what_is_found_and_why(url: str, tmp_path: Path, mo
     assert model_server.embedded == ["Which robot has legs?"]
 
 
-async def test_a_search_takes_the_readers_place_into_account(
-    url: str, tmp_path: Path, model_server: FakeOpenAI
-) -> None:
+async def test_a_search_takes_the_readers_place_into_account(url: str, run: Run, model_server: FakeOpenAI) -> None:
     twin = Section("twin", LEGS.text, title=LEGS.title)
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS, twin)
         options = ("--previous", "What walks on legs?", "--page", f"{BOOK}twin?a=1", "--limit", "1", "--words")
 
-        status, output = await run(tmp_path, url, "search", "And why?", *options, **key_for(model_server))
+        status, output = await run(url, "search", "And why?", *options, **key_for(model_server))
 
     assert (status, output.splitlines()[1]) == (0, f"    {BOOK}twin#0")
     assert "2." not in output
     assert model_server.embedding_requests == []
 
 
-async def test_a_search_without_a_key_needs_no_settings_but_the_database(url: str, tmp_path: Path) -> None:
+async def test_a_search_without_a_key_needs_no_settings_but_the_database(url: str, run: Run) -> None:
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS)
 
-        assert (await run(tmp_path, url, "search", "legs"))[1].startswith(" 1. Legs")
-        assert await run(tmp_path, url, "search", "frobnicate") == (0, "Nothing was found.\n")
+        assert (await run(url, "search", "legs"))[1].startswith(" 1. Legs")
+        assert await run(url, "search", "frobnicate") == (0, "Nothing was found.\n")
 
 
 async def test_a_search_whose_embedding_fails_says_so_and_shows_what_words_find(
@@ -209,7 +214,9 @@ async def test_a_search_whose_embedding_fails_says_so_and_shows_what_words_find(
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS)
 
-        status, output = await run(tmp_path, url, "search", "legs", **key_for(model_server))
+        arguments = ("-m", "app.book", "search", "legs")
+        environment = {"DATABASE_URL": url, **key_for(model_server)}
+        status, output = await asyncio.to_thread(commands.run, *arguments, folder=tmp_path, **environment)
 
     assert status == 0
     assert "embeddings.failed kind=401 reason=bad key" in output
@@ -217,13 +224,13 @@ async def test_a_search_whose_embedding_fails_says_so_and_shows_what_words_find(
 
 
 async def test_an_evaluation_measures_both_ways_of_searching(
-    url: str, tmp_path: Path, model_server: FakeOpenAI, questions: Path
+    url: str, run: Run, model_server: FakeOpenAI, questions: Path
 ) -> None:
     model_server.enqueue_embeddings(json_body({"data": [{"embedding": embedding(LEGS.text)}] * 4}))
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS)
 
-        status, output = await run(tmp_path, url, "evaluate", questions, "--json", **key_for(model_server))
+        status, output = await run(url, "evaluate", questions, "--json", **key_for(model_server))
 
     assert status == 0, output
     assert json.loads(output) == {
@@ -235,54 +242,51 @@ async def test_an_evaluation_measures_both_ways_of_searching(
     assert len(model_server.embedding_requests) == 1
 
 
-async def test_an_evaluation_by_words_alone_names_what_failed(url: str, tmp_path: Path, questions: Path) -> None:
+async def test_an_evaluation_by_words_alone_names_what_failed(url: str, run: Run, questions: Path) -> None:
     async with opened(url) as database:
         await replace_book(database, LEGS)
 
-        status, output = await run(tmp_path, url, "evaluate", questions, "-v")
+        status, output = await run(url, "evaluate", questions, "-v")
 
     assert status == 0
-    # What goes to stderr is not buffered.
     missing, count, table, *rest = output.splitlines()
     assert missing == f"The book does not have these pages: {BOOK}wheels"
     assert (count, table.split()) == ("3 questions", ["words"])
     assert rest[-3:] == ["Why frobnicate?", f"  right: {BOOK}legs", "  found: nothing"]
 
 
-async def test_without_a_book_a_command_says_how_to_read_one_in(url: str, tmp_path: Path, questions: Path) -> None:
+async def test_without_a_book_a_command_says_how_to_read_one_in(url: str, run: Run, questions: Path) -> None:
     for arguments in (("search", "legs"), ("evaluate", questions)):
-        assert await run(tmp_path, url, *arguments) == (
+        assert await run(url, *arguments) == (
             1,
             "There is no book in the database. Please run: uv run python -m app.book ingest --help\n",
         )
 
 
-async def test_a_database_that_is_not_migrated_or_not_there_is_an_error(
-    tmp_path: Path, empty_url: str, questions: Path
-) -> None:
-    status, output = await run(tmp_path, empty_url, "search", "legs")
+async def test_a_database_that_is_not_migrated_or_not_there_is_an_error(run: Run, empty_url: str) -> None:
+    status, output = await run(empty_url, "search", "legs")
     assert (status, output) == (1, "The database is not migrated. Please run: uv run alembic upgrade head\n")
 
-    status, output = await run(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "search", "legs")
+    status, output = await run(f"{empty_url}_gone", "search", "legs")
     assert (status, len(output.splitlines())) == (1, 1)
     assert output.startswith("The database failed: ")
 
 
 async def test_embeddings_that_fail_end_an_evaluation(
-    url: str, tmp_path: Path, model_server: FakeOpenAI, questions: Path
+    url: str, run: Run, model_server: FakeOpenAI, questions: Path
 ) -> None:
     model_server.enqueue_embeddings(failure(401, "bad key"))
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS)
 
-        status, output = await run(tmp_path, url, "evaluate", questions, **key_for(model_server))
+        status, output = await run(url, "evaluate", questions, **key_for(model_server))
 
     assert (status, output) == (1, "The questions cannot be embedded: bad key\n")
 
 
 @pytest.mark.parametrize("arguments", [(), ("search",), ("evaluate",), ("burn",), ("search", "legs", "--limit", "0")])
-async def test_a_wrong_command_line_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    status, output = await run(tmp_path, "sqlite:///book.db", *arguments)
+async def test_a_wrong_command_line_is_refused(run: Run, arguments: tuple[str, ...]) -> None:
+    status, output = await run("sqlite:///book.db", *arguments)
 
     assert status == 2
     assert "usage:" in output

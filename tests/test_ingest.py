@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
 from app.book import embeddings as module
-from app.book.__main__ import CommandSettings, main
+from app.book.__main__ import CommandSettings
 from app.book.embeddings import Embedder
 from app.book.ingest import LOCK, IngestError, Report, ingest, remove
 from app.book.tree import read_book
@@ -24,7 +23,7 @@ from app.config import Settings
 from app.database import Database
 from app.models import Document, PaidEmbedding
 from tests import commands
-from tests.conftest import API_KEY, ROOT, CreateDatabase, Serve, eventually, migrate
+from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, Serve, eventually, migrate
 from tests.fake_openai import FakeOpenAI, cut, embedding, embeddings, failure, held
 from tests.marks import on_postgresql
 
@@ -503,13 +502,13 @@ def test_a_database_that_is_away_is_named_as_the_reason(tmp_path: Path) -> None:
 
 # The command itself.
 
-SAMPLE = ("-m", "app.book", "ingest", ROOT / "sample-book/docs", "--url", URL)
+SAMPLE = ("ingest", ROOT / "sample-book/docs", "--url", URL)
 
 
 def test_the_command_without_any_setting_uses_the_database_of_fastapi_dev(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status, output = commands.run(*SAMPLE, folder=tmp_path)
+    status, output = commands.run("-m", "app.book", *SAMPLE, folder=tmp_path)
 
     assert status == 0
     assert (tmp_path / "chat.db").exists()
@@ -522,10 +521,10 @@ def test_the_command_without_any_setting_uses_the_database_of_fastapi_dev(
     assert database == Settings.load().database
 
 
-def test_the_command_reads_dotenv(tmp_path: Path) -> None:
+def test_the_command_reads_dotenv(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///other.db\n")
 
-    status, output = commands.run(*SAMPLE, folder=tmp_path)
+    status, output = book_command(*SAMPLE)
 
     assert (status, "in the database other.db:" in output) == (0, True)
     assert (tmp_path / "other.db").exists()
@@ -546,31 +545,20 @@ def test_the_command_reads_dotenv(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_command_cannot_do_is_an_error(
-    arguments: tuple[str, ...],
-    environment: dict[str, str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], environment: dict[str, str], message: str, book_command: BookCommand
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["app.book", *arguments])
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    status, output = book_command(*arguments, **environment)
 
-    try:
-        status = main()
-    except SystemExit as error:
-        status = 2 if error.code == 2 else 0
-
-    assert status != 0
-    assert message in capsys.readouterr().err
+    assert status in {1, 2}
+    assert message in output
 
 
-def test_a_book_that_is_refused_changes_nothing(tmp_path: Path) -> None:
-    commands.run(*SAMPLE, folder=tmp_path)
+def test_a_book_that_is_refused_changes_nothing(tmp_path: Path, book_command: BookCommand) -> None:
+    book_command(*SAMPLE)
     before = (tmp_path / "chat.db").read_bytes()
     (tmp_path / "empty").mkdir()
 
-    status, _ = commands.run("-m", "app.book", "ingest", "empty", "--url", URL, folder=tmp_path)
+    status, _ = book_command("ingest", "empty", "--url", URL)
 
     assert status == 1
     assert (tmp_path / "chat.db").read_bytes() == before
@@ -579,7 +567,7 @@ def test_a_book_that_is_refused_changes_nothing(tmp_path: Path) -> None:
 def test_without_the_extra_the_command_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "markdown_it.py").write_text("raise ModuleNotFoundError(\"No module named 'markdown_it'\")")
 
-    status, output = commands.run(*SAMPLE, folder=tmp_path)
+    status, output = commands.run("-m", "app.book", *SAMPLE, folder=tmp_path)
 
     assert status == 1
     assert "uv sync --extra book" in output
@@ -588,7 +576,12 @@ def test_without_the_extra_the_command_says_how_to_get_it(tmp_path: Path) -> Non
 
 async def test_an_interrupted_command_leaves_the_book_as_it_was(model_server: FakeOpenAI, tmp_path: Path) -> None:
     model_server.enqueue_embeddings(held(asyncio.Event()))
-    process = commands.start(*SAMPLE, folder=tmp_path, OPENAI_API_KEY=API_KEY, OPENAI_BASE_URL=model_server.url)
+    # In the background of a script this process ignores the signal, and what it starts would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = commands.start(
+        "-m", "app.book", *SAMPLE, folder=tmp_path, OPENAI_API_KEY=API_KEY, OPENAI_BASE_URL=model_server.url
+    )
+    signal.signal(signal.SIGINT, before)
     await model_server.wait_for_embedding_requests(1)
 
     process.send_signal(signal.SIGINT)
@@ -603,20 +596,20 @@ async def test_an_interrupted_command_leaves_the_book_as_it_was(model_server: Fa
     await database.close()
 
 
-async def test_the_command_tells_what_it_skipped_and_replaced(model_server: FakeOpenAI, tmp_path: Path) -> None:
+async def test_the_command_tells_what_it_skipped_and_replaced(
+    model_server: FakeOpenAI, tmp_path: Path, book_command: BookCommand
+) -> None:
     add: Callable[[str, str], object] = lambda name, page: (tmp_path / name).write_text(page)  # noqa: E731
     folder = tmp_path / "docs"
     folder.mkdir()
     add("docs/arms.md", BOOK["arms.md"])
     add("docs/draft.md", "---\ndraft: true\n---\nText.")
-    arguments = ("-m", "app.book", "ingest", "docs", "--url", URL, "--locale", "en", "--exclude", "x/**")
+    arguments = ("ingest", "docs", "--url", URL, "--locale", "en", "--exclude", "x/**")
     environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
 
-    await asyncio.to_thread(commands.run, *arguments, folder=tmp_path, **environment)
+    await asyncio.to_thread(book_command, *arguments, **environment)
     add("docs/arms.md", BOOK["arms.md"].replace("Elbow", "Wrist"))
-    status, output = await asyncio.to_thread(
-        commands.run, *arguments, folder=tmp_path, OPENAI_EMBEDDING_MODEL="other", **environment
-    )
+    status, output = await asyncio.to_thread(book_command, *arguments, OPENAI_EMBEDDING_MODEL="other", **environment)
 
     assert status == 0
     assert output.splitlines() == [
