@@ -91,6 +91,8 @@ def test_headings_in_lists_and_quotations_count_but_begin_no_section() -> None:
         "| a |\n|---|\n| ## no |",
         "<h2>no</h2>",
         "<Foo>## no</Foo>",
+        "<summary>## no</summary>",
+        "<TabItem value='a'>## no</TabItem>",
     ],
 )
 def test_what_only_looks_like_a_heading_is_none(block: str) -> None:

@@ -290,3 +290,4 @@ async def test_a_wrong_command_line_is_refused(run: Run, arguments: tuple[str, .
 
     assert status == 2
     assert "usage:" in output
+    assert "_positive" not in output

@@ -327,13 +327,17 @@ async def test_of_several_books_those_of_our_model_are_compared(
     assert set(pages(await find(search, "optics"))) == {"legs", "wheels"}
 
 
-async def test_a_vector_of_other_dimensions_than_the_books_is_not_compared(
-    database: Database, search: BookSearch, model_server: FakeOpenAI
+async def test_a_vector_of_other_dimensions_than_the_books_is_not_compared_and_the_log_says_so_once(
+    database: Database, search: BookSearch, model_server: FakeOpenAI, caplog: pytest.LogCaptureFixture
 ) -> None:
     await replace_book(database, *ROBOTS)
-    model_server.enqueue_embeddings(embeddings(dimensions=384))
+    model_server.enqueue_embeddings(*[embeddings(dimensions=384)] * 2)
 
-    assert [hit.meaning_rank for hit in await find(search, "legs")] == [None]
+    for question in ("legs", "wheels"):
+        assert [hit.meaning_rank for hit in await find(search, question)] == [None]
+
+    said = [(fields["dimensions"], fields["dimensions_of_book"]) for fields in events(caplog, "book.not_comparable")]
+    assert said == [(384, 1536)]
 
 
 def meaning(*sections: Section) -> Reply:

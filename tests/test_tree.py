@@ -126,7 +126,19 @@ def test_the_address_of_the_root_is_completed(url: str, root: str, folder: Path)
 
 @pytest.mark.parametrize(
     "url",
-    ["", "book.example.org/docs", "/docs", "ftp://a/b", "https://", "https://a/?q=1", "https://a/#b", "https://[a"],
+    [
+        *(
+            "",
+            "book.example.org/docs",
+            "/docs",
+            "ftp://a/b",
+            "https://",
+            "https://a/?q=1",
+            "https://a/#b",
+            "https://[a",
+        ),
+        *("https://a b/", "https://a:b/", "https://a:70000/", "https://a@b/", "https://a\\b/"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(url: str, folder: Path) -> None:
     add(folder, "index.md")
@@ -173,20 +185,23 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
         "utf16.md": "Text.".encode("utf-16"),
         "binary.md": b"a\0b",
         "large.md": b"a " * 3_000_000,
+        "list.md": "---\n- a\n---\nText.",
         "x/a.md": "---\nslug: /a\n---\nThe same address.",
     }
     write(folder, **files)
     (folder / "gone.md").symlink_to(folder / "nowhere.md")
+    os.mkfifo(folder / "pipe.md")
 
     book = read_book(folder, URL)
 
-    assert pages(book) == ["a"]
+    assert pages(book) == ["a", "list"]
     assert book.skipped == [
         Skipped("binary.md", "is not text"),
         Skipped("draft.md", "is a draft"),
         Skipped("gone.md", "cannot be read: No such file or directory"),
         Skipped("large.md", "is larger than 5 MB"),
         Skipped("latin.md", "is not UTF-8"),
+        Skipped("pipe.md", "is not a file"),
         Skipped("unlisted.md", "is unlisted"),
         Skipped("utf16.md", "is not UTF-8"),
         Skipped("yaml.md", "has front matter that is not YAML, in line 3"),
@@ -218,6 +233,26 @@ def test_a_line_is_not_front_matter(text: str, folder: Path) -> None:
     add(folder, "a.md", text)
 
     assert "Text." in read_book(folder, URL).chunks[0].text
+
+
+@pytest.mark.parametrize(
+    ("name", "front_matter", "is_mdx"),
+    [
+        ("a.md", "", False),
+        ("a.mdx", "", True),
+        ("a.md", "format: mdx", True),
+        ("a.mdx", "format: md", False),
+        ("a.mdx", "format: detect", True),
+    ],
+)
+def test_a_page_has_the_format_of_its_name_or_of_its_front_matter(
+    name: str, front_matter: str, *, is_mdx: bool, folder: Path
+) -> None:
+    add(folder, name, f"---\n{front_matter}\n---\nA set {{1, 2}}.")
+
+    [chunk] = read_book(folder, URL).chunks
+
+    assert chunk.text == ("A set ." if is_mdx else "A set {1, 2}.")
 
 
 def test_a_page_without_a_title_is_named_by_its_label_its_file_or_its_folder(folder: Path) -> None:

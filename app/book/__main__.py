@@ -101,10 +101,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return int(text)
 
 
 async def _ingest(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from app.book.slugs import Slugger
 MAX_CHARS = 2_000
 """The most characters of a chunk with its title, which are at most 8,000 bytes: fewer than the 8,192 tokens of a model."""
 
-MIN_CHARS = 250
+MIN_CHARS = 200
 """A section with fewer is joined with the next one."""
 
 SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "

@@ -385,15 +385,16 @@ class _Reader:
         at_start = self._is_at_start()
         if not tag.closing and (title := self._title_in(tag)):
             return f"\n\n**{title}**\n\n" if at_start else f" {title} "
+        # What follows a tag in its line begins no block.
+        mark = MARK * self._text.startswith("#", tag.end)
         if tag.name in {"TabItem", "details", "summary"}:
-            return "\n\n" if at_start or tag.closing else " "
+            return f"\n\n{mark}" if at_start or tag.closing else " "
         if tag.name in _BLOCK:
             alt = tag.attributes.get("alt", "")
             if at_start:
-                return "- " if tag.name == "li" and not tag.closing else MARK * self._text.startswith("#", tag.end)
+                return "- " if tag.name == "li" and not tag.closing else mark
             return f" {alt} " if alt else " "
-        # What follows a tag in its line begins no block.
-        return MARK if at_start and self._text.startswith("#", tag.end) else ""
+        return mark if at_start else ""
 
     def _note_tabs(self, values: str) -> None:
         """Remember the labels of tabs that are listed in one place."""

@@ -103,6 +103,7 @@ class BookSearch:
         self.questions = QuestionEmbedder(self._embedder)
         self._signs = Signs(database)
         self._book = Book()
+        self._not_comparable: Book | None = None
         self._read_at = time.monotonic()
         self._reading: asyncio.Task[None] | None = None
 
@@ -164,7 +165,10 @@ class BookSearch:
         finally:
             before.cancel()
         dimensions = self._dimensions(book)
-        if vector is None or len(vector) != dimensions:
+        if vector is None:
+            return None
+        if len(vector) != dimensions:
+            self._tell_of_other_dimensions(book, len(vector))
             return None
         if vector_before is None or len(vector_before) != dimensions:
             return vector
@@ -191,7 +195,7 @@ class BookSearch:
             book = Book(await self._database.execute((statement, {})))
             if book.rows != self._book.rows:
                 await self._prepare(book)
-            self._book = book
+                self._book = book
         except MissingTableError:
             pass  # Readiness says so.
         except DatabaseError as error:
@@ -210,6 +214,16 @@ class BookSearch:
             reason = "the book has embeddings of other models only, so it is searched by words"
             fields = {"reason": reason, "models": sorted({name for name, _ in book.embeddings}), "model": model}
             logger.warning("book.not_comparable", extra={"fields": fields})
+
+    def _tell_of_other_dimensions(self, book: Book, found: int) -> None:
+        """Log, once for each book, that the model has changed under its name."""
+        if self._not_comparable is book:
+            return
+        self._not_comparable = book
+        model = self._embedder.model
+        reason = "the model's embeddings have other dimensions than the book's, so it is searched by words"
+        fields = {"reason": reason, "model": model, "dimensions": found, "dimensions_of_book": book.dimensions(model)}
+        logger.warning("book.not_comparable", extra={"fields": fields})
 
     async def _find(
         self, book: Book, query: Query, previous: str | None, vector: Vector | None, limit: int

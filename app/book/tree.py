@@ -21,6 +21,7 @@ _LOCALE = re.compile(r"/i18n/([^/]+)/docusaurus-plugin-content-docs[^/]*/")
 _DEFAULT_LOCALE = "en"  # Docusaurus has the same.
 _UNREAD_FOLDERS = frozenset({"node_modules", "__tests__"})
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<yaml>.*?)(?:^|\n)---[ \t]*(?:\n|$)", re.DOTALL)
+_NOT_IN_HOST = re.compile(r"[\s@\\<>\"]")
 _NO_PREFIX = re.compile(r"[0-9]+[-_.][0-9]+")
 _PREFIX = re.compile(r"[0-9]+\s*[-_.]+\s*([^-_.\s].*)")
 
@@ -97,7 +98,10 @@ def book_url(text: str) -> str:
     try:
         url = urlsplit(text.strip())
         is_usable = (
-            url.scheme in {"http", "https"} and bool(url.hostname) and not (url.username or url.query or url.fragment)
+            url.scheme in {"http", "https"}
+            and bool(url.hostname)
+            and url.port != 0  # A port that is none raises ValueError.
+            and not (_NOT_IN_HOST.search(url.netloc) or url.query or url.fragment)
         )
     except ValueError:
         is_usable = False
@@ -163,16 +167,23 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
             page=address,
             title=front_matter.get("title"),
             fallback=front_matter.get("sidebar_label") or name,
-            is_mdx=file.endswith(".mdx") or front_matter.get("format") == "mdx",
+            is_mdx=_format(file, front_matter) == "mdx",
         )
     except RecursionError:
         raise _SkipError("is nested too deeply") from None
     return _Page(address, chunks)
 
 
+def _format(file: str, front_matter: Mapping[str, str]) -> str:
+    given = front_matter.get("format", "detect")
+    return posixpath.splitext(file)[1][1:] if given == "detect" else given
+
+
 def _read_file(path: Path) -> str:
     """Return the file's text, its lines ended by line feeds."""
     try:
+        if not path.is_file() and path.exists():  # Reading a pipe would wait for somebody to write.
+            raise _SkipError("is not a file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _SkipError(f"is larger than {MAX_FILE_BYTES / 1_000_000:.0f} MB")
         text = path.read_bytes().decode("utf-8-sig")
@@ -197,7 +208,7 @@ def _front_matter(text: str) -> tuple[Mapping[str, str], str]:
         mark = getattr(error, "problem_mark", None)
         raise _SkipError(f"has front matter that is not YAML{f', in line {mark.line + 2}' if mark else ''}") from None
     if not isinstance(values, dict):
-        return {}, text[found.end() :] if values in {None, ""} else text
+        return {}, text if values else text[found.end() :]
     plain = {str(name): " ".join(value.split()) for name, value in values.items() if isinstance(value, str)}
     return {name: value for name, value in plain.items() if value}, text[found.end() :]
 
