@@ -81,6 +81,25 @@ async def serving(*routes: Route) -> AsyncIterator[Connect]:
                     client.writer.transport.abort()
 
 
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The event that the server has lost a connection; it keeps idle ones for a second."""
+    lost = asyncio.Event()
+
+    class Observed(connections.BoundedProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.timeout_keep_alive = 1
+
+        @override
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    monkeypatch.setattr("tests.conftest.BoundedProtocol", Observed)
+    return lost
+
+
 async def echo(request: Request) -> Response:
     return PlainTextResponse(str(len(await request.body())))
 
@@ -175,6 +194,26 @@ async def test_what_cannot_be_parsed_ends_a_response_that_is_under_way() -> None
         release.set()
 
 
+async def test_what_follows_a_refused_request_on_its_connection_is_not_served(lost: asyncio.Event) -> None:
+    served = []
+
+    async def count(request: Request) -> Response:
+        served.append(request.method)
+        return PlainTextResponse("no", 413)
+
+    async with serving(Route("/", count, methods=["POST"])) as connect:
+        client = await connect()
+        await client.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert await client.response() == (413, b"no")
+        await client.send(END, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+
+        assert await client.reader.read() == b""
+        client.writer.close()
+        async with asyncio.timeout(10):
+            await lost.wait()
+    assert served == ["POST"]
+
+
 async def test_a_refused_client_that_never_stops_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LINGER_SECONDS", SILENT)
     async with serving(Route("/", refuse, methods=["POST"])) as connect:
@@ -248,28 +287,17 @@ def text_of(size: int) -> Route:
 
 
 @pytest.mark.parametrize("size", [50_000, 20_000_000], ids=["small", "large"])
-async def test_a_response_that_nobody_reads_ends_its_connection(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_response_that_nobody_reads_ends_its_connection(
+    size: int, lost: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "UNREAD_SECONDS", SILENT)
-    ended = asyncio.Event()
-
-    class Observed(connections.BoundedProtocol):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.timeout_keep_alive = 0
-
-        @override
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            ended.set()
-
-    monkeypatch.setattr("tests.conftest.BoundedProtocol", Observed)
     async with serving(text_of(size)) as connect:
         client = await connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
         async with asyncio.timeout(15):
-            await ended.wait()
+            await lost.wait()
 
 
 async def test_a_slow_reader_gets_all_of_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +313,22 @@ async def test_a_slow_reader_gets_all_of_a_response(monkeypatch: pytest.MonkeyPa
             await asyncio.sleep(SILENT / 10)
 
         assert received == 20_000_000
+
+
+async def test_a_reader_who_was_slow_once_is_not_watched_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", SILENT)
+
+    async def answer_slowly(_request: Request) -> Response:
+        await asyncio.sleep(4 * SILENT)
+        return PlainTextResponse("at last")
+
+    async with serving(text_of(20_000_000), Route("/slow", answer_slowly)) as connect:
+        client = await connect()
+        await client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.response())[0] == 200
+        await client.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert await client.response() == (200, b"at last")
 
 
 @on_one_database
