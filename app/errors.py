@@ -22,6 +22,7 @@ ChatError                        the service itself failed               500 int
 """
 
 import logging
+import uuid
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -243,7 +244,8 @@ def render(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:
 
 
 def _body(code: str, message: str, details: Sequence[ErrorDetail] = ()) -> ErrorResponse:
-    request_id = current_request().request_id
+    # What the server's parser refuses has no id yet.
+    request_id = current_request().request_id or str(uuid.uuid4())
     return ErrorResponse(
         error=ErrorInfo(code=code, message=message, request_id=request_id, details=list(details) or None)
     )
@@ -251,6 +253,11 @@ def _body(code: str, message: str, details: Sequence[ErrorDetail] = ()) -> Error
 
 def _json(body: ErrorResponse, status: int, headers: dict[str, str] | None = None) -> Response:
     return Response(body.model_dump_json(exclude_none=True), status, headers, media_type="application/json")
+
+
+def invalid_request(field: str, reason: str, headers: dict[str, str] | None = None) -> Response:
+    """Return the response to a request that never reaches a route; the field says which part of it is wrong."""
+    return _json(_body(*_HTTP_ERRORS[400], [ErrorDetail(field=field, reason=reason)]), 400, headers)
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:

@@ -1,8 +1,9 @@
 """A conversation read back and deleted, and its answers rated."""
 
 import uuid
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import dropwhile
+from itertools import accumulate, dropwhile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -29,6 +30,9 @@ from app.models import (
 )
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
+
+PAGE_CHARS = 250_000
+"""How much text a page may hold: clients that do not read their pages leave them to the server's memory."""
 
 _RESPONSES = {status: ERROR_RESPONSES[status] for status in (400, 404, "4XX", 500)}
 
@@ -116,9 +120,9 @@ async def load_messages(
 ) -> tuple[Sequence[Row[Any]], bool]:
     """Return the session's messages that follow the one with the id `after`, and whether more follow.
 
-    Every reply stands right after its question, or right before it with the newest first, however late it was recorded. An
-    `after` that is not in the session is followed by nothing. A row's `is_answering` tells of a question whose reply is on its
-    way.
+    There are `limit` of them at most, and fewer if they are long: a page has PAGE_CHARS, or one message. Every reply stands
+    right after its question, or right before it with the newest first, however late it was recorded. An `after` that is not in
+    the session is followed by nothing. A row's `is_answering` tells of a question whose reply is on its way.
     """
     # A page is cut from whole turns, the first of which is that of `after`, so that its other half is not lost.
     root, cursor = aliased(Message), aliased(Message)
@@ -146,7 +150,14 @@ async def load_messages(
     rows = await db.execute((messages, {}))
     if after is not None:
         rows = list(dropwhile(lambda row: row.id != after, rows))[1:]
-    return rows[:limit], len(rows) > limit
+    page_rows = _within_page(rows[:limit])
+    return page_rows, len(rows) > len(page_rows)
+
+
+def _within_page(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+    """Return as many of the rows as fit into a page, at least one."""
+    sizes = accumulate(len(row.content) + len(row.selected_text or "") for row in rows)
+    return rows[: max(1, bisect_right(list(sizes), PAGE_CHARS))]
 
 
 async def load_sessions(

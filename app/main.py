@@ -5,9 +5,13 @@ import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
+from typing import override
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import chat, chatkit, errors, health, history, logs, stream, widget
@@ -69,6 +73,18 @@ def _warn_of_gaps(settings: Settings) -> None:
         logger.warning("openai.unlimited", extra={"fields": {"reason": reason}})
 
 
+class _CORS(CORSMiddleware):
+    """Starlette's middleware, whose refusals have the body of every other error."""
+
+    @override
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == HTTPStatus.OK:
+            return response
+        allowed = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return errors.invalid_request("Origin", bytes(response.body).decode(), allowed)
+
+
 class CORSFromSettings:
     """Starlette's CORSMiddleware with the origins from the settings, which are read at the start, not at import."""
 
@@ -82,7 +98,7 @@ class CORSFromSettings:
             await self.app(scope, receive, send)
             return
         settings: Settings = scope["state"]["settings"]
-        cors = CORSMiddleware(
+        cors = _CORS(
             self.app,
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.errors import OverloadedError, log
 
 RETRY_AFTER_SECONDS = "1"
-CLEARING_UP_SECONDS = 5.0
-"""How long cancelled turns may take to give up their claims."""
+CLEARING_UP_SECONDS = 2.0
+"""How long cancelled turns may take to give up their claims, which run out by themselves too."""
 LAST_BYTES_SECONDS = 2.0
 """How long responses may take to reach their readers once the last turn has ended."""
 
@@ -39,6 +39,8 @@ class TurnMiddleware:
         token = _of_request.set(turns)
         try:
             await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            pass  # The process stops, and the connection is closed: to the server it would be an error with a stack trace.
         finally:
             _of_request.reset(token)
             if turns:
@@ -78,17 +80,20 @@ class Turns:
     async def close(self) -> None:
         """Start no more turns, let the running ones finish within the grace, and cancel those that are left.
 
-        The grace counts from the first call.
+        The grace counts from the first call. A turn that cannot clear up in time, because the database does not answer, is
+        cancelled again.
         """
         if self._closes_at is None:
             self._closes_at = time.monotonic() + self._grace_seconds
         if self._running:
             await asyncio.wait(self._running, timeout=max(0.0, self._closes_at - time.monotonic()))
         for task in self._running:
-            if not task.cancelling():  # A turn that is clearing up must not be cancelled again.
+            if not task.cancelling():  # A turn that is clearing up is not disturbed yet.
                 task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=CLEARING_UP_SECONDS)
+        for task in self._running:
+            task.cancel()
 
 
 async def _cut_off_politely[T](turn: Coroutine[Any, Any, T]) -> T:
@@ -105,12 +110,21 @@ def _log_failure(turn: asyncio.Task[Any]) -> None:
         log(error)
 
 
+def _end(server_state: Any) -> None:
+    """End every connection and every request of uvicorn."""
+    for connection in set(server_state.connections):
+        connection.transport.abort()
+    for request in set(server_state.tasks):
+        request.cancel()
+
+
 @contextmanager
 def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run the callback when the process is told to stop, and then end the connections that are still open.
+    """Run the callback when the process is told to stop, and then end the connections and requests that are still open.
 
     The server tells the application only when every response has ended, but it is the application that ends the streams. And
-    it waits for as long as a client takes: one that never sends the rest of its request would keep the process for ever.
+    it waits for as long as a client or the database takes: one that never sends the rest of its request would keep the process
+    for ever.
     """
     server_handler = signal.getsignal(signal.SIGTERM)
     if not callable(server_handler) or threading.current_thread() is not threading.main_thread():
@@ -126,8 +140,8 @@ def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterato
     async def stop() -> None:
         await callback()
         await asyncio.sleep(LAST_BYTES_SECONDS)
-        for connection in set(server.server_state.connections if is_uvicorn else ()):
-            connection.transport.abort()
+        if is_uvicorn:
+            _end(server.server_state)
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal is_stopping

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 from app import dsn
 from app.book.__main__ import main
 from app.config import Settings
+from app.connections import BoundedProtocol
 from app.dependencies import get_retriever
 from app.main import app
 from app.models import ChatSession, Message, MessageRole, utc_now
@@ -310,7 +311,7 @@ async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterato
     """
     # asyncio does so itself, but only for listeners that it made.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(application, log_config=None)
+    config = uvicorn.Config(application, http=BoundedProtocol, log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

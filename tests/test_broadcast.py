@@ -121,6 +121,18 @@ async def test_the_pieces_that_a_late_reader_has_missed_are_few() -> None:
     assert sum(len(event.text) for event in told if isinstance(event, DeltaEvent)) == 10_000
 
 
+async def test_a_reader_is_told_a_few_pieces_at_a_time() -> None:
+    broadcast = Broadcast()
+    broadcast.emit(QUESTION)
+    for _ in range(100):
+        broadcast.emit(DeltaEvent(text="x"))
+    await end(broadcast)
+
+    batches = [len(events) async for events in broadcast.follow()]
+
+    assert batches == [65, 36, 1]
+
+
 async def test_a_turn_that_fails_fails_its_readers_after_its_last_piece() -> None:
     broadcast = Broadcast()
     broadcast.emit(QUESTION)

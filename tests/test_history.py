@@ -125,6 +125,20 @@ async def test_a_page_has_fifty_messages_unless_told(service: Service) -> None:
     assert len((await page(service, session_id, limit=100))["data"]) == 51
 
 
+async def test_a_page_of_long_messages_has_fewer_of_them(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.history.PAGE_CHARS", 1_000)
+    session_id = None
+    for excerpt, answer in (("e" * 495, "a" * 500), ("e" * 496, "a" * 500), ("e", "a" * 2_000)):
+        model_server.enqueue(completion(answer))
+        response = await service.chat("Why?!", session_id=session_id, selected_text=excerpt)
+        session_id = response.json()["session_id"]
+
+    # Each page is as full as it may be; only a single message may be longer than one.
+    assert [len(ids) for ids in await pages(service, session_id, limit=50)] == [2, 1, 2, 1]
+
+
 async def test_what_is_said_after_a_page_was_read_is_on_the_next(service: Service, model_server: FakeOpenAI) -> None:
     session_id = (await service.chat("One?")).json()["session_id"]
     end = await page(service, session_id)

@@ -8,14 +8,16 @@ from typing import Any
 import httpx2
 import pytest
 from dirty_equals import IsUUID
-from sqlalchemy import delete
+from sqlalchemy import delete, text
 from sqlmodel import col
 
 from app.models import Message, MessageRole
 from app.retrieval import RETRIEVAL_TIMEOUT_SECONDS
+from tests.bodies import NOT_FOUND
 from tests.conftest import Serve, Service
-from tests.events import all_events
-from tests.fake_openai import FakeOpenAI, cut, failure, held, stall
+from tests.events import all_events, events_of
+from tests.fake_openai import FakeOpenAI, completion, cut, failure, held, stall, stream
+from tests.marks import on_one_database
 
 
 async def ask(service: Service, key: str, message: str = "Why?", **fields: Any) -> httpx2.Response:
@@ -247,6 +249,49 @@ async def _forget_reply(service: Service) -> None:
     last = (await service.tables.messages())[-1]
     async with service.tables.engine.begin() as connection:
         await connection.execute(delete(Message).where(col(Message.id) == last.id))
+
+
+async def test_a_stream_whose_session_is_deleted_does_not_name_the_one_in_which_another_request_answered(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    key, gate = new_key(), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate), completion("It walks."))
+    body = {"message": "Why?", "session_id": session_id}
+
+    async with service.client.stream("POST", "/chat/stream", json=body, headers={"Idempotency-Key": key}) as response:
+        events = events_of(response)
+        beginning = [await anext(events), await anext(events)]
+        await service.client.delete(f"/chat/{session_id}")
+        again = (await ask(service, key, session_id=session_id)).json()
+        gate.set()
+        ending = [event async for event in events]
+
+    assert [name for name, _ in beginning] == ["session", "delta"]
+    assert again["response"] == "It walks."
+    assert again["session_id"] != session_id
+    assert [(name, data.get("error", {}).get("code")) for name, data in ending] == [
+        ("delta", None),
+        ("error", "turn_in_progress"),
+    ]
+
+
+@on_one_database
+async def test_a_reply_that_was_there_and_is_gone_is_no_answer(service: Service, model_server: FakeOpenAI) -> None:
+    # As if a first try had arrived, its connection was lost, and the session was deleted before the second one looked.
+    async with service.tables.engine.begin() as connection:
+        for statement in (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE unique_violation; END $$",
+            "CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.role = 'assistant') EXECUTE FUNCTION refuse()",
+        ):
+            await connection.execute(text(statement))
+    try:
+        response = await service.chat("Why?")
+    finally:
+        async with service.tables.engine.begin() as connection:
+            await connection.execute(text("DROP FUNCTION refuse CASCADE"))
+
+    assert (response.status_code, response.json()) == (404, NOT_FOUND)
 
 
 async def test_without_a_key_the_same_question_is_asked_twice(service: Service, model_server: FakeOpenAI) -> None:

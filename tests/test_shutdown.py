@@ -379,6 +379,41 @@ async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
         writer.close()
 
 
+@one_or_two_workers
+async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
+    start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
+) -> None:
+    program = await start(workers, SHUTDOWN_GRACE_SECONDS="1")
+    gate = asyncio.Event()
+    model_server.enqueue(*[held(gate)] * 2)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messages'::regclass")
+
+    async with (
+        tables.engine.connect() as locking,
+        tables.engine.connect() as looking,
+        httpx2.AsyncClient(base_url=program.url, timeout=30) as client,
+        asking(program, "Why?", **new_key()) as asked,
+        asking(program, "How?") as asked_without_key,
+    ):
+
+        async def statements_wait() -> bool:
+            return bool((await looking.execute(waiting)).scalar_one() == 3)
+
+        await model_server.wait_for_requests(2)
+        await locking.execute(text("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"))
+        looked_up = asyncio.create_task(client.get("/health/ready"))
+        gate.set()
+        await eventually(statements_wait)
+        program.stop()
+
+        async with asyncio.timeout(8):  # A statement alone may take ten seconds, and is tried twice.
+            assert await program.ended() == 0
+        for request in (asked, asked_without_key, looked_up):
+            with suppress(httpx2.RemoteProtocolError):
+                assert (await request).status_code == 503
+    assert "Traceback" not in program.output
+
+
 async def test_a_server_that_embeds_uvicorn_ends_without_a_traceback(
     postgres_url: str, model_server: FakeOpenAI, tmp_path: Path
 ) -> None:

@@ -56,10 +56,10 @@ def records(output: str) -> list[dict[str, Any]]:
     return lines
 
 
-def test_the_commands_bound_what_a_client_sends_as_headers() -> None:
-    # Of uvicorn's parsers this is the one with a limit; websockets, which the service has not, would log their query.
+def test_the_commands_bound_what_a_client_sends_and_holds() -> None:
+    # WebSockets, which the service has not, would log their query.
     for command in COMMANDS.values():
-        assert "--http h11 --ws none" in command
+        assert "--http app.connections:BoundedProtocol --ws none" in command
 
 
 def test_the_image_holds_what_the_service_needs_and_nothing_that_is_ignored() -> None:

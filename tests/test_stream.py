@@ -114,6 +114,34 @@ async def _opening_gate(lines: AsyncIterator[str], gate: asyncio.Event, *, at: s
         yield line
 
 
+async def test_while_the_model_speaks_no_comments_come_in_between(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.KEEPALIVE_SECONDS", 0.5)
+    gate, second_gate = asyncio.Event(), asyncio.Event()
+
+    async def speak_on(exchange: Exchange) -> None:
+        await second_gate.wait()
+        await exchange.close()
+
+    model_server.enqueue(stream("Well, ", "no.", gate=gate, then=speak_on))
+
+    async with streamed(service) as response:
+        silences, heard = [], asyncio.get_running_loop().time()
+        async for line in response.aiter_lines():
+            if not line:
+                continue
+            now = asyncio.get_running_loop().time()
+            if line == ": ping":
+                silences.append(now - heard)
+                (second_gate if gate.is_set() else gate).set()
+            heard = now
+
+    # A comment comes after a whole silence, which begins anew with each piece and each comment.
+    assert len(silences) >= 2
+    assert min(silences) > 0.4
+
+
 @pytest.mark.parametrize(
     ("reply", "code"),
     [

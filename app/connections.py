@@ -1,0 +1,156 @@
+"""The connections of clients: what each may send and hold, and for how long.
+
+uvicorn takes this protocol with `--http app.connections:BoundedProtocol`. Its own one bounds the size of headers, and waits for
+as long as a client takes, both for the rest of a request and for a response to be read.
+"""
+
+import asyncio
+from typing import Any, override
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.errors import invalid_request
+
+REQUEST_SECONDS = 30.0
+"""How long a request may take to arrive, body included; and how long a new connection may stay silent."""
+UNREAD_SECONDS = 30.0
+"""How long a reader may take nothing of a response that does not fit into the connection's buffers."""
+LINGER_SECONDS = 5.0
+"""How long the rest of a refused request is thrown away, so that its client comes to read the refusal."""
+MOST_PIECES = 1_000
+"""In how many pieces a body may come: to read a piece takes as long whatever its size."""
+
+
+class _Parser(h11.Connection):
+    """h11's parser, which refuses a body in too many pieces."""
+
+    _pieces = 0
+
+    @override
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            if self._pieces > MOST_PIECES:
+                raise h11.RemoteProtocolError("too many pieces", error_status_hint=413)
+        return event
+
+    @property
+    def is_request_complete(self) -> bool:
+        return self.their_state not in {h11.IDLE, h11.SEND_BODY}
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's protocol on h11, for clients that are slow, silent or hostile.
+
+    A request that is not there in time, and a response that nobody reads, end the connection. What follows a refused request
+    on its connection is thrown away unread.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn: _Parser = _Parser(h11.SERVER, self.conn._max_incomplete_event_size)  # noqa: SLF001  # Chosen by uvicorn.
+        self._is_lingering = False
+        self._arriving: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_request()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timers()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._is_lingering:
+            return
+        super().data_received(data)
+        self._await_request()
+
+    def _await_request(self) -> None:
+        """Have the connection end if a request has begun and does not arrive."""
+        if self.conn.is_request_complete or self._is_lingering:
+            if self._arriving:
+                self._arriving.cancel()
+                self._arriving = None
+        elif self._arriving is None:
+            self._arriving = asyncio.get_running_loop().call_later(REQUEST_SECONDS, self.transport.abort)
+
+    @override
+    def on_response_complete(self) -> None:
+        if self.conn.is_request_complete:
+            super().on_response_complete()
+            if self.conn.their_state is h11.SEND_BODY:  # The next request has begun already.
+                self._await_request()
+        else:
+            super().on_response_complete()
+            self._linger()
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state is h11.SEND_BODY:  # A response is under way, and cannot be taken back.
+            self.transport.abort()
+            return
+        is_awaited = self.conn.our_state is h11.SEND_RESPONSE
+        if (is_awaited or self.conn.our_state is h11.IDLE) and not self.transport.is_closing():
+            response = invalid_request("request", msg)
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            for event in (
+                h11.Response(status_code=response.status_code, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=bytes(response.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        if is_awaited:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._linger()
+
+    def _linger(self) -> None:
+        """End the connection so that the client still gets what was written: closed at once, it would get a reset instead."""
+        self._is_lingering = True
+        self._stop_timers()
+        if not self.transport.is_closing():
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.flow.resume_reading()
+        self._unread = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread and not self._is_lingering:
+            self._unread.cancel()
+            self._unread = None
+
+    @override
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        if self._unread is None:
+            self._watch_reader()
+
+    def _watch_reader(self, unread: int | None = None) -> None:
+        """Have the connection end if its reader has taken nothing since this many bytes were unread."""
+        size = self.transport.get_write_buffer_size()
+        if unread is not None and size >= unread:
+            self.transport.abort()
+        else:
+            self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._watch_reader, size)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._arriving, self._unread):
+            if timer:
+                timer.cancel()
+        self._arriving = self._unread = None
