@@ -14,9 +14,11 @@ from pydantic import BeforeValidator
 from sqlalchemy import Row
 
 from app.broadcast import TurnEvent
+from app.budget import Budget
 from app.citations import cite
 from app.config import Settings
 from app.conversations import (
+    Answer,
     Conversation,
     find_conversation,
     is_answered,
@@ -81,6 +83,7 @@ class Turn:
     owner: str | None
     """The digest of the reader's token."""
     count: Allowance
+    budget: Budget
     db: Database
     model: LanguageModel
     retriever: Retriever
@@ -107,7 +110,7 @@ async def new_turn(
 ) -> Turn:
     """Return a turn; raises RequestValidationError if a text is longer than the settings allow.
 
-    Raises RateLimitedError if the reader has no question left, except for one that has been answered already.
+    Raises RateLimitedError if the reader has no question left or the day no tokens, except for one that has been answered already.
     """
     state = request.state
     settings, db = state["settings"], state["database"]
@@ -120,7 +123,8 @@ async def new_turn(
     if too_long:
         raise RequestValidationError(too_long)
     try:
-        count = await state["limiter"].allowance(request)
+        await state["budget"].check()
+        count = await state["limiter"].allowance(request, owner)
     except RateLimitedError as error:
         if idempotency_key is None or not await is_answered(db, turn_ids(question, owner, idempotency_key).question):
             raise
@@ -130,6 +134,7 @@ async def new_turn(
         idempotency_key=idempotency_key,
         owner=owner,
         count=count,
+        budget=state["budget"],
         db=db,
         model=state["model"],
         retriever=retriever,
@@ -221,19 +226,11 @@ async def _answer(
         if turn.idempotency_key is None and not isinstance(error, DatabaseError):
             await give_up(turn.db, question)
         raise
-    reply = await record_reply(turn.db, question, answer.text, answer.sources)
+    reply = await record_reply(turn.db, question, answer)
     if emit and (reply.content, reply.session_id) != (answer.text, question.session_id):
         # Another request answered the question meanwhile: what was told here is not what is recorded.
         raise TurnInProgressError(retry_after="1")
     return as_done(reply)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said, with citation markers `[n]`, and the sources that it cites."""
-
-    text: str
-    sources: Sequence[Source]
 
 
 async def ask_model(turn: Turn, history: Sequence[PastTurn], retrieval: Retrieval, emit: Emit | None) -> Answer:
@@ -247,15 +244,25 @@ async def ask_model(turn: Turn, history: Sequence[PastTurn], retrieval: Retrieva
     prompt = assemble_prompt(
         turn.request.message,
         book_title=turn.settings.book_title,
+        instructions=turn.settings.assistant_instructions,
         excerpt=turn.request.selected_text,
         passages=passages,
         history=history,
     )
-    answer = await turn.model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
-    text, cited = cite(answer, len(passages))
+    completion = await turn.model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
+    turn.budget.spend(completion.tokens)
+    text, cited = cite(completion.text, len(passages))
     if not text.strip():  # It was nothing but markers of passages that do not exist.
         raise ModelError
-    return Answer(text, [sources[number - 1] for number in cited])
+    return Answer(
+        text,
+        [sources[number - 1] for number in cited],
+        model=completion.model,
+        duration_ms=completion.duration_ms,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        retrieved=len(passages),
+    )
 
 
 def _replay(question: MessageBase, reply: Row[Any], emit: Emit | None) -> DoneEvent:

@@ -294,7 +294,7 @@ async def _regenerate(turn: Turn, question: MessageBase, emit: Emit) -> DoneEven
         emit(question)
         answer = await ask_model(turn, conversation.history, retrieval, emit)
     until = conversation.last_message_at
-    return as_done(await replace_reply(turn.db, question, answer.text, answer.sources, until=until))
+    return as_done(await replace_reply(turn.db, question, answer, until=until))
 
 
 class _Shown(IntEnum):

@@ -168,6 +168,8 @@ class Settings(DatabaseSettings):
 
     book_title: str = "Physical AI & Humanoid Robotics"
     """The book that the assistant answers questions about."""
+    assistant_instructions: str | None = None
+    """What else the assistant is told about its manner, such as how it addresses readers. The rules for quoted text stay."""
     history_limit: Annotated[int, Field(ge=0, le=100)] = 10
     """The most earlier messages of the session that the model is sent, in pairs of question and answer."""
     max_message_chars: Annotated[int, Field(gt=0)] = 4_000
@@ -186,9 +188,11 @@ class Settings(DatabaseSettings):
     max_concurrent_turns: Annotated[int, Field(gt=0)] = 1_000
     """The most turns that one process works on at the same time. More are refused as `overloaded`."""
     rate_limit: str | None = None
-    """How many questions one reader may ask, such as `30/minute`. Unset: no limit."""
+    """How many questions one reader may ask, such as `20/minute;200/day`, and an address ten times as many. Unset: no limit."""
     rate_limit_storage: SecretStr | None = None
     """The Redis server that counts for all processes, such as `redis://host:6379`. Unset: each process counts its own."""
+    daily_token_budget: Annotated[int, Field(gt=0)] | None = None
+    """How many tokens the answers of one day (UTC) may cost, for all processes together. Unset: no limit."""
     client_address_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
     """The header in which the platform's proxy sends the reader's address; its last entry counts."""
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
@@ -254,11 +258,11 @@ class Settings(DatabaseSettings):
             from limits import parse_many  # noqa: PLC0415  # A service without a limit starts faster without it.
 
             try:
-                [rate] = parse_many(value)
+                rates = parse_many(value)
             except ValueError:
-                rate = None
-            if rate is None or rate.amount < 1:
-                raise ValueError("is not a rate such as 30/minute")
+                rates = []
+            if not rates or any(rate.amount < 1 for rate in rates):
+                raise ValueError("is neither a rate such as 30/minute, nor several such as 20/minute;200/day")
         return value
 
     @field_validator("rate_limit_storage")

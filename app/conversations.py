@@ -271,14 +271,27 @@ _INSERT_REPLY = insert(Message).values(
 )
 
 
-async def record_reply(
-    db: Database, question: MessageBase, content: str, sources: Sequence[Source]
-) -> MessageBase | Row[Any]:
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, with citation markers `[n]`, the sources that it cites, and what it took."""
+
+    text: str
+    sources: Sequence[Source]
+    model: str
+    duration_ms: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    """None if the model's server does not count tokens."""
+    retrieved: int
+    """How many passages the model was sent."""
+
+
+async def record_reply(db: Database, question: MessageBase, answer: Answer) -> MessageBase | Row[Any]:
     """Write the reply and return it, or return the one that the question has already.
 
     Raises SessionNotFoundError if the question has been deleted.
     """
-    reply = _reply(question, content, sources)
+    reply = _reply(question, answer)
     try:
         await _write(db, (_INSERT_REPLY, _insertion(reply)[1]))
     except DuplicateKeyError:
@@ -309,24 +322,25 @@ _DELETE_SAID_AFTER = delete(Message).where(
     _place(Message) > _place_of("question"),
     col(Message.created_at) <= bindparam("until"),
 )
+_OF_ANSWER = (
+    *("content", "created_at", "reply_to", "sources"),
+    *("model", "prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "cited"),
+)
 # The dialect of SQLite writes it in the same words.
 _UPSERT = postgresql.insert(Message).from_select([*_MESSAGE_VALUES], select(*_MESSAGE_VALUES.values()).where(_IS_OURS))
 _REPLACE_REPLY = _UPSERT.on_conflict_do_update(
     index_elements=["id"],
-    set_={name: _UPSERT.excluded[name] for name in ("content", "created_at", "reply_to", "sources")}
-    | {"feedback": None, "feedback_comment": None},
+    set_={name: _UPSERT.excluded[name] for name in _OF_ANSWER} | {"feedback": None, "feedback_comment": None},
 ).returning(col(Message.id))
 
 
-async def replace_reply(
-    db: Database, question: MessageBase, content: str, sources: Sequence[Source], *, until: datetime | None
-) -> MessageBase:
+async def replace_reply(db: Database, question: MessageBase, answer: Answer, *, until: datetime | None) -> MessageBase:
     """Write the reply in the place of an older one, and delete what was said after the question up to `until`, in one step.
 
     Raises TurnInProgressError if another request has claimed the question meanwhile, and SessionNotFoundError if the question
     has been deleted. Nothing is changed then.
     """
-    reply = _reply(question, content, sources)
+    reply = _reply(question, answer)
     claim = {"question_id": question.id, "claim_id": question.claim_id}
     said_after = {
         **claim,
@@ -378,15 +392,21 @@ async def rate_answer(db: Database, session_id: uuid.UUID, answer_id: uuid.UUID,
         raise AnswerNotFoundError
 
 
-def _reply(question: MessageBase, content: str, sources: Sequence[Source]) -> MessageBase:
+def _reply(question: MessageBase, answer: Answer) -> MessageBase:
     return MessageBase(
         id=reply_id(question.id),
         session_id=question.session_id,
         role=MessageRole.assistant,
-        content=content,
+        content=answer.text,
         created_at=time_after(question.created_at),
         reply_to=question.id,
-        sources=list(sources) or None,
+        sources=list(answer.sources) or None,
+        model=answer.model,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        duration_ms=answer.duration_ms,
+        retrieved=answer.retrieved,
+        cited=len(answer.sources),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, TypedDict
 
 from fastapi import Depends, Header, Request
 
+from app.budget import Budget
 from app.config import Settings
 from app.database import Database
 from app.llm import LanguageModel
@@ -22,6 +23,7 @@ class State(TypedDict):
     retriever: Retriever
     turns: Turns
     limiter: RateLimiter
+    budget: Budget
 
 
 class StateRequest(Request[State]):

@@ -18,6 +18,7 @@ ChatError                        the service itself failed               500 int
 ├── IdempotencyConflictError     the key belongs to another request      409 idempotency_conflict
 ├── TurnInProgressError          another request answers the question    409 turn_in_progress
 ├── RateLimitedError             one reader asks too often               429 rate_limited
+│   └── BudgetExhaustedError     … the tokens of the day are spent       429 budget_exhausted
 └── OverloadedError              too many turns, or the service stops    503 overloaded
 """
 
@@ -185,6 +186,13 @@ class RateLimitedError(ChatError):
     event = None
 
 
+class BudgetExhaustedError(RateLimitedError):
+    """The tokens of the day are spent."""
+
+    code = "budget_exhausted"
+    message = "The assistant has answered as much as it may for today. Please ask again tomorrow."
+
+
 class OverloadedError(ChatError):
     """As many turns are running as the operator allows, or the service is stopping."""
 
@@ -210,7 +218,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     409: "`turn_in_progress`: this question is being answered already. "
     "`idempotency_conflict`: this Idempotency-Key belongs to another request.",
     413: "`payload_too_large`: the request is too large.",
-    429: "`rate_limited`: one reader asks too often.",
+    429: "`rate_limited`: one reader asks too often. `budget_exhausted`: the tokens of the day are spent.",
     "4XX": "Any other error in the request.",
     500: "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed. "
     "`openai_refused`: the model will not answer this question, and asking again does not help. "

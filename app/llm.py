@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast, override
 from urllib.request import getproxies
@@ -87,6 +88,20 @@ def endpoint(client: AsyncOpenAI, path: str) -> str:
     return str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/{path}"))
 
 
+@dataclass(frozen=True)
+class Completion:
+    """What the model said, and what it took."""
+
+    text: str
+    model: str
+    duration_ms: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    """None if the server does not count tokens."""
+    tokens: int
+    """How many there were in all; if the server does not count, a quarter of the bytes."""
+
+
 class LanguageModel:
     """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
 
@@ -107,13 +122,16 @@ class LanguageModel:
         self._client = openai_client(settings)
         self._url = endpoint(self._client, "chat/completions")
 
-    async def answer(self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None) -> str:
-        """Return the model's whole answer, never blank; with `on_delta`, pass on each piece as it arrives.
+    async def answer(
+        self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None
+    ) -> Completion:
+        """Return the model's whole answer, whose text is never blank; with `on_delta`, pass on each piece as it arrives.
 
         Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider is too busy, ModelRefusedError when it
         will not answer this prompt, ModelUnavailableError when it cannot answer any, and ModelError for all other failures.
         """
         keep_out_of_log(*(message["content"] for message in prompt if message["role"] != "system"))
+        started = time.perf_counter()
         async with self._call(prompt) as reader:
             body = {"model": self.name, **self._options, "messages": prompt}
             if on_delta:
@@ -123,7 +141,19 @@ class LanguageModel:
                 reader.trace(response)
                 reader.feed(response.content)
                 reader.close()
-        return reader.text
+        prompt_tokens, completion_tokens = map(reader.usage.get, ("prompt_tokens", "completion_tokens"))
+        if prompt_tokens is None or completion_tokens is None:
+            tokens = sum(len(text.encode()) for text in (reader.text, *(message["content"] for message in prompt))) // 4
+        else:
+            tokens = prompt_tokens + completion_tokens
+        return Completion(
+            reader.text,
+            self.name,
+            round((time.perf_counter() - started) * 1000),
+            prompt_tokens,
+            completion_tokens,
+            tokens,
+        )
 
     async def _stream(self, reader: "_TracedReader", body: dict[str, Any], on_delta: Callable[[str], None]) -> None:
         response = await self._begin_stream({**body, "stream": True})

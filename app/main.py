@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import chat, chatkit, errors, health, history, logs, stream, widget
 from app.book.search import BookSearch
+from app.budget import Budget
 from app.config import Environment, Settings
 from app.database import Database
 from app.dependencies import State
@@ -44,6 +45,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             stack.callback(checking.cancel)
         limiter = RateLimiter(settings)
         stack.push_async_callback(limiter.close)
+        budget = Budget(settings, database)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
         stack.enter_context(on_stop_signal(turns.close))
@@ -59,6 +61,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             retriever=await stack.enter_async_context(BookSearch(settings, database)),
             turns=turns,
             limiter=limiter,
+            budget=budget,
         )
 
 
@@ -68,8 +71,8 @@ def _warn_of_gaps(settings: Settings) -> None:
     if settings.database_url is None:
         path = settings.database.url.database
         logger.warning("database.embedded", extra={"fields": {"reason": "DATABASE_URL is not set", "path": path}})
-    if settings.rate_limit is None and not settings.development:
-        reason = "RATE_LIMIT is not set; whoever finds the address can ask the model as often as they like"
+    if settings.rate_limit is None and settings.daily_token_budget is None and not settings.development:
+        reason = "neither RATE_LIMIT nor DAILY_TOKEN_BUDGET is set; whoever finds the address can ask the model as often as they like"
         logger.warning("openai.unlimited", extra={"fields": {"reason": reason}})
 
 

@@ -4,7 +4,7 @@ import re
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypedDict, override
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     REAL,
+    BigInteger,
     BindParameter,
     Column,
     ColumnElement,
@@ -144,6 +145,18 @@ class MessageBase(SQLModel):
     """When that claim runs out: until then, a question without a reply is being answered."""
     sources: list[Source] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     """Each passage that the answer cites; read them with `read_sources`."""
+    model: str | None = Field(default=None, sa_type=Text)
+    """The model that gave the answer."""
+    prompt_tokens: int | None = None
+    """How many tokens it was sent, None if its server does not count."""
+    completion_tokens: int | None = None
+    """How many tokens it gave back, its reasoning included."""
+    duration_ms: int | None = None
+    """How long it took."""
+    retrieved: int | None = None
+    """How many passages of the book it was sent."""
+    cited: int | None = None
+    """How many of them the answer cites."""
 
 
 class Message(MessageBase, table=True):
@@ -157,6 +170,17 @@ class Message(MessageBase, table=True):
     """What the reader thinks of the answer: `positive` or `negative`."""
     feedback_comment: str | None = Field(default=None, sa_type=Text)
     """What the reader says about it."""
+
+
+class TokenUsage(SQLModel, table=True):
+    """How many tokens one process has spent on one day, in UTC."""
+
+    __tablename__ = "token_usage"
+
+    day: date = Field(primary_key=True)
+    process: uuid.UUID = Field(primary_key=True)
+    """A random id of the process."""
+    tokens: int = Field(sa_type=BigInteger)
 
 
 class Document(SQLModel, table=True):

@@ -26,10 +26,11 @@ class PastTurn(NamedTuple):
     answer: str
 
 
-def assemble_prompt(
+def assemble_prompt(  # noqa: PLR0913  # Each is a part of the prompt.
     message: str,
     *,
     book_title: str,
+    instructions: str | None = None,
     excerpt: str | None = None,
     passages: Sequence[Passage] = (),
     history: Sequence[PastTurn] = (),
@@ -38,11 +39,12 @@ def assemble_prompt(
 
     First one system message, then user and assistant alternate, oldest turn first, and the last is the user's, which ends with
     the message word for word. What a question is about stands before it, fenced, in the same user message. Passages are
-    numbered from 1, and come without their addresses. With an excerpt there are neither history nor passages.
+    numbered from 1, and come without their addresses. With an excerpt there are neither history nor passages. The operator's
+    instructions follow the persona, and the rules of quoted text follow them.
     """
     if excerpt is not None:
         passages, history = (), ()
-    rules, quoted = [_persona(book_title)], []
+    rules, quoted = [_persona(book_title), *([instructions] if instructions else [])], []
     if excerpt is not None:
         rules.append(_EXCERPT_RULES)
         quoted.append(fenced("excerpt", excerpt))

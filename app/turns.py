@@ -48,6 +48,12 @@ class TurnMiddleware:
             turns.clear()  # A task's context holds this list: without an end to the circle, answers would stay in memory for long.
 
 
+def finish_with_request(task: asyncio.Task[Any]) -> None:
+    """Let the current request, if there is one, end only when this task has ended."""
+    if (begun := _of_request.get(None)) is not None:
+        begun.append(task)
+
+
 class Turns:
     """Runs each turn in a task of its own, so that the answer is recorded even if its reader leaves.
 
@@ -67,8 +73,7 @@ class Turns:
             raise OverloadedError(retry_after=RETRY_AFTER_SECONDS)
         task = asyncio.create_task(_cut_off_politely(turn))
         self._running.add(task)
-        if (begun := _of_request.get(None)) is not None:
-            begun.append(task)
+        finish_with_request(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(_log_failure)
         return task

@@ -32,7 +32,7 @@ from app.config import Settings
 from app.connections import BoundedProtocol
 from app.dependencies import get_retriever
 from app.main import app
-from app.models import ChatSession, Message, MessageRole, utc_now
+from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
 from app.retrieval import Retriever
 from tests.browser import Browser, Visit, readers, running_chromium
 from tests.fake_openai import FakeOpenAI
@@ -238,7 +238,8 @@ class Tables:
 
     async def clear(self) -> None:
         async with self.engine.begin() as connection:
-            await connection.execute(delete(ChatSession))
+            for table in (ChatSession, TokenUsage):
+                await connection.execute(delete(table))
 
 
 class Service:

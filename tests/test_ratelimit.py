@@ -135,6 +135,78 @@ async def test_a_recorded_answer_is_had_again_when_the_allowance_is_used_up(
     assert len(await service.tables.messages()) == 2
 
 
+async def asked_with(service: Service, token: str, count: int = 1) -> list[int]:
+    """Ask this often as the reader with the token."""
+    headers = {"X-Reader-Token": token}
+    asked = [await service.client.post("/chat", json={"message": "Why?"}, headers=headers) for _ in range(count)]
+    return [response.status_code for response in asked]
+
+
+async def test_each_reader_of_a_school_has_an_allowance_and_the_school_ten(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    service = await serve(RATE_LIMIT="2/minute", **BEHIND_PROXY)
+    service.client.headers["X-Forwarded-For"] = "203.0.113.1"
+
+    for reader in range(9):
+        assert await asked_with(service, f"reader-{reader}-of-the-school", 3) == [200, 200, 429]
+    without_token = await statuses(service, 3)
+    # Whoever makes up a reader for each question gets no further than the school.
+    made_up = await asked_with(service, "one-more-reader-of-the-school")
+    service.client.headers["X-Forwarded-For"] = "203.0.113.2"
+
+    assert without_token == [200, 200, 429]
+    assert made_up == [429]
+    assert await asked_with(service, "a-reader-at-another-address") == [200]
+    # Nor does a reader who moves on.
+    assert await asked_with(service, "reader-1-of-the-school") == [429]
+
+
+async def test_of_several_rates_each_holds(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="2/second; 3/hour")
+
+    async def third_is_answered() -> bool:
+        return (await service.chat()).status_code == 200
+
+    first = [(await service.chat()).status_code for _ in range(2)]
+    await eventually(third_is_answered)
+    last = await service.chat()
+
+    assert first == [200, 200]
+    assert last.status_code == 429
+    assert 3_500 < int(last.headers["retry-after"]) <= 3_600
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP"])
+async def test_a_proxy_that_nobody_named_is_in_the_log_once(
+    serve: Serve, model_server: FakeOpenAI, header: str
+) -> None:
+    service = await serve(RATE_LIMIT="20/minute", **NO_LOCAL_PROXY)
+    await service.chat()
+    assert service.log("ratelimit.proxy_found") == []
+
+    for _ in range(2):
+        await service.client.post("/chat", json={"message": "Why?"}, headers={header: "for=203.0.113.1"})
+
+    [warning] = service.log("ratelimit.proxy_found")
+    assert (warning["level"], warning["set"], warning["headers"]) == (
+        "WARNING",
+        "CLIENT_ADDRESS_HEADER",
+        [header.lower()],
+    )
+    assert "203.0.113.1" not in service.output
+
+
+async def test_a_proxy_that_the_operator_or_the_server_knows_is_not_in_the_log(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    # uvicorn believes what a proxy on its own host says.
+    for environment in (BEHIND_PROXY, {"FORWARDED_ALLOW_IPS": "127.0.0.1"}):
+        service = await serve(RATE_LIMIT="20/minute", **environment)
+        await statuses(service, 1, "203.0.113.1")
+        assert service.log("ratelimit.proxy_found") == []
+
+
 async def test_nobody_is_limited_by_default(service: Service, model_server: FakeOpenAI) -> None:
     assert await statuses(service, 40) == [200] * 40
 
@@ -188,7 +260,10 @@ async def test_without_the_header_the_connection_tells_the_address(serve: Serve,
         ("RATE_LIMIT", "30/fortnight"),
         ("RATE_LIMIT", "-1/minute"),
         ("RATE_LIMIT", "0/minute"),
-        ("RATE_LIMIT", "30/minute;500/day"),
+        ("RATE_LIMIT", "30/minute;0/day"),
+        ("RATE_LIMIT", "30/minute;often"),
+        ("DAILY_TOKEN_BUDGET", "0"),
+        ("DAILY_TOKEN_BUDGET", "a lot"),
         ("RATE_LIMIT_STORAGE", "localhost:6379"),
         ("RATE_LIMIT_STORAGE", f"memcached://:{PASSWORD}@localhost:11211"),
         ("RATE_LIMIT_STORAGE", f"redis://:{PASSWORD}@localhost:port"),

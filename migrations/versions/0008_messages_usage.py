@@ -1,0 +1,25 @@
+"""Keep with each answer which model gave it, and what it took."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0008"
+down_revision: str | None = "0007"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+_COUNTS = ("prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "cited")
+
+
+def upgrade() -> None:
+    """Add the columns."""
+    op.add_column("messages", sa.Column("model", sa.Text()))
+    for name in _COUNTS:
+        op.add_column("messages", sa.Column(name, sa.Integer()))
+
+
+def downgrade() -> None:
+    """Drop them."""
+    with op.batch_alter_table("messages") as messages:
+        for name in ("model", *_COUNTS):
+            messages.drop_column(name)
