@@ -15,10 +15,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
 from app.book import embeddings as module
-from app.book.__main__ import CommandSettings
 from app.book.embeddings import Embedder
 from app.book.ingest import LOCK, IngestError, Report, ingest, remove
 from app.book.tree import read_book
+from app.commands import CommandSettings
 from app.config import Settings
 from app.database import Database
 from app.models import Document, PaidEmbedding

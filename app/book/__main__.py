@@ -1,25 +1,16 @@
 """The book's commands, run with `python -m app.book`."""
 
 import argparse
-import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import override
-
-from pydantic import SecretStr, ValidationInfo, field_validator
 
 from app.book import evaluation
 from app.book.embeddings import Embedder, EmbeddingError
-from app.book.evaluation import QuestionsError
 from app.book.search import PASSAGES, BookSearch, Hit
-from app.config import Settings, SettingsError
-from app.database import Database, reason
-from app.errors import DatabaseError
-from app.logs import TextFormatter
+from app.commands import CommandError, CommandSettings, opened_database, run
 from app.retrieval import Query
 
 _PATIENCE = {"openai_max_retries": 6, "openai_timeout_seconds": 120.0}
@@ -29,37 +20,14 @@ _EMBEDDING_SECONDS = 30.0
 """How long a person at a terminal waits for an embedding before words alone decide."""
 
 
-class CommandError(Exception):
-    """The command failed; the message says why."""
-
-
-class CommandSettings(Settings):
-    """The service's settings; with none at all, these are the ones of `fastapi dev`, and no command needs a key."""
-
-    fastapi_env: str = "development"
-
-    @field_validator("openai_api_key")
-    @classmethod
-    @override
-    def _openai_api_key_is_given(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        return value
-
-
 def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
     arguments = _parser().parse_args()
     try:
-        arguments.run(arguments)
-    except (CommandError, QuestionsError, SettingsError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    except DatabaseError as error:
-        print(f"The database failed: {reason(error.__cause__ or error)}", file=sys.stderr)  # noqa: T201
-        return 1
+        return run(arguments.command, arguments)
     except KeyboardInterrupt:
         print("Stopped. The book is as it was.", file=sys.stderr)  # noqa: T201
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,22 +49,22 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="for sites that set numberPrefixParser to false: 01-intro.md is at 01-intro",
     )
-    ingest.set_defaults(run=lambda arguments: asyncio.run(_ingest(arguments)))
+    ingest.set_defaults(command=_ingest)
     remove = commands.add_parser("remove", help="delete a book that was read in")
     remove.add_argument("--url", required=True, help="the address under which it was read in")
-    remove.set_defaults(run=lambda arguments: asyncio.run(_remove(arguments)))
+    remove.set_defaults(command=_remove)
     search = commands.add_parser("search", help="show what is found for a question, and why")
     search.add_argument("question")
     search.add_argument("--previous", metavar="QUESTION", help="the question before it, for a follow-up")
     search.add_argument("--page", metavar="URL", help="the page that the reader is on")
     search.add_argument("--limit", type=_positive, default=PASSAGES, metavar="N", help="how many chunks to show")
     search.add_argument("--words", action="store_true", help="search by words alone")
-    search.set_defaults(run=lambda arguments: asyncio.run(_search(arguments)))
+    search.set_defaults(command=_search)
     evaluate = commands.add_parser("evaluate", help="measure how often the right page is found for a file of questions")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="a JSON object on each line, with question and pages")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("-v", "--verbose", action="store_true", help="name the questions whose page is not found")
-    evaluate.set_defaults(run=lambda arguments: asyncio.run(_evaluate(arguments)))
+    evaluate.set_defaults(command=_evaluate)
     return parser
 
 
@@ -143,23 +111,13 @@ def _reading() -> Iterator[ModuleType]:
 async def _opened() -> AsyncIterator[BookSearch]:
     """Open the book in the database of the settings; raises CommandError if there is none."""
     settings = CommandSettings.load()
-    handler = logging.StreamHandler()  # Results go to stdout.
-    handler.setFormatter(TextFormatter(settings.secrets))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    database = Database(settings.database, pool_size=2)
-    try:
-        if database.dsn.sqlite:
-            await database.migrate()
-        elif not await database.is_migrated():
-            raise CommandError("The database is not migrated. Please run: uv run alembic upgrade head")
-        async with BookSearch(settings, database, embedding_seconds=_EMBEDDING_SECONDS) as search:
-            if not await search.pages():
-                raise CommandError(
-                    "There is no book in the database. Please run: uv run python -m app.book ingest --help"
-                )
-            yield search
-    finally:
-        await database.close()
+    async with (
+        opened_database(settings) as database,
+        BookSearch(settings, database, embedding_seconds=_EMBEDDING_SECONDS) as search,
+    ):
+        if not await search.pages():
+            raise CommandError("There is no book in the database. Please run: uv run python -m app.book ingest --help")
+        yield search
 
 
 async def _search(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.book.search import PASSAGES, BookSearch, Hit, address
+from app.commands import CommandError
 from app.retrieval import Query
 
 CUTOFFS = (1, 5, 10)
@@ -20,7 +21,7 @@ _BATCH = 200
 """How many questions are embedded at once."""
 
 
-class QuestionsError(Exception):
+class QuestionsError(CommandError):
     """The file holds no questions that can be evaluated; the message says why."""
 
 

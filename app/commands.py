@@ -1,0 +1,62 @@
+"""What the commands have in common that people run beside the service."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, override
+
+from pydantic import SecretStr, ValidationInfo, field_validator
+
+from app.config import Settings, SettingsError
+from app.database import Database, reason
+from app.errors import DatabaseError
+from app.logs import TextFormatter
+
+
+class CommandError(Exception):
+    """The command failed; the message says why."""
+
+
+class CommandSettings(Settings):
+    """The service's settings; with none at all, these are the ones of `fastapi dev`, and no command needs a key."""
+
+    fastapi_env: str = "development"
+
+    @field_validator("openai_api_key")
+    @classmethod
+    @override
+    def _openai_api_key_is_given(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        return value
+
+
+def run(command: Callable[[argparse.Namespace], Coroutine[Any, Any, None]], arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit status; what went wrong is printed in one line."""
+    try:
+        asyncio.run(command(arguments))
+    except (CommandError, SettingsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except DatabaseError as error:
+        print(f"The database failed: {reason(error.__cause__ or error)}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+@asynccontextmanager
+async def opened_database(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database of the settings; raises CommandError if it is not migrated."""
+    handler = logging.StreamHandler()  # Results go to stdout.
+    handler.setFormatter(TextFormatter(settings.secrets))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    database = Database(settings.database, pool_size=2)
+    try:
+        if database.dsn.sqlite:
+            await database.migrate()
+        elif not await database.is_migrated():
+            raise CommandError("The database is not migrated. Please run: uv run alembic upgrade head")
+        yield database
+    finally:
+        await database.close()
