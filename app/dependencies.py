@@ -48,16 +48,15 @@ async def get_turns(request: StateRequest) -> Turns:
     return request.state["turns"]
 
 
-ReaderToken = Annotated[
-    str | None,
-    Header(
-        alias="X-Reader-Token",
-        pattern=r"^[A-Za-z0-9._~-]{16,128}$",
-        description="A secret that the page makes up for its reader and keeps. A session that begins with it belongs to that "
-        "reader: for requests without it, the session does not exist. A session that begins without it is open to whoever "
-        "knows its id.",
-    ),
-]
+_TOKEN = Header(
+    alias="X-Reader-Token",
+    pattern=r"^[A-Za-z0-9._~-]{16,128}$",
+    description="A secret that the page makes up for its reader and keeps. A session that begins with it belongs to that "
+    "reader: for requests without it, the session does not exist. A session that begins without it is open to whoever "
+    "knows its id.",
+)
+ReaderToken = Annotated[str | None, _TOKEN]
+RequiredReaderToken = Annotated[str, _TOKEN]
 
 
 def owner_of(token: str | None) -> str | None:

@@ -298,7 +298,7 @@ async def _on_invalid_request(_request: Request, error: RequestValidationError) 
     return _json(_body(code, message, details), 400)
 
 
-async def _on_http_error(_request: Request, error: HTTPException) -> Response:
+async def _on_http_error(request: Request, error: HTTPException) -> Response:
     code, message = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
     # FastAPI answers 400 if its JSON parser gives up on a body.
     details = (
@@ -306,7 +306,11 @@ async def _on_http_error(_request: Request, error: HTTPException) -> Response:
         if error.status_code == HTTPStatus.BAD_REQUEST
         else []
     )
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette knows the methods of the first route that has this path, of several.
+        methods = request.app.openapi()["paths"].get(request.scope["path"])
+        headers |= {"Allow": ", ".join(map(str.upper, methods))} if methods else {}
     return _json(_body(code, message, details), error.status_code, headers)
 
 

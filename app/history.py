@@ -50,11 +50,12 @@ async def read_messages(
     """Return a conversation's messages, every answer right after its question, a page at a time."""
     session = await find_session(db, session_id, owner_of(reader_token))
     rows, has_more = await load_messages(db, session.id, after=page.after, limit=page.limit, order=page.order)
-    data = [_item(row) for row in rows]
+    data = [as_item(row) for row in rows]
     return MessagePage(data=data, has_more=has_more, after=data[-1].id if data else page.after)
 
 
-def _item(row: Row[Any]) -> MessageItem:
+def as_item(row: Row[Any]) -> MessageItem:
+    """Return a message as clients get it."""
     item = MessageItem(
         id=row.id, role=row.role, content=row.content, selected_text=row.selected_text, created_at=row.created_at
     )

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, chatkit, errors, health, history, logs, stream, widget
+from app import chat, chatkit, errors, health, history, logs, readers, stream, widget
 from app.book.search import BookSearch
 from app.budget import Budget
 from app.config import Environment, Settings
@@ -130,6 +130,7 @@ app = FastAPI(
 app.include_router(chat.router)
 app.include_router(stream.router)
 app.include_router(history.router)
+app.include_router(readers.router)
 app.include_router(chatkit.router)
 app.include_router(health.router)
 app.include_router(widget.router)

@@ -366,14 +366,46 @@ type Order = Literal["asc", "desc"]
 
 
 class PageQuery(ApiModel):
-    """Which part of a conversation is asked for."""
+    """Which part of a list is asked for."""
 
     after: uuid.UUID | None = None
     """The `after` of the page before; without it, the first page."""
     limit: int = Field(default=50, ge=1, le=100)
-    """How many messages the page has at most."""
+    """How much the page has at most."""
     order: Order = "asc"
-    """`asc`: the oldest message first; `desc`: the newest first."""
+    """`asc`: the oldest first; `desc`: the newest first."""
+
+
+class SessionItem(ApiModel):
+    """A conversation in the list of a reader's own."""
+
+    id: uuid.UUID
+    title: str | None
+    """Its first question, cut where it is long."""
+    created_at: datetime
+    updated_at: datetime
+    """When its last question was asked."""
+
+
+class SessionPage(ApiModel):
+    """A part of a reader's conversations."""
+
+    data: list[SessionItem]
+    has_more: bool
+    after: uuid.UUID | None
+    """The last conversation's id: send it as `after` to get the next page."""
+
+
+class ExportedSession(SessionItem):
+    """A conversation with all that was said in it."""
+
+    messages: list[MessageItem]
+
+
+class Export(ApiModel):
+    """All that is kept of a reader."""
+
+    sessions: list[ExportedSession]
 
 
 class MessagePage(ApiModel):

@@ -223,7 +223,13 @@ async def test_an_address_that_is_almost_right_is_unknown_and_redirects_nowhere(
 
 
 async def test_a_wrong_method_is_answered_in_json_and_told_the_right_one(service: Service) -> None:
-    for method, path, allowed in (("GET", "/chat", "POST"), ("DELETE", "/chat", "POST"), ("POST", "/health", "GET")):
+    for method, path, allowed in (
+        ("GET", "/chat/stream", "POST"),
+        ("PUT", "/chat", "POST, GET, DELETE"),
+        ("POST", "/health", "GET"),
+        ("POST", "/chat/export", "GET"),
+        ("PUT", "/chat/an-id", "DELETE"),
+    ):
         response = await service.client.request(method, path)
 
         assert response.status_code == 405
