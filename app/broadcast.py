@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 
 from app.models import DeltaEvent, DoneEvent, MessageBase, SourcesEvent
 
@@ -10,6 +10,26 @@ type TurnEvent = MessageBase | SourcesEvent | DeltaEvent
 """What a turn under way tells: its recorded question, the sources that were found, each piece of the answer."""
 
 _BATCH = 64
+
+
+type Identity = tuple[Hashable, ...]
+"""What two requests for the same turn have in common."""
+
+
+class Broadcasts:
+    """The turns of this process that can be followed by a request that repeats the one that began them."""
+
+    def __init__(self) -> None:
+        self._running: dict[Identity, Broadcast] = {}
+
+    def get(self, identity: Identity) -> "Broadcast | None":
+        """Return what the running turn tells, None if there is no such turn."""
+        return self._running.get(identity)
+
+    def add(self, identity: Identity, broadcast: "Broadcast", turn: asyncio.Task[DoneEvent]) -> None:
+        """Let others follow the turn until it ends; then its answer is recorded, or it can be begun again."""
+        self._running[identity] = broadcast
+        turn.add_done_callback(lambda _: self._running.pop(identity, None))
 
 
 class Broadcast:

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator
 from sqlalchemy import Row
 
-from app.broadcast import TurnEvent
+from app.broadcast import Identity, TurnEvent
 from app.budget import Budget
 from app.citations import cite
 from app.config import Settings
@@ -89,6 +89,16 @@ class Turn:
     retriever: Retriever
     settings: Settings
 
+    @property
+    def identity(self) -> Identity | None:
+        """What a repetition of the request has in common with it; None if it cannot be told from another request."""
+        return identity_of(self.request, self.owner, self.idempotency_key)
+
+
+def identity_of(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> Identity | None:
+    """Return the identity of a turn; None without an idempotency key."""
+    return (key, owner, request.session_id, request.message, request.selected_text) if key else None
+
 
 async def get_turn(
     request: StateRequest,
@@ -110,7 +120,8 @@ async def new_turn(
 ) -> Turn:
     """Return a turn; raises RequestValidationError if a text is longer than the settings allow.
 
-    Raises RateLimitedError if the reader has no question left or the day no tokens, except for one that has been answered already.
+    Raises RateLimitedError if the reader has no question left or the day no tokens, except for one that has been answered or is
+    being answered by this process.
     """
     state = request.state
     settings, db = state["settings"], state["database"]
@@ -126,7 +137,12 @@ async def new_turn(
         await state["budget"].check()
         count = await state["limiter"].allowance(request, owner)
     except RateLimitedError as error:
-        if idempotency_key is None or not await is_answered(db, turn_ids(question, owner, idempotency_key).question):
+        identity = identity_of(question, owner, idempotency_key)
+        is_paid = identity is not None and (
+            state["broadcasts"].get(identity)
+            or await is_answered(db, turn_ids(question, owner, idempotency_key).question)
+        )
+        if not is_paid:
             raise
         count = partial(_refuse, error)
     return Turn(

@@ -55,7 +55,7 @@ from sqlalchemy import Row, delete, select, update
 from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
-from app.broadcast import TurnEvent
+from app.broadcast import Broadcast, TurnEvent
 from app.chat import Emit, Turn, ask_model, look_up, new_turn, take_turn
 from app.citations import marker_ends
 from app.conversations import find_conversation, rate_messages, replace_reply, reply_id, title_of
@@ -259,7 +259,9 @@ class _Reader:
         return await self._db.execute((statement, {}))
 
     def _stream(self, take: Take, *, shown: "_Shown") -> Response:
-        return _stream(_turn_frames(begin_turn(self.request.state["turns"], take), shown))
+        broadcast = Broadcast()
+        begin_turn(self.request.state["turns"], take, broadcast)
+        return _stream(_turn_frames(broadcast.follow(), shown))
 
 
 def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequest:

@@ -5,6 +5,7 @@ from typing import Annotated, TypedDict
 
 from fastapi import Depends, Header, Request
 
+from app.broadcast import Broadcasts
 from app.budget import Budget
 from app.config import Settings
 from app.database import Database
@@ -22,6 +23,7 @@ class State(TypedDict):
     model: LanguageModel
     retriever: Retriever
     turns: Turns
+    broadcasts: Broadcasts
     limiter: RateLimiter
     budget: Budget
 

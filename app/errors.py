@@ -235,12 +235,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 def log(error: BaseException) -> None:
     """Write to the log what a client must not see.
 
-    A turn and the request that waits for it raise the same error, which is logged once.
+    A turn and the requests that wait for it raise the same error. It is logged once, with the turn, whose texts are kept out.
     """
     event = error.event if isinstance(error, ChatError) else ChatError.event
-    request = current_request()
-    if event and error is not request.logged_error:
-        request.logged_error = error
+    if event and not vars(error).setdefault("is_logged", False):
+        vars(error)["is_logged"] = True
         logger.error(event, exc_info=error)
 
 

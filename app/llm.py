@@ -14,6 +14,7 @@ from urllib.request import getproxies
 
 import httpx2
 from openai import APIStatusError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient, OpenAIError
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_tracer
 from pydantic import HttpUrl, ValidationError
 
 from app.completions import CompletionReader, ProviderError, provider_error
@@ -30,6 +31,7 @@ from app.offline import OfflineTransport
 from app.prompt import PromptMessage
 
 logger = logging.getLogger(__name__)
+_tracer = get_tracer("book-chat")  # FastAPI has the API; without a provider, a span is nothing.
 
 LONGEST_RETRY_WAIT_SECONDS = 2.0
 USAGE_WAIT_SECONDS = 1.8
@@ -208,6 +210,11 @@ class LanguageModel:
         status: str | int = "cancelled"
         error: ProviderError | None = None
         started = time.perf_counter()
+        span = _tracer.start_span(
+            f"chat {self.name}",
+            kind=SpanKind.CLIENT,
+            attributes={"gen_ai.operation.name": "chat", "gen_ai.request.model": self.name},
+        )
         try:
             async with asyncio.timeout(self._deadline) as limit:
                 reader.deadline = limit.when() or reader.deadline
@@ -230,6 +237,7 @@ class LanguageModel:
             raise ModelError from cause
         finally:
             keep_out_of_log(reader.text)
+            _end_span(span, reader, status)
             fields = {
                 "model": self.name,
                 "messages": len(prompt),
@@ -248,6 +256,16 @@ class LanguageModel:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
+
+
+def _end_span(span: Span, reader: CompletionReader, status: str | int) -> None:
+    """End the call's span with figures alone: neither prompt nor answer, nor what a provider says of them."""
+    names = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
+    span.set_attributes({name: reader.usage[key] for key, name in names.items() if key in reader.usage})
+    if status != "ok":
+        span.set_attribute("error.type", str(status))
+        span.set_status(StatusCode.ERROR)
+    span.end()
 
 
 def _end_of_patience(reader: "_TracedReader", until: float | None, *, is_heard: bool) -> float | None:

@@ -51,8 +51,6 @@ class RequestContext:
     database_seconds: float = 0.0
     confidential: list[str] = field(default_factory=list)
     """The texts of readers and the answers to them, which no record may quote."""
-    logged_error: BaseException | None = None
-    """The error that was logged last, so that it is not logged again."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("request", default=None)

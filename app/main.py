@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import chat, chatkit, errors, health, history, logs, readers, stream, widget
 from app.book.search import BookSearch
+from app.broadcast import Broadcasts
 from app.budget import Budget
 from app.config import Environment, Settings
 from app.database import Database
@@ -60,6 +61,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             model=model,
             retriever=await stack.enter_async_context(BookSearch(settings, database)),
             turns=turns,
+            broadcasts=Broadcasts(),
             limiter=limiter,
             budget=budget,
         )
@@ -124,6 +126,7 @@ app = FastAPI(
     summary="The chat backend of an online textbook.",
     version="0.1.0",
     lifespan=lifespan,
+    telemetry={"logs": False},  # They would quote readers; the service writes its own.
     redirect_slashes=False,  # The redirect's address would have the host that the client named.
     exception_handlers=errors.HANDLERS,
 )

@@ -13,7 +13,7 @@ from starlette.types import Send
 
 from app.broadcast import Broadcast, TurnEvent
 from app.chat import Emit, TurnDep, take_turn
-from app.dependencies import TurnsDep
+from app.dependencies import StateRequest, TurnsDep
 from app.errors import ERROR_RESPONSES, OverloadedError, log, render
 from app.models import ApiModel, DeltaEvent, DoneEvent, MessageBase, SessionEvent, SourcesEvent
 from app.turns import Turns
@@ -128,28 +128,34 @@ async def _within(seconds: float, writing: Awaitable[None]) -> None:
     response_class=EventStream,
     responses=_RESPONSES,
 )
-async def chat_stream(turn: TurnDep, turns: TurnsDep) -> EventStream:
+async def chat_stream(request: StateRequest, turn: TurnDep, turns: TurnsDep) -> EventStream:
     """Answer like `POST /chat`, piece by piece, as server-sent events.
 
     First `session` with `{session_id}`, then `sources` with `{sources: [{number, title, url}]}` if passages of the book were
     found, then `delta` with `{text}` as often as it takes, then either `done` or `error` with the error body. `done` has what
     `POST /chat` returns, the answer's `message_id`, and the `sources` that it cites. The answer is finished and recorded even
-    if nobody reads it.
+    if nobody reads it. Whoever repeats the request with its `Idempotency-Key` meanwhile gets the same events, from the first.
     """
-    events = begin_turn(turns, partial(take_turn, turn))
+    identity, broadcasts = turn.identity, request.state["broadcasts"]
+    broadcast = broadcasts.get(identity) if identity else None
+    if broadcast is None:
+        broadcast = Broadcast()
+        task = begin_turn(turns, partial(take_turn, turn), broadcast)
+        if identity:
+            broadcasts.add(identity, broadcast, task)
     frames = _TurnFrames()
-    return EventStream(frames.of(events), error_frame=frames.of_error)
+    return EventStream(frames.of(broadcast.follow()), error_frame=frames.of_error)
 
 
 type Take = Callable[[Emit], Coroutine[Any, Any, DoneEvent]]
 """Takes a turn, and tells of it meanwhile."""
 
 
-def begin_turn(turns: Turns, take: Take) -> AsyncIterator[Sequence[TurnEvent | DoneEvent]]:
-    """Begin a turn and follow it; raises as `Turns.start` does. The turn goes on when nobody follows it any more."""
-    broadcast = Broadcast()
-    turns.start(take(broadcast.emit)).add_done_callback(broadcast.end)
-    return broadcast.follow()
+def begin_turn(turns: Turns, take: Take, broadcast: Broadcast) -> asyncio.Task[DoneEvent]:
+    """Begin a turn that can be followed; raises as `Turns.start` does. It goes on when nobody follows it any more."""
+    task = turns.start(take(broadcast.emit))
+    task.add_done_callback(broadcast.end)
+    return task
 
 
 class _TurnFrames:

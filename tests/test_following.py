@@ -1,0 +1,142 @@
+"""A stream that is asked for again while its answer is on its way, as after a reload of the page."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve, Service
+from tests.events import Event, events_of
+from tests.fake_openai import FakeOpenAI, failure, held, stall, stream
+
+QUESTION = "Why does it walk?"
+
+
+@asynccontextmanager
+async def streaming(
+    service: Service, key: str, message: str = QUESTION, token: str | None = None
+) -> AsyncIterator[AsyncIterator[Event]]:
+    headers = {"Idempotency-Key": key} | ({"X-Reader-Token": token} if token else {})
+    async with service.client.stream("POST", "/chat/stream", json={"message": message}, headers=headers) as response:
+        yield events_of(response)
+
+
+async def next_events(events: AsyncIterator[Event], count: int) -> list[Event]:
+    return [await anext(events) for _ in range(count)]
+
+
+async def test_the_same_request_again_is_told_everything_from_the_first_piece(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+
+    async with streaming(service, key) as first:
+        told = await next_events(first, 2)
+        async with streaming(service, key) as second:
+            told_again = await next_events(second, 2)
+            gate.set()
+            rest, rest_again = [e async for e in first], [e async for e in second]
+
+    assert told == told_again
+    assert rest == rest_again
+    assert [name for name, _ in told + rest] == ["session", "delta", "delta", "done"]
+    assert len(model_server.requests) == 1
+    assert len(await service.tables.messages()) == 2
+
+
+async def test_a_reader_who_left_and_comes_back_gets_the_whole_answer(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+    async with streaming(service, key) as events:
+        await next_events(events, 2)
+
+    async with AsyncExitStack() as stack:
+        events = await stack.enter_async_context(streaming(service, key))
+        beginning = await next_events(events, 2)
+        gate.set()
+        ending = [event async for event in events]
+
+    assert [name for name, _ in beginning + ending] == ["session", "delta", "delta", "done"]
+    assert ending[-1][1]["response"] == "It walks."
+
+
+async def test_whoever_follows_gets_the_failure_which_is_logged_once(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate, finish_reason=None))
+
+    async with streaming(service, key) as first, streaming(service, key) as second:
+        gate.set()
+        endings = [[e async for e in first][-1], [e async for e in second][-1]]
+
+    assert [(name, data["error"]["code"]) for name, data in endings] == [("error", "openai_error")] * 2
+    assert len(service.log("openai.error")) == 1
+
+
+async def test_what_a_provider_quotes_stays_out_of_the_log_of_those_who_follow(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(held(gate, failure(500, f"cannot answer {QUESTION}")))
+    headers = {"Idempotency-Key": key}
+    request: dict[str, Any] = {"json": {"message": QUESTION}, "headers": headers}
+
+    asking = [asyncio.create_task(service.client.post("/chat/stream", **request)) for _ in range(3)]
+    await model_server.wait_for_requests(1)
+    gate.set()
+    responses = await asyncio.gather(*asking)
+
+    assert [response.status_code for response in responses] == [500] * 3
+    assert QUESTION not in service.output
+
+
+@pytest.mark.parametrize(("message", "token"), [("Another question?", None), (QUESTION, "a-token-of-another-00")])
+async def test_the_key_of_another_request_does_not_follow(
+    service: Service, model_server: FakeOpenAI, message: str, token: str | None
+) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+
+    async with streaming(service, key) as events:
+        await next_events(events, 2)
+        headers = {"Idempotency-Key": key} | ({"X-Reader-Token": token} if token else {})
+        other = await service.client.post("/chat/stream", json={"message": message}, headers=headers)
+        gate.set()
+        assert [name async for name, _ in events][-1] == "done"
+
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+async def test_to_follow_is_not_to_ask(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(RATE_LIMIT="1/minute", MAX_CONCURRENT_TURNS="1")
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+
+    async with streaming(service, key) as first:
+        await next_events(first, 2)
+        async with streaming(service, key) as second:
+            await next_events(second, 2)
+            gate.set()
+            assert [name async for name, _ in second][-1] == "done"
+
+
+async def test_a_question_that_failed_is_asked_anew(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(OPENAI_TIMEOUT_SECONDS="0.2")
+    key = str(uuid.uuid4())
+    model_server.enqueue(stall, stream("It walks."))
+    headers = {"Idempotency-Key": key}
+
+    failed = await service.client.post("/chat/stream", json={"message": QUESTION}, headers=headers)
+    async with streaming(service, key) as events:
+        names = [name async for name, _ in events]
+
+    assert failed.json()["error"]["code"] == "openai_timeout"
+    assert names == ["session", "delta", "done"]
+    assert len(model_server.requests) == 2
