@@ -493,3 +493,23 @@ async def test_a_text_one_character_longer_than_its_limit_is_refused(
     assert await service.tables.sessions() == []
     assert await service.tables.messages() == []
     assert model_server.requests == []
+
+
+async def test_the_operators_instructions_are_sent_with_every_question(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(ASSISTANT_INSTRUCTIONS="Address readers informally.")
+
+    await service.chat()
+    await service.chat(selected_text="A biped walks.")
+
+    systems = [request["messages"][0]["content"] for request in model_server.requests]
+    assert [text.split("\n\n")[1] for text in systems] == ["Address readers informally."] * 2
+
+
+async def test_what_an_answer_took_is_recorded_with_it(service: Service, model_server: FakeOpenAI) -> None:
+    await service.chat()
+
+    question, reply = await service.tables.messages()
+    assert (question.model, question.prompt_tokens, question.duration_ms) == (None, None, None)
+    assert (reply.model, reply.prompt_tokens, reply.completion_tokens) == ("gpt-5.4-mini", 11, 7)
+    assert reply.duration_ms is not None
+    assert (reply.retrieved, reply.cited) == (0, 0)

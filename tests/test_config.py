@@ -49,6 +49,8 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     "database_pool_size": (5, "100", 100),
     "max_concurrent_turns": (1000, "8", 8),
     "rate_limit": (None, "30/minute", "30/minute"),
+    "daily_token_budget": (None, "1000000", 1_000_000),
+    "assistant_instructions": (None, "Be brief.", "Be brief."),
     "rate_limit_storage": (None, "redis://:pw@cache", SecretStr("redis://:pw@cache")),
     "client_address_header": (None, "X-Forwarded-For", "X-Forwarded-For"),
     "shutdown_grace_seconds": (20.0, "2.5", 2.5),
