@@ -133,6 +133,15 @@ async def test_other_forms_of_a_word_are_found(database: Database, search: BookS
     assert pages(await find(search, question)) == ["legs"]
 
 
+async def test_a_chunk_that_was_deleted_by_hand_takes_nobodys_place(database: Database, search: BookSearch) -> None:
+    await replace_book(database, LEGS, Section("more-legs", f"{LEGS.text} A spider walks on eight.", title="Spiders"))
+    await database.execute((text("DELETE FROM documents WHERE title = 'Legs'"), {}))
+
+    [hit] = await find(search, "Which hexapod has legs?", by_meaning=False)
+
+    assert (hit.title, hit.words_rank) == ("Spiders", 1)
+
+
 async def test_the_title_counts_more_than_the_text(database: Database, search: BookSearch) -> None:
     filler = " ".join(f"filler{number}" for number in range(20))
     by_text = Section("text", f"Actuators move. {filler}", title="Chapter one about something")
