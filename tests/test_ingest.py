@@ -648,3 +648,35 @@ async def test_the_command_tells_what_it_skipped_and_replaced(
         "  1 file skipped:",
         "    draft.md is a draft",
     ]
+
+
+async def test_the_command_names_the_books_whose_embeddings_are_of_another_model(
+    model_server: FakeOpenAI, tmp_path: Path, book_command: BookCommand
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/arms.md").write_text(BOOK["arms.md"])
+    environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
+
+    async def read_in(url: str, model: str) -> str:
+        arguments = ("ingest", "docs", "--url", url)
+        status, output = await asyncio.to_thread(book_command, *arguments, OPENAI_EMBEDDING_MODEL=model, **environment)
+        assert status == 0
+        return output
+
+    await read_in(f"{URL}1.0/", "old")
+
+    assert "by words alone" not in await read_in(URL, "old")
+    assert f"{URL}1.0/ has 2 embeddings of old. Until it is read in again too" in await read_in(URL, "new")
+    assert f"{URL} has 2 embeddings of new" in await read_in(f"{URL}1.0/", "old")
+
+
+def test_the_command_knows_the_language_of_a_translation(tmp_path: Path, book_command: BookCommand) -> None:
+    folder = tmp_path / "i18n/ur/docusaurus-plugin-content-docs/current"
+    folder.mkdir(parents=True)
+    (folder / "arms.md").write_text(BOOK["arms.md"])
+
+    _, of_the_path = book_command("ingest", folder, "--url", URL)
+    _, of_the_option = book_command("ingest", folder, "--url", URL, "--locale", "pa")
+
+    assert of_the_path.startswith(f"{URL} (ur), ")
+    assert of_the_option.startswith(f"{URL} (pa), ")

@@ -576,7 +576,7 @@ async def test_a_server_that_keeps_failing_is_left_alone_for_ever_longer_up_to_a
 ) -> None:
     hours = itertools.count(0, 3600)
     monkeypatch.setattr("app.book.questions.time", SimpleNamespace(monotonic=lambda: next(hours)))
-    statuses = [400, 401, 403, 404, 409, 429]
+    statuses = [401, 403, 404, 409, 429, 500]
     model_server.enqueue_embeddings(*map(failure, statuses))
 
     async with searching(database, model_server) as search:
