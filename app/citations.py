@@ -23,10 +23,9 @@ _PATTERN = re.compile(
     | # Formulas
       \$\$(?s:.+?)\$\$ | \$(?=[^\s$])[^$\n]*(?<=\S)\$(?!\d)
     | \\\[(?s:(?!\\\[).)*?\\\] | \\\((?s:(?!\\\().)*?\\\)
-    | # Links and their definitions, footnotes, escaped characters
+    | # Links and their definitions, escaped characters
       !?\[(?:[^\[\]\n]|\[[^\[\]\n]*+\])*+\]\((?:[^()\n]|\([^()\n]*+\))*+\)
     | ^[ ]{{0,3}}\[[^\[\]\n]++\]:[ \t]*+(?=<|https?:)[^\n]*+
-    | \[\^[^\]\n]*+\]
     | \\[^\s\w]
     | # Markers, unless they are a part of what other brackets hold
       (?:(?P<indent>^[ \t]*+)|(?<![ \t])[ \t]*+|)

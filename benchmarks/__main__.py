@@ -1,6 +1,7 @@
 """Measure the service against the floor, and print a table."""
 
 import asyncio
+import logging
 import statistics
 import subprocess
 import sys
@@ -251,6 +252,7 @@ async def workers(bench: Bench) -> list[Figure]:
 async def search(bench: Bench) -> list[Figure]:
     """Time the search of books of 500 and of 5,000 chunks; each question is a follow-up, and embedded already."""
     figures = []
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # The migrations let everything be logged.
     with tempfile.TemporaryDirectory() as folder:
         for kind, targets in (("PostgreSQL", {500: 15, 5_000: 80}), ("SQLite", {500: 10, 5_000: None})):
             for chunks, target in targets.items():

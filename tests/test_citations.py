@@ -95,6 +95,7 @@ LOOKALIKES = [
     "```\nnever closed[7]",
     "[1](https://example.org)",
     "[7](#seven)",
+    "[7](https://example.org/never-closed",
     "[see [7]](https://example.org/a_(b))",
     "[[7]](https://example.org)",
     "![7](robot.png)",

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.models import MessageRole
+from app.retrieval import retrieve_nothing
 from tests.conftest import ORIGIN, PlugIn, Serve, Service, Tables
 from tests.fake_openai import (
     FakeOpenAI,
@@ -577,8 +578,9 @@ async def test_a_known_session_that_cannot_be_read_is_a_database_error(
 
 
 async def test_a_question_that_cannot_be_stored_is_answered_without_waiting_for_the_model(
-    serve: Serve, model_server: FakeOpenAI
+    serve: Serve, model_server: FakeOpenAI, plug_in: PlugIn
 ) -> None:
+    plug_in(retrieve_nothing)  # So the model is asked before the database refuses.
     service = await serve(OPENAI_TIMEOUT_SECONDS="600")
     model_server.enqueue(stall)
 

@@ -13,6 +13,7 @@ from app.book.evaluation import (
     Question,
     QuestionsError,
     as_table,
+    failures,
     figures,
     read_questions,
     unknown_pages,
@@ -55,6 +56,15 @@ def test_the_figures_count_the_place_of_the_first_right_chunk() -> None:
         "recall@10": 0.75,
         "mrr": pytest.approx((1 + 1 / 4 + 1 / 7) / 4),
     }
+
+
+def test_a_question_fails_whose_page_is_not_among_the_passages() -> None:
+    outcomes = [outcome("b", *"aaaaab"), outcome("c", *"aaaaabc"), outcome("d", "a")]
+
+    assert [(failure["rank"], failure["found"]) for failure in failures(outcomes)] == [
+        (7, [f"{BOOK}a", f"{BOOK}b"]),
+        (None, [f"{BOOK}a"]),
+    ]
 
 
 def test_a_section_is_right_if_it_is_one_of_the_passages() -> None:

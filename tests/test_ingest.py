@@ -319,6 +319,18 @@ async def test_embeddings_that_were_paid_for_under_other_dimensions_are_not_used
     assert await library.paid() == []
 
 
+async def test_a_model_whose_dimensions_change_within_a_run_is_an_error(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_INPUTS", 2)
+    library.model_server.enqueue_embeddings(embeddings(dimensions=8))
+
+    with pytest.raises(IngestError, match="changed their dimensions"):
+        await library.ingest({"legs.md": BOOK["legs.md"]})
+
+    assert await library.chunks() == []
+
+
 async def test_a_book_replaces_only_what_was_read_in_under_its_own_address(library: Library) -> None:
     urdu = {"arms.md": f"# \u0628\u0627\u0632\u0648\n\n{SENTENCE}"}
     await library.ingest(urdu, url=f"{URL}ur/", locale="ur")
@@ -381,6 +393,22 @@ async def test_another_locale_is_noted_without_embedding_again(library: Library)
     assert {chunk.meta["locale"] for chunk in await library.chunks()} == {"en"}
     assert library.embedded() == []
     assert len(await library.found_by_words()) == 5
+
+
+@on_postgresql
+async def test_the_words_of_a_book_that_gets_another_locale_are_indexed_by_the_rules_of_that_one(
+    library: Library,
+) -> None:
+    async def is_stemmed() -> bool:
+        [row] = await library.database.execute((text("SELECT words::text AS words FROM document_words LIMIT 1"), {}))
+        return "'sens'" in row.words
+
+    await library.ingest(BOOK, locale="en")
+    assert await is_stemmed()
+
+    await library.ingest(BOOK, locale="ur")
+
+    assert not await is_stemmed()
 
 
 async def test_a_failure_of_the_database_leaves_the_book_as_it_was(
@@ -620,3 +648,35 @@ async def test_the_command_tells_what_it_skipped_and_replaced(
         "  1 file skipped:",
         "    draft.md is a draft",
     ]
+
+
+async def test_the_command_names_the_books_whose_embeddings_are_of_another_model(
+    model_server: FakeOpenAI, tmp_path: Path, book_command: BookCommand
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/arms.md").write_text(BOOK["arms.md"])
+    environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
+
+    async def read_in(url: str, model: str) -> str:
+        arguments = ("ingest", "docs", "--url", url)
+        status, output = await asyncio.to_thread(book_command, *arguments, OPENAI_EMBEDDING_MODEL=model, **environment)
+        assert status == 0
+        return output
+
+    await read_in(f"{URL}1.0/", "old")
+
+    assert "by words alone" not in await read_in(URL, "old")
+    assert f"{URL}1.0/ has 2 embeddings of old. Until it is read in again too" in await read_in(URL, "new")
+    assert f"{URL} has 2 embeddings of new" in await read_in(f"{URL}1.0/", "old")
+
+
+def test_the_command_knows_the_language_of_a_translation(tmp_path: Path, book_command: BookCommand) -> None:
+    folder = tmp_path / "i18n/ur/docusaurus-plugin-content-docs/current"
+    folder.mkdir(parents=True)
+    (folder / "arms.md").write_text(BOOK["arms.md"])
+
+    _, of_the_path = book_command("ingest", folder, "--url", URL)
+    _, of_the_option = book_command("ingest", folder, "--url", URL, "--locale", "pa")
+
+    assert of_the_path.startswith(f"{URL} (ur), ")
+    assert of_the_option.startswith(f"{URL} (pa), ")

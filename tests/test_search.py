@@ -1,6 +1,7 @@
 """The search of the book: what is found, in which order, and what happens when a part of it fails."""
 
 import asyncio
+import itertools
 import logging
 import math
 import random
@@ -8,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +133,15 @@ async def test_other_forms_of_a_word_are_found(database: Database, search: BookS
     await replace_book(database, *ROBOTS, model=None)
 
     assert pages(await find(search, question)) == ["legs"]
+
+
+async def test_a_chunk_that_was_deleted_by_hand_takes_nobodys_place(database: Database, search: BookSearch) -> None:
+    await replace_book(database, LEGS, Section("more-legs", f"{LEGS.text} A spider walks on eight.", title="Spiders"))
+    await database.execute((text("DELETE FROM documents WHERE title = 'Legs'"), {}))
+
+    [hit] = await find(search, "Which hexapod has legs?", by_meaning=False)
+
+    assert (hit.title, hit.words_rank) == ("Spiders", 1)
 
 
 async def test_the_title_counts_more_than_the_text(database: Database, search: BookSearch) -> None:
@@ -395,6 +406,33 @@ async def test_the_question_is_embedded_while_the_one_before_is_not_known_yet(
     assert (await finding)[0].text == LEGS.text
 
 
+async def test_the_question_is_embedded_while_the_book_is_looked_at(
+    database: Database, search: BookSearch, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await replace_book(database, *ROBOTS)
+    await find(search, "wheels")
+    gate = asyncio.Event()
+    monkeypatch.setattr(search, "_read", gate.wait)
+
+    finding = asyncio.create_task(find(search, "legs"))
+    await model_server.wait_for_embedding_requests(2)
+    gate.set()
+
+    assert pages(await finding)[0] == "legs"
+
+
+async def test_the_latest_questions_are_remembered(
+    database: Database, search: BookSearch, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.book.questions._REMEMBERED", 2)
+    await replace_book(database, *ROBOTS)
+
+    for question in ("legs", "wheels", "arms", "wheels", "arms", "legs"):
+        await find(search, question)
+
+    assert model_server.embedded == ["legs", "wheels", "arms", "legs"]
+
+
 async def test_at_most_three_chunks_of_a_page_are_found(database: Database, search: BookSearch) -> None:
     same = [Section("legs", f"Legs, legs, legs and {word}", position=n) for n, word in enumerate("abcde")]
     await replace_book(database, *same, Section("other", "Of legs, among very many other things to say"), model=None)
@@ -533,6 +571,22 @@ async def test_embeddings_that_fail_again_and_again_are_logged_once_until_they_s
     assert [fields["kind"] for fields in events(caplog, "embeddings.failed")] == ["500", "401", "500"]
 
 
+async def test_a_server_that_keeps_failing_is_left_alone_for_ever_longer_up_to_a_minute(
+    database: Database, model_server: FakeOpenAI, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr("app.book.questions.time", SimpleNamespace(monotonic=lambda: next(hours)))
+    statuses = [401, 403, 404, 409, 429, 500]
+    model_server.enqueue_embeddings(*map(failure, statuses))
+
+    async with searching(database, model_server) as search:
+        for status in statuses:
+            await search.questions.embed(f"Why {status}?", deadline=1e9)
+
+    pauses = [fields["retry_after_seconds"] for fields in events(caplog, "embeddings.failed")]
+    assert pauses == [5, 10, 20, 40, 60, 60]
+
+
 async def test_a_failure_says_what_the_server_said_unless_it_quotes_the_reader(
     service: Service, model_server: FakeOpenAI, migrated_url: str
 ) -> None:
@@ -648,6 +702,18 @@ async def test_questions_at_the_same_time_read_about_the_book_once(database: Dat
 
     assert request.database_statements == 1
     _current.reset(token)
+
+
+async def test_a_search_that_is_cancelled_while_the_book_is_looked_at_stops_no_other(
+    database: Database, search: BookSearch
+) -> None:
+    await replace_book(database, *ROBOTS)
+    cancelled, other = (asyncio.create_task(find(search, "legs")) for _ in range(2))
+    await asyncio.sleep(0)  # Both begin.
+    cancelled.cancel()
+
+    assert pages(await other)[0] == "legs"
+    assert cancelled.cancelled()
 
 
 @pytest.mark.parametrize("replacement", [(), (Section("new", "New legs."),), (LEGS, WHEELS)], ids=len)

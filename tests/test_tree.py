@@ -323,6 +323,75 @@ def test_a_file_without_permission_is_named(folder: Path) -> None:
     assert read_book(folder, URL).skipped == [Skipped("b.md", "cannot be read: Permission denied")]
 
 
+LONG = "A robot senses, decides and acts. " * 10
+
+
+def test_a_partial_is_read_where_a_page_shows_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "docusaurus.config.js").touch()
+    write(
+        folder,
+        **{
+            "a/page.mdx": "import Units, {toc} from './_units.mdx';\nimport Note from '@site/src/_note.md'\n\n"
+            "# Page\n\nBefore.\n\n<Units unit='m' />\n\n## After\n\n<Note></Note>",
+            "a/_units.mdx": "---\ntitle: No\n---\nimport Deep from '../_deep.md'\n\nIn {props.unit}, metres.\n\n<Deep/>",
+            "_deep.md": "Deep down.",
+        },
+    )
+    add(tmp_path, "src/_note.md", "Mind the gap.")
+
+    book = read_book(folder, URL)
+
+    assert [chunk.text for chunk in book.chunks] == [
+        "Before.\n\nIn , metres.\n\nDeep down.\n\n## After\n\nMind the gap."
+    ]
+    assert book.skipped == []
+
+
+def test_the_headings_of_a_partial_are_counted_by_themselves(folder: Path) -> None:
+    """This was checked with Docusaurus 3.10.2."""
+    part = f"## Same\n\n{LONG}\n\n## Same ##\n\n{LONG}\n\n## Own {{/* #own */}}\n\n{LONG}"
+    write(
+        folder,
+        **{
+            "page.mdx": f"import Part from './_part.mdx'\n\n## Same\n\n{LONG}\n\n<Part />\n\n## Same\n\n{LONG}",
+            "_part.mdx": part,
+        },
+    )
+
+    anchors = [chunk.source.partition("#")[2] for chunk in read_book(folder, URL).chunks]
+
+    assert anchors == ["same", "same", "same-1", "own", "same-1"]
+
+
+def test_a_partial_in_code_is_not_read(folder: Path) -> None:
+    code = "```jsx\nimport Part from './_part.mdx'\n\n<Part />\n```"
+    write(folder, **{"page.mdx": code, "_part.mdx": "Text."})
+
+    assert [chunk.text for chunk in read_book(folder, URL).chunks] == [code]
+
+
+def test_a_partial_that_imports_itself_is_read_once(folder: Path) -> None:
+    write(
+        folder,
+        **{
+            "page.mdx": "import Part from './_part.mdx'\n\n<Part />",
+            "_part.mdx": "import Part from './_part.mdx'\n\nText.\n\n<Part />",
+        },
+    )
+
+    assert [chunk.text for chunk in read_book(folder, URL).chunks] == ["Text."]
+
+
+def test_a_partial_that_cannot_be_read_is_named(folder: Path) -> None:
+    add(folder, "a/page.mdx", "import Part from '../_part.mdx'\n\nText.\n\n<Part />")
+    add(folder, "_part.mdx", b"\xe4")
+
+    book = read_book(folder, URL)
+
+    assert pages(book) == ["a/page"]
+    assert book.skipped == [Skipped("../_part.mdx, a partial of a/page.mdx,", "is not UTF-8")]
+
+
 def test_the_sample_book_has_the_addresses_of_its_built_site() -> None:
     book = read_book(SAMPLE / "docs", URL)
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from app.book.mdx import HIDDEN, MARK, MATH_FENCE, to_markdown
+from app.book.mdx import HIDDEN, MARK, MATH_FENCE, ReadPartial, to_markdown
 from app.book.slugs import Slugger
 
 MAX_CHARS = 2_000
@@ -63,12 +63,20 @@ class _Piece:
     text: str
 
 
-def chunk_page(text: str, *, page: str, title: str | None, fallback: str, is_mdx: bool) -> list[Chunk]:
+def chunk_page(  # noqa: PLR0913  # Each is a part of what a file says of its page.
+    text: str,
+    *,
+    page: str,
+    title: str | None,
+    fallback: str,
+    is_mdx: bool,
+    read_partial: ReadPartial = lambda _path: "",
+) -> list[Chunk]:
     """Return the page's chunks in their order; none if it has no text.
 
     Without a title the page's own first heading is its title, and without that the fallback.
     """
-    markdown, is_mdx = to_markdown(text, is_mdx=is_mdx)
+    markdown, is_mdx = to_markdown(text, is_mdx=is_mdx, read_partial=read_partial)
     sections, heading = _sections(markdown, is_mdx=is_mdx)
     page_title = _shortened(title or heading or fallback, _MAX_HEADING_CHARS)
     pieces: list[_Piece] = []
@@ -79,6 +87,22 @@ def chunk_page(text: str, *, page: str, title: str | None, fallback: str, is_mdx
         Chunk(_source(page, section.anchor), page, _title(page_title, section), position, chunk)
         for position, (section, chunk) in enumerate(_merge(pieces, page_title))
     ]
+
+
+def partial_in_page(text: str, *, read_partial: ReadPartial) -> str:
+    """Return a partial as Markdown for the page that imports it; its headings have their anchors, which it counts by itself."""
+    markdown, _ = to_markdown(text, is_mdx=True, read_partial=read_partial)
+    lines = markdown.split("\n")
+    parser, tokens = _parsed(markdown, is_mdx=True)
+    slugger = Slugger()
+    for index, token in enumerate(tokens):
+        if token.type == "heading_open" and token.map and token.markup.startswith("#"):
+            content = tokens[index + 1].content
+            _, anchor = _heading(parser, content, slugger)
+            if anchor and not _CUSTOM_ANCHOR.search(content):
+                line = lines[token.map[0]]
+                lines[token.map[0]] = f"{line[: line.index('#')]}{token.markup} {content} {{#{anchor}}}"
+    return "\n".join(lines)
 
 
 def _source(page: str, anchor: str) -> str:
@@ -98,12 +122,7 @@ def _shortened(heading: str, limit: int) -> str:
 
 def _sections(markdown: str, *, is_mdx: bool) -> tuple[list[_Section], str | None]:
     """Return the page's sections, beginning with what stands before any heading, and the page's first heading of level 1."""
-    # Between the lines there is nothing left to be parsed but headings.
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["html_block", "reference", "text_join"])
-    if is_mdx:
-        parser.disable("code")
-    tokens: list[Token] = []
-    parser.block.parse(markdown, parser, {}, tokens)
+    parser, tokens = _parsed(markdown, is_mdx=is_mdx)
     lines = markdown.split("\n")
     slugger = Slugger()
     sections = [_Section(anchor="", level=1, headings=())]
@@ -127,6 +146,16 @@ def _sections(markdown: str, *, is_mdx: bool) -> tuple[list[_Section], str | Non
             if block := _block(lines[start:end]):
                 sections[-1].blocks.append((token.type.removesuffix("_open"), block))
     return sections, title
+
+
+def _parsed(markdown: str, *, is_mdx: bool) -> tuple[MarkdownIt, list[Token]]:
+    """Return the blocks of the page, and what parses the text of its headings; nothing else is left to be parsed."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["html_block", "reference", "text_join"])
+    if is_mdx:
+        parser.disable("code")
+    tokens: list[Token] = []
+    parser.block.parse(markdown, parser, {}, tokens)
+    return parser, tokens
 
 
 def _heading(parser: MarkdownIt, content: str, slugger: Slugger) -> tuple[str, str]:

@@ -1,12 +1,14 @@
 """From a page's MDX to the Markdown that its readers see.
 
 What is code goes: imports, exports, tags with their properties, comments and expressions. The text between tags stays, the
-label of a tab and the title of an admonition become a line of their own, and a link or an image leaves its text.
+label of a tab and the title of an admonition become a line of their own, and a link or an image leaves its text. A partial
+stands where its tag is.
 """
 
 import html
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 MATH_FENCE = "`" * 10
@@ -27,6 +29,10 @@ _HEADING = re.compile(r"[ \t>]*#{1,6}(?=[ \t]|$)", re.MULTILINE)
 _ESM = re.compile(
     r"import[ \t]+(?:['\"]|[^\n'\"]*\bfrom[ \t]+['\"]|(?:[\w$]+[ \t]*,[ \t]*)?\{[^\n'\"]*$)"
     r"|export[ \t]+(?:default|const|let|var|function|async|class|\{|\*)(?!\w)",
+    re.MULTILINE,
+)
+_IMPORTED_PAGE = re.compile(
+    r"^import[ \t]+(?P<name>[\w$]+)(?:[ \t]*,[ \t]*\{[^{}'\"]*\})?\s+from\s+(?P<quote>['\"])(?P<path>[^'\"\n]+\.mdx?)(?P=quote)",
     re.MULTILINE,
 )
 _ADMONITION = re.compile(
@@ -94,7 +100,20 @@ class _Tag:
     end: int
 
 
-def to_markdown(text: str, *, is_mdx: bool) -> tuple[str, bool]:
+type ReadPartial = Callable[[str], str]
+"""Returns the Markdown of the partial that an import names."""
+
+
+@dataclass(frozen=True)
+class _Partials:
+    """The partials that a page imports."""
+
+    read: ReadPartial
+    imported: dict[str, str]
+    """The path of each by the name of its tag."""
+
+
+def to_markdown(text: str, *, is_mdx: bool, read_partial: ReadPartial = lambda _path: "") -> tuple[str, bool]:
     """Return the Markdown, and whether the page is MDX; its lines must end in line feeds.
 
     A page that need not be MDX, and that has neither imports nor components, counts as plain Markdown: there, four blanks make
@@ -108,7 +127,7 @@ def to_markdown(text: str, *, is_mdx: bool) -> tuple[str, bool]:
         or any(_ESM.match(line) for line in prose.split("\n"))
         or not closed.isdisjoint(_COMPONENT.findall(prose))
     )
-    return _Reader(text, closed=closed, is_mdx=is_mdx).read(), is_mdx
+    return _Reader(text, closed=closed, is_mdx=is_mdx, partials=_Partials(read_partial, {})).read(), is_mdx
 
 
 def _without_fences(text: str) -> str:
@@ -132,10 +151,19 @@ def _end_of_fence(text: str, fence: re.Match[str]) -> int:
 class _Reader:
     """Reads one page from its start to its end."""
 
-    def __init__(self, text: str, *, closed: set[str], is_mdx: bool, definitions: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        closed: set[str],
+        is_mdx: bool,
+        partials: _Partials,
+        definitions: frozenset[str] | None = None,
+    ) -> None:
         self._text = text
         self._closed = closed
         self._is_mdx = is_mdx
+        self._partials = partials
         self._definitions = (
             frozenset(_label(found["label"]) for found in _DEFINITION.finditer(text))
             if definitions is None
@@ -173,7 +201,10 @@ class _Reader:
         elif math := _MATH.match(text, start):
             self._read_math(math)
         elif self._is_mdx and self._follows_blank_line and _ESM.match(text, start):
-            self._skip_to(self._end_of_esm())
+            end = self._end_of_esm()
+            code = text[start:end]
+            self._partials.imported.update((found["name"], found["path"]) for found in _IMPORTED_PAGE.finditer(code))
+            self._skip_to(end)
         elif (admonition := _ADMONITION.match(text, start)) and (admonition["kind"] or not admonition["rest"].strip()):
             self._skip_to(admonition.end(), self._title_of(admonition))
         elif definition := _DEFINITION.match(text, start):
@@ -242,7 +273,13 @@ class _Reader:
         return self._reader_of(text).read_inline()
 
     def _reader_of(self, text: str) -> "_Reader":
-        return _Reader(text, closed=self._closed, is_mdx=self._is_mdx, definitions=self._definitions)
+        return _Reader(
+            text,
+            closed=self._closed,
+            is_mdx=self._is_mdx,
+            partials=self._partials,
+            definitions=self._definitions,
+        )
 
     def _read_line(self) -> None:
         """Read to the end of the line, or of what begins in it."""
@@ -327,6 +364,10 @@ class _Reader:
         tag = self._tag_at(self._position)
         if tag is None or not self._is_tag(tag):
             return False
+        if tag.name in self._partials.imported and not tag.closing and not self._in_heading:
+            partial = self._partials.read(self._partials.imported[tag.name]).strip()
+            self._skip_to(tag.end, f"\n\n{partial}\n\n" if self._is_at_start() else partial)
+            return True
         end = tag.end
         if tag.name in _UNREAD and not tag.closing and not tag.closed:
             closing = re.compile(rf"</{tag.name}\s*>").search(self._text, tag.end)

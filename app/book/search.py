@@ -93,7 +93,7 @@ class BookSearch:
     """The retriever that searches the book in the database.
 
     It works inside its `async with` block. What is known of the book is read at the beginning, and then beside a question, at
-    most every ten seconds. So a question costs one round trip to the database, and none as long as there is no book.
+    most every ten seconds. Otherwise a question costs one round trip to the database, and none as long as there is no book.
     """
 
     def __init__(self, settings: Settings, database: Database, *, embedding_seconds: float = EMBEDDING_SECONDS) -> None:

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlsplit
 
 import yaml
 
-from app.book.chunks import Chunk, chunk_page
+from app.book.chunks import Chunk, chunk_page, partial_in_page
+from app.book.mdx import ReadPartial
 
 MAX_FILE_BYTES = 5_000_000
 
@@ -59,6 +60,8 @@ class _SkipError(Exception):
 class _Page:
     address: str
     chunks: list[Chunk]
+    skipped: list[Skipped]
+    """Partials that it imports and that cannot be read."""
 
 
 def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbers: bool = False) -> Book:
@@ -80,6 +83,7 @@ def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbe
             continue
         if (first := files.setdefault(page.address, file)) == file:
             chunks += page.chunks
+            skipped += page.skipped
         else:
             skipped.append(Skipped(file, f"has the same address as {first}"))
     if not chunks:
@@ -161,6 +165,7 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
     keep_numbers = keep_numbers or front_matter.get("parse_number_prefixes", "").lower() == "false"
     slug, name = _slug(file, front_matter, keep_numbers=keep_numbers)
     address = root + _quoted(slug.lstrip("/"))
+    skipped: list[Skipped] = []
     try:
         chunks = chunk_page(
             text,
@@ -168,10 +173,39 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
             title=front_matter.get("title"),
             fallback=front_matter.get("sidebar_label") or name,
             is_mdx=_format(file, front_matter) == "mdx",
+            read_partial=_reader_of_partials(folder, folder / file, skipped),
         )
     except RecursionError:
         raise _SkipError("is nested too deeply") from None
-    return _Page(address, chunks)
+    return _Page(address, chunks, skipped)
+
+
+def _reader_of_partials(
+    folder: Path, importing: Path, skipped: list[Skipped], above: frozenset[Path] = frozenset()
+) -> ReadPartial:
+    """Return what reads the partials that a file imports, and theirs; what cannot be read is empty, and noted."""
+
+    def read(name: str) -> str:
+        path = _imported(folder, importing, name).resolve()
+        if path in above:
+            return ""  # It imports itself.
+        try:
+            _, text = _front_matter(_read_file(path))
+        except _SkipError as error:
+            skipped.append(Skipped(f"{name}, a partial of {posixpath.relpath(importing, folder)},", str(error)))
+            return ""
+        return partial_in_page(text, read_partial=_reader_of_partials(folder, path, skipped, above | {path}))
+
+    return read
+
+
+def _imported(folder: Path, importing: Path, name: str) -> Path:
+    """Return the file that an import names: beside the file that imports it, or below the folder of the site's configuration."""
+    if not name.startswith("@site/"):
+        return importing.parent / name
+    above = folder.resolve().parents
+    site = next((parent for parent in above if any(parent.glob("docusaurus.config.*"))), folder.parent)
+    return site / name.removeprefix("@site/")
 
 
 def _format(file: str, front_matter: Mapping[str, str]) -> str:
