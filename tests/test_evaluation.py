@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from app.book.evaluation import (
 from app.book.search import Hit
 from tests import commands
 from tests.books import BOOK, Section, opened, replace_book
-from tests.conftest import API_KEY, BookCommand, CreateDatabase, migrate
-from tests.fake_openai import FakeOpenAI, embedding, failure, json_body
+from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, migrate
+from tests.fake_openai import Exchange, FakeOpenAI, completion, embedding, failure, json_body
 
 LEGS = Section("legs", "A hexapod walks on six legs.", title="Legs")
 WHEELS = Section("wheels", "A rover drives on four wheels.", title="Wheels")
@@ -108,7 +109,9 @@ def test_questions_are_read_from_lines_or_from_a_list(tmp_path: Path, write: Cal
     file = tmp_path / "questions.jsonl"
     file.write_text(write(QUESTIONS) + "\n\n", encoding="utf-8")
 
-    assert [question.model_dump(exclude_none=True) for question in read_questions(file)] == QUESTIONS
+    for_search, for_model = read_questions(file)
+    assert [question.model_dump(exclude_none=True) for question in for_search] == QUESTIONS
+    assert for_model == []
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,8 @@ def test_questions_are_read_from_lines_or_from_a_list(tmp_path: Path, write: Cal
         ('{"question": "", "pages": ["a"]}', "line 1: question String should have"),
         ("not json", "line 1: Invalid JSON"),
         ('[{"question": 1}]', "0.question Input should be a valid string"),
+        ('{"question": "?", "says": [""]}', "line 1: says.0 String should have"),
+        ('{"question": "?", "declines": true, "pages": ["a"]}', "line 1: Value error, declines, and has pages"),
     ],
 )
 def test_what_is_wrong_with_the_questions_is_said(tmp_path: Path, content: str, message: str) -> None:
@@ -301,3 +306,84 @@ async def test_a_wrong_command_line_is_refused(run: Run, arguments: tuple[str, .
     assert status == 2
     assert "usage:" in output
     assert "_positive" not in output
+
+
+ANSWERS: list[dict[str, Any]] = [
+    {"question": "What has legs?", "pages": [f"{BOOK}legs"], "says": ["six|6", "a hexapod"]},
+    {"question": "And wheels?", "previous_question": "What has legs?", "pages": [f"{BOOK}wheels"], "says": ["four"]},
+    {"question": "Who won on wheels?", "declines": True, "does_not_say": ["Germany"]},
+    {"question": "What walks?", "selected_text": "A biped walks.", "says": ["biped"], "does_not_say": ["hexapod"]},
+]
+
+
+type CheckAnswers = Callable[[list[str]], Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+def check_answers(url: str, model_server: FakeOpenAI, run: Run, tmp_path: Path) -> CheckAnswers:
+    """Evaluate these answers of the model to the questions above; gives what the command says of them."""
+
+    async def check(answers: list[str]) -> dict[str, Any]:
+        answer_to = {str(question["question"]): text for question, text in zip(ANSWERS, answers, strict=True)}
+
+        async def answer(exchange: Exchange) -> None:
+            question = str(exchange.body["messages"][-1]["content"]).rpartition("\n\n")[2]
+            await completion(answer_to[question])(exchange)
+
+        model_server.enqueue(*[answer] * len(answers))
+        file = tmp_path / "answers.jsonl"
+        file.write_text("\n".join(map(json.dumps, ANSWERS)))
+        async with opened(url) as database:
+            await replace_book(database, LEGS, WHEELS, model=None)
+            status, output = await run(url, "evaluate", file, "--json", **key_for(model_server))
+        assert status == 0, output
+        found: dict[str, Any] = json.loads(output)["answers"]
+        return found
+
+    return check
+
+
+async def test_answers_that_cite_and_say_what_they_must_hold(check_answers: CheckAnswers) -> None:
+    assert await check_answers(["A  Hexapod, on 6 legs. [1]", "It has four [1].", "I do not know.", "A biped."]) == {
+        "cites": {"held": 2, "asked": 2},
+        "declines": {"held": 1, "asked": 1},
+        "says": {"held": 3, "asked": 3},
+        "does_not_say": {"held": 1, "asked": 1},
+        "keeps_to_excerpt": {"held": 1, "asked": 1},
+        "failed": [],
+    }
+
+
+async def test_answers_that_do_not_are_named_with_what_is_wrong(check_answers: CheckAnswers) -> None:
+    answers = ["A hexapod has sixty. [1]", "It has four.", "Germany [1].", "Not a hexapod: a biped."]
+
+    found = await check_answers(answers)
+
+    assert {name: counts["held"] for name, counts in found.items() if name != "failed"} == {
+        "cites": 1,
+        "declines": 0,
+        "says": 2,
+        "does_not_say": 0,
+        "keeps_to_excerpt": 0,
+    }
+    assert [(failure["question"], failure["failed"]) for failure in found["failed"]] == [
+        ("What has legs?", ["says"]),
+        ("And wheels?", ["cites"]),
+        ("Who won on wheels?", ["declines", "does_not_say"]),
+        ("What walks?", ["keeps_to_excerpt"]),
+    ]
+    assert [failure["answer"] for failure in found["failed"]] == answers
+
+
+def test_the_stand_in_answers_the_example_questions_from_the_sample_book(book_command: BookCommand) -> None:
+    book_command("ingest", ROOT / "sample-book/docs", "--url", "https://book.example.org/docs/")
+
+    status, output = book_command("evaluate", ROOT / "sample-book/answers.jsonl", "--verbose")
+
+    lines = dict(re.findall(r"^(.+?) +(\d+/\d+)$", output, re.MULTILINE))
+    assert status == 0
+    assert output.startswith("20 answers of the offline stand-in\n")
+    # It quotes and cannot decline, but it cites and keeps to its text.
+    assert lines["cites a right page"] == "14/14"
+    assert lines["keeps to the excerpt"] == "3/3"
+    assert "Which fertilizer do tomatoes need?\n  not: cites nothing where the book does not say\n  answer: [" in output

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from app.book import evaluation
+from app.book import answers, evaluation
 from app.book.embeddings import Embedder, EmbeddingError
 from app.book.search import PASSAGES, BookSearch, Hit
 from app.commands import CommandError, CommandSettings, opened_database, run
@@ -108,9 +108,8 @@ def _reading() -> Iterator[ModuleType]:
 
 
 @asynccontextmanager
-async def _opened() -> AsyncIterator[BookSearch]:
+async def _opened(settings: CommandSettings) -> AsyncIterator[BookSearch]:
     """Open the book in the database of the settings; raises CommandError if there is none."""
-    settings = CommandSettings.load()
     async with (
         opened_database(settings) as database,
         BookSearch(settings, database, embedding_seconds=_EMBEDDING_SECONDS) as search,
@@ -121,7 +120,7 @@ async def _opened() -> AsyncIterator[BookSearch]:
 
 
 async def _search(arguments: argparse.Namespace) -> None:
-    async with _opened() as search:
+    async with _opened(CommandSettings.load()) as search:
         query = Query(arguments.question, evaluation.known(arguments.previous), arguments.page)
         hits = await search.search(query, limit=arguments.limit, by_meaning=not arguments.words)
     for number, hit in enumerate(hits, 1):
@@ -140,26 +139,42 @@ def _as_lines(number: int, hit: Hit) -> str:
 
 
 async def _evaluate(arguments: argparse.Namespace) -> None:
-    questions = evaluation.read_questions(arguments.file)
-    async with _opened() as search:
-        missing = evaluation.unknown_pages(questions, await search.pages())
-        outcomes = {"words": await evaluation.evaluate(search, questions, by_meaning=False)}
-        if await search.has_meaning():
-            try:
-                outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
-            except EmbeddingError as error:
-                raise CommandError(f"The questions cannot be embedded: {error}") from error
+    questions, for_model = evaluation.read_questions(arguments.file)
+    settings = CommandSettings.load()
+    async with _opened(settings) as search:
+        missing = evaluation.unknown_pages([*questions, *for_model], await search.pages())
+        outcomes = await _searched(search, questions) if questions else {}
+        checked = await answers.check_answers(search, settings, for_model) if for_model else []
     columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
-    failed = evaluation.failures(list(outcomes.values())[-1])
+    failed = evaluation.failures(list(outcomes.values())[-1]) if outcomes else []
+    failed_checks, held = answers.failed_checks(checked), answers.held(checked)
     if arguments.json:
-        print(evaluation.dumped(len(questions), columns, failed))  # noqa: T201
-    else:
+        print(evaluation.dumped(len(questions), columns, failed, held, failed_checks))  # noqa: T201
+    if questions and not arguments.json:
         print(f"{len(questions)} questions\n{evaluation.as_table(columns)}")  # noqa: T201
         for failure in failed if arguments.verbose else ():
             found = ", ".join(failure["found"]) or "nothing"
             print(f"\n{failure['question']}\n  right: {', '.join(failure['pages'])}\n  found: {found}")  # noqa: T201
+    if checked and not arguments.json:
+        model = settings.openai_model if settings.openai_api_key else "the offline stand-in"
+        print(f"{len(checked)} answers of {model}\n{answers.as_table(held)}")  # noqa: T201
+        for failure in failed_checks if arguments.verbose else ():
+            what = ", ".join(f"not: {answers.CHECKS[name]}" for name in failure["failed"]) or "no answer"
+            print(f"\n{failure['question']}\n  {what}\n  answer: {' '.join(failure['answer'].split())}")  # noqa: T201
     if missing:
         print(f"The book does not have these pages: {', '.join(missing)}", file=sys.stderr)  # noqa: T201
+
+
+async def _searched(
+    search: BookSearch, questions: Sequence[evaluation.Question]
+) -> dict[str, list[evaluation.Outcome]]:
+    outcomes = {"words": await evaluation.evaluate(search, questions, by_meaning=False)}
+    if await search.has_meaning():
+        try:
+            outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
+        except EmbeddingError as error:
+            raise CommandError(f"The questions cannot be embedded: {error}") from error
+    return outcomes
 
 
 if __name__ == "__main__":

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from app.book.search import PASSAGES, BookSearch, Hit, address
 from app.commands import CommandError
@@ -23,6 +32,9 @@ _BATCH = 200
 
 class QuestionsError(CommandError):
     """The file holds no questions that can be evaluated; the message says why."""
+
+
+Phrase = Annotated[str, Field(min_length=1)]
 
 
 class Question(BaseModel):
@@ -48,8 +60,8 @@ class Outcome:
     @property
     def rank(self) -> int | None:
         """The place of the first chunk of a right page, from 1; None if there is none."""
-        right = {_comparable(page) for page in self.question.pages}
-        return next((place for place, hit in enumerate(self.hits, 1) if _comparable(hit.page) in right), None)
+        right = {comparable(page) for page in self.question.pages}
+        return next((place for place, hit in enumerate(self.hits, 1) if comparable(hit.page) in right), None)
 
     @property
     def has_section(self) -> bool:
@@ -58,37 +70,78 @@ class Outcome:
         return any(unquote(hit.source) == wanted for hit in self.hits[:PASSAGES])
 
 
-def read_questions(file: Path) -> list[Question]:
-    """Return the questions of a file: a JSON object on each line, or a JSON list of them; raises QuestionsError."""
+class AnswerQuestion(BaseModel):
+    """A question, and what its answer must and must not say."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    question: str = Field(min_length=1)
+    previous_question: str | None = None
+    selected_text: str | None = None
+    """The excerpt that the answer has to keep to."""
+    pages: list[str] = []
+    """The pages of which the answer must cite one at least."""
+    declines: bool = False
+    """Whether the book does not say, so that the answer must cite nothing."""
+    says: list[Phrase] = []
+    """What the answer must say: all of it, whatever its case. Of `a|b`, one is enough."""
+    does_not_say: list[Phrase] = []
+    """What it must not say; with an excerpt, what only other knowledge could tell."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Self:
+        if self.declines and self.pages:
+            raise ValueError("declines, and has pages")
+        return self
+
+
+def _kind(item: Any) -> str:
+    """Return which of the two a question is: one for the search, or one for the model."""
+    return "answer" if isinstance(item, dict) and item.keys() & _OF_ANSWERS else "search"
+
+
+_OF_ANSWERS = {"selected_text", "declines", "says", "does_not_say"}
+_Any = Annotated[Annotated[Question, Tag("search")] | Annotated[AnswerQuestion, Tag("answer")], Discriminator(_kind)]
+
+
+def read_questions(file: Path) -> tuple[list[Question], list[AnswerQuestion]]:
+    """Return the questions of a file: a JSON object on each line, or a JSON list of them.
+
+    Those with `says`, `does_not_say`, `declines` or `selected_text` are for the model, and the others for the search.
+    Raises QuestionsError.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionsError(f"{file} cannot be read: {error}") from error
     try:
         if text.lstrip().startswith("["):
-            questions = TypeAdapter(list[Question]).validate_json(text)
+            items = TypeAdapter(list[_Any]).validate_json(text)
         else:
-            questions = []
+            items = []
             for number, line in enumerate(text.splitlines(), 1):
                 if line.strip():
-                    questions.append(_read_line(line, f"{file}, line {number}"))
+                    items.append(_read_line(line, f"{file}, line {number}"))
     except ValidationError as error:
         raise QuestionsError(f"{file}: {_reason(error)}") from error
-    if not questions:
+    if not items:
         raise QuestionsError(f"{file} has no questions.")
-    return questions
+    return [item for item in items if isinstance(item, Question)], [
+        item for item in items if isinstance(item, AnswerQuestion)
+    ]
 
 
-def _read_line(line: str, place: str) -> Question:
+def _read_line(line: str, place: str) -> Question | AnswerQuestion:
     try:
-        return Question.model_validate_json(line)
+        return TypeAdapter[Question | AnswerQuestion](_Any).validate_json(line)
     except ValidationError as error:
         raise QuestionsError(f"{place}: {_reason(error)}") from error
 
 
 def _reason(error: ValidationError) -> str:
     first = error.errors(include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
+    place = [str(part) for part in first["loc"] if part not in {"search", "answer"}]  # Those are our own tags.
+    return f"{'.'.join(place)} {first['msg']}".strip()
 
 
 async def evaluate(search: BookSearch, questions: Sequence[Question], *, by_meaning: bool) -> list[Outcome]:
@@ -139,11 +192,11 @@ def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
-def unknown_pages(questions: Sequence[Question], pages: set[str]) -> list[str]:
+def unknown_pages(questions: Sequence[Question | AnswerQuestion], pages: set[str]) -> list[str]:
     """Return the right pages that the book does not have, each once."""
     known_pages = {unquote(page) for page in pages}
     named = dict.fromkeys(page for question in questions for page in question.pages)
-    return [page for page in named if _comparable(page) not in known_pages]
+    return [page for page in named if comparable(page) not in known_pages]
 
 
 def as_table(columns: dict[str, dict[str, float]]) -> str:
@@ -159,11 +212,22 @@ def as_table(columns: dict[str, dict[str, float]]) -> str:
 _LABELS = {"mrr": "MRR", "section": f"section among {PASSAGES}"}
 
 
-def dumped(questions: int, columns: dict[str, dict[str, float]], failed: Sequence[dict[str, Any]]) -> str:
+def dumped(
+    questions: int,
+    columns: dict[str, dict[str, float]],
+    failed: Sequence[dict[str, Any]],
+    held: dict[str, tuple[int, int]],
+    failed_checks: Sequence[dict[str, Any]],
+) -> str:
     """Return the figures for programs."""
     rounded = {name: {key: round(value, 4) for key, value in found.items()} for name, found in columns.items()}
-    return json.dumps({"questions": questions, **rounded, "failed": failed}, ensure_ascii=False, indent=2)
+    found: dict[str, Any] = {"questions": questions, **rounded, "failed": failed}
+    if held or failed_checks:
+        counts = {name: {"held": count, "asked": asked} for name, (count, asked) in held.items()}
+        found["answers"] = {**counts, "failed": failed_checks}
+    return json.dumps(found, ensure_ascii=False, indent=2)
 
 
-def _comparable(page: str) -> str:
+def comparable(page: str) -> str:
+    """Return a page's address as it is compared."""
     return unquote(address(page))
