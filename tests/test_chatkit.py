@@ -371,7 +371,7 @@ async def test_a_thread_that_is_deleted_while_it_is_added_to_stays_deleted(
 ) -> None:
     thread_id = thread_id_of(await widget.create())
 
-    async def delete_meanwhile(_self: object, _request: object) -> Allowance:
+    async def delete_meanwhile(_self: object, _request: object, _owner: object) -> Allowance:
         await widget.service.tables.clear()
         return lambda: asyncio.sleep(0)
 

@@ -38,7 +38,7 @@ async def every_status(
         "success": await client.post("/chat", json={"message": "Hello"}, headers=headers),
         "invalid": await client.post("/chat", json={}, headers=headers),
         "unknown address": await client.get("/nowhere", headers=headers),
-        "wrong method": await client.get("/chat", headers=headers),
+        "wrong method": await client.get("/chat/stream", headers=headers),
         "too large": await client.post("/chat", content=b"x" * 1_000_000, headers=headers),
     }
     model_server.enqueue(failure(429, **{"retry-after": "9"}))

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer
 
-TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings"}
+TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings", "token_usage"}
 
 
 def tables(url: str) -> set[str]:
@@ -170,6 +170,15 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.reply_to uuid null",
         "messages.claim_id uuid null",
         "messages.feedback_comment text null",
+        "messages.model text null",
+        "messages.prompt_tokens integer null",
+        "messages.completion_tokens integer null",
+        "messages.duration_ms integer null",
+        "messages.retrieved integer null",
+        "messages.cited integer null",
+        "token_usage.day date",
+        "token_usage.process uuid",
+        "token_usage.tokens bigint",
     ]
 
 
@@ -193,6 +202,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
+        "token_usage: PRIMARY KEY (day, process)",
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
@@ -245,6 +255,15 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.reply_to CHAR(32) null",
         "messages.claim_id CHAR(32) null",
         "messages.feedback_comment TEXT null",
+        "messages.model TEXT null",
+        "messages.prompt_tokens INTEGER null",
+        "messages.completion_tokens INTEGER null",
+        "messages.duration_ms INTEGER null",
+        "messages.retrieved INTEGER null",
+        "messages.cited INTEGER null",
+        "token_usage.day DATE",
+        "token_usage.process CHAR(32)",
+        "token_usage.tokens BIGINT",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
     assert sorted(query(sqlite, keys)) == [
@@ -357,7 +376,7 @@ def superusers(tenants_database: str, postgres: PostgresServer) -> str:
     return postgres.url(tenants_database.rpartition("/")[2])
 
 
-@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005", "0006"])
+@pytest.mark.parametrize("revision", ["0001", "0003", "0004", "0005", "0006", "0007", "0008"])
 def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: str) -> None:
     session_id = "00000000000040008000000000000000"
     migrate(url, revision)
