@@ -66,6 +66,7 @@ const css = `
   .launcher:hover { transform: translateY(-2px); box-shadow: 0 2px 4px #0003, 0 10px 28px #0005 }
   .launcher[aria-busy=true] { cursor: progress }
   .bubble {
+    z-index: calc(var(--layer) + 1);
     padding: 0.55em 0.9em;
     border-radius: 0.7em;
     font-size: 0.93em;
@@ -222,7 +223,10 @@ class BookChat extends HTMLElement {
     if (!isVisible) return;
     const { offsetWidth, offsetHeight } = this.#bubble;
     const middle = box.left + box.width / 2 - offsetWidth / 2;
-    const left = Math.max(8, box.left, Math.min(middle, document.documentElement.clientWidth - offsetWidth - 8));
+    // Beside the open chat rather than on it, where there is room.
+    const chat = this.#root.querySelector("dialog[open]")?.getBoundingClientRect();
+    const end = chat && chat.left > box.left ? chat.left : document.documentElement.clientWidth;
+    const left = Math.max(8, box.left, Math.min(middle, end - offsetWidth - 8));
     const top = Math.min(box.bottom + 10, innerHeight - offsetHeight - 8);
     this.#bubble.style.left = `${left}px`;
     this.#bubble.style.top = `${top}px`;
