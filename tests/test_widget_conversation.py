@@ -188,6 +188,17 @@ async def test_a_question_that_failed_can_be_asked_again(
     await expect(questions(page)).to_have_text(["How does it walk?"])
     assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
 
+    # Whoever asks something else instead finds it unanswered.
+    model_server.enqueue(failure(500), stream("Yes."))
+    await ask(page, "Always?")
+    await expect(alert).to_be_visible()
+    await ask(page, "Does it run?")
+    await expect(answers(page).last).to_have_text("Yes.")
+    await page.reload()
+    await expect(questions(page)).to_have_text(["How does it walk?", "Always?", "Does it run?"])
+    await expect(page.get_by_text("This question was not answered.")).to_be_visible()
+    await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
+
 
 async def test_a_question_that_is_too_long_comes_back_to_be_shortened(serve: Serve, visit: Visit) -> None:
     service = await serve(MAX_MESSAGE_CHARS="20")
@@ -400,10 +411,12 @@ async def test_a_page_that_is_not_allowed_is_told_so(service: Service, visit: Vi
 
 
 async def test_a_reader_says_what_they_think_of_an_answer(service: Service, visit: Visit) -> None:
-    page = await visit(service)
+    page = await visit(service, viewport={"width": 400, "height": 420})
     await open_chat(page)
     await ask(page, "How does it walk?")
     await page.get_by_role("button", name="Bad answer").click()
+    # All reasons are seen, although the answer ends at the lower edge.
+    await expect(page.get_by_role("button", name="Something else…")).to_be_in_viewport(ratio=1)
     await page.get_by_role("button", name="Incorrect").click()
     await expect(page.get_by_text("Thank you for your feedback.")).to_be_visible()
     await expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")

@@ -19,7 +19,7 @@ from tests.browser import (
     questions,
 )
 from tests.conftest import Serve, Service
-from tests.fake_openai import Exchange, FakeOpenAI, chunk, failure, stream
+from tests.fake_openai import Exchange, FakeOpenAI, chunk, failure, held, stream
 from tests.marks import on_one_database
 
 pytestmark = [needs_chromium, on_one_database]
@@ -101,6 +101,50 @@ async def test_an_answers_markdown_and_formulas_are_shown(
         assert await part.evaluate("part => part.scrollWidth > part.clientWidth")
 
 
+async def test_a_formula_that_is_being_written_is_shown_as_such(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    opened, written, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def formula(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for piece, gate in (("It is\n\n$$\n", opened), (r"\frac{a", written), ("}{b}\n$$\n\nas one sees.", closed)):
+            await exchange.event(chunk({"content": piece}))
+            await gate.wait()
+        await exchange.event(chunk({}, "stop"))
+        await exchange.close()
+
+    model_server.enqueue(formula)
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "What is it?")
+    await expect(answers(page).locator(".formula")).to_have_count(1)
+    await expect(answers(page)).to_have_text("It is")
+    opened.set()
+    await expect(answers(page).locator(".formula.tex")).to_have_text(r"\frac{a")
+    written.set()
+    await expect(answers(page).locator("math mfrac")).to_have_count(1)
+    await expect(answers(page).locator(".tex")).to_have_count(0)
+    closed.set()
+    await expect(answers(page).locator("p")).to_have_text(["It is", "as one sees."])
+
+
+async def test_nothing_moves_for_a_reader_who_does_not_want_it(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    count = "document.querySelector('book-chat').shadowRoot.getAnimations().length"
+    for motion, moves in (("reduce", False), ("no-preference", True)):
+        gate = asyncio.Event()
+        model_server.enqueue(held(gate))
+        page = await visit(service, reduced_motion=motion)
+        await open_chat(page)
+        await ask(page, "How does it walk?")
+        await expect(page.get_by_text("Looking it up…")).to_be_visible()
+        assert (await page.evaluate(count) > 0) is moves
+        gate.set()
+        await expect(answers(page)).to_be_visible()
+
+
 async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -128,12 +172,16 @@ async def test_what_is_selected_is_sent_with_formulas_as_their_source_unless_it_
 ) -> None:
     excerpt = "The force is $F = ma$, said Newton."
     page = await visit(service)
-    for _ in range(2):
+    for attempt in range(2):
         await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
         await page.get_by_role("button", name="Ask about this").click()
         await expect(page.get_by_role("blockquote")).to_have_text([excerpt])
         await page.get_by_role("button", name="Remove the selected text").click()
         await expect(page.get_by_role("blockquote")).to_have_count(0)
+        # What was asked about is not offered again, until it is selected again.
+        await page.set_viewport_size({"width": 1200 + attempt, "height": 800})
+        await drawn(page)
+        await expect(page.get_by_role("button", name="Ask about this")).to_be_hidden()
         await page.evaluate("getSelection().removeAllRanges()")
     await ask(page, "What is m?")
     await expect(answers(page)).to_be_visible()
@@ -142,7 +190,7 @@ async def test_what_is_selected_is_sent_with_formulas_as_their_source_unless_it_
     await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
     await page.get_by_role("button", name="Ask about this").click()
     await ask(page, "And what is m here?")
-    await expect(answers(page)).to_have_count(2)
+    await expect(answers(page).last).to_have_text("Answer 2 to: And what is m here?")
     assert excerpt in str(model_server.prompt)
 
 

@@ -116,6 +116,8 @@ class BookChat extends HTMLElement {
   #failures = 0;
   /** @type {Range | undefined} */
   #selected;
+  /** What has been asked about, so that it is not offered again. @type {Range | undefined} */
+  #asked;
   #isPointerDown = false;
   #words = wordsFor("").words;
   #launcher = h("button", { type: "button", class: "launcher", "aria-haspopup": "dialog", onclick: () => this.open() });
@@ -199,7 +201,10 @@ class BookChat extends HTMLElement {
       cancelAnimationFrame(frame);
       frame = requestAnimationFrame(() => this.#placeBubble());
     };
-    document.addEventListener("selectionchange", update);
+    document.addEventListener("selectionchange", () => {
+      if (document.getSelection()?.isCollapsed) this.#asked = undefined;
+      update();
+    });
     // While the selection is being drawn, the button would be in its way.
     for (const event of ["pointerdown", "pointerup", "pointercancel"]) {
       const onPointer = () => {
@@ -218,7 +223,8 @@ class BookChat extends HTMLElement {
   #placeBubble() {
     this.#selected = selectionInBook();
     const box = [...(this.#selected?.getClientRects() ?? [])].findLast(({ width }) => width > 0);
-    const isVisible = box && box.bottom > 0 && box.top < innerHeight && !this.#isPointerDown;
+    const isAsked = this.#asked && this.#selected && isSame(this.#asked, this.#selected);
+    const isVisible = box && box.bottom > 0 && box.top < innerHeight && !this.#isPointerDown && !isAsked;
     this.#bubble.hidden = !isVisible;
     if (!isVisible) return;
     const { offsetWidth, offsetHeight } = this.#bubble;
@@ -234,8 +240,15 @@ class BookChat extends HTMLElement {
 
   #askAboutSelection() {
     this.#bubble.hidden = true;
+    this.#asked = this.#selected;
     this.open({ range: this.#selected });
   }
+}
+
+/** @param {Range} one @param {Range} other */
+function isSame(one, other) {
+  const { START_TO_START, END_TO_END } = Range;
+  return [START_TO_START, END_TO_END].every((how) => one.compareBoundaryPoints(how, other) === 0);
 }
 
 function bookSelector() {
