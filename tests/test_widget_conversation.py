@@ -153,6 +153,43 @@ async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
     assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
 
 
+async def test_a_stream_that_fell_silent_as_after_a_computers_sleep_is_taken_up_again(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    page = await visit(service)
+    await page.clock.install()
+    await page.reload()
+    posts = requests_of(page, "chat/stream")
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    await expect(answers(page)).to_have_text("On two")
+
+    async with page.expect_request(lambda request: "/chat/stream" in request.url and request.method == "POST"):
+        await page.clock.fast_forward(40_000)
+    gate.set()
+    await expect(answers(page)).to_have_text("On two legs.")
+    assert len({request.headers["idempotency-key"] for request in posts if request.method == "POST"}) == 1
+    assert len(model_server.requests) == 1
+
+
+async def test_a_conversation_that_cannot_be_loaded_is_loaded_at_the_second_try(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+
+    error = {"code": "database_error", "message": "The database is away.", "request_id": "1"}
+    headers = {"Access-Control-Allow-Origin": "*"}
+    await page.route("**/messages?*", lambda route: route.fulfill(status=503, json={"error": error}, headers=headers))
+    await page.reload()
+    await expect(page.get_by_role("alert")).to_have_text("The conversation could not be loaded.")
+    await page.unroute_all()
+    await page.get_by_role("button", name="Retry").click()
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+
+
 async def test_a_reader_without_a_network_is_told_and_answered_when_it_is_back(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)

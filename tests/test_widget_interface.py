@@ -145,6 +145,54 @@ async def test_nothing_moves_for_a_reader_who_does_not_want_it(
         await expect(answers(page)).to_be_visible()
 
 
+async def test_a_long_answer_is_read_from_its_beginning_copied_and_read_in_a_wider_panel(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    text = "\n\n".join(f"Paragraph **{number}** of the answer." for number in range(40)) + "\n\n```\nx = 1\n```"
+    model_server.enqueue(stream("Short."), stream(*pieces(text, 50)))
+    page = await visit(service, permissions=["clipboard-read", "clipboard-write"])
+    await open_chat(page)
+    await ask(page, "Say little")
+    await expect(answers(page)).to_have_text("Short.")
+    await ask(page, "Say a lot")
+    await expect(page.get_by_role("button", name="Good answer")).to_have_count(2)
+
+    await expect(questions(page).last).to_be_in_viewport(ratio=1)
+    await expect(answers(page).last.locator("pre")).not_to_be_in_viewport()
+    await page.get_by_role("button", name="Latest message").click()
+    await expect(page.get_by_role("button", name="Good answer").last).to_be_in_viewport(ratio=1)
+    await expect(page.get_by_role("button", name="Latest message")).to_be_hidden()
+
+    await page.get_by_role("button", name="Copy").last.click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == text
+    await answers(page).get_by_role("button", name="Copy").click()
+    await expect(page.get_by_role("button", name="Copied")).to_have_count(2)
+    assert await page.evaluate("navigator.clipboard.readText()") == "x = 1"
+
+    for name, width in (("Wider", 768), ("Narrower", 416)):
+        await page.get_by_role("button", name=name).click()
+        box = await page.get_by_role("dialog").bounding_box()
+        assert box
+        assert box["width"] == width
+
+
+async def test_a_site_can_open_sources_itself(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(stream("See [the page](/atlas#legs)."))
+    page = await visit(service)
+    await page.evaluate(
+        """() => addEventListener("book-chat:navigate", event => {
+          event.preventDefault();
+          globalThis.visited = event.detail.url;
+        })"""
+    )
+    await open_chat(page)
+    await ask(page, "Where?")
+    await page.get_by_role("link", name="the page").click()
+    assert await page.evaluate("visited") == "http://localhost:3000/atlas#legs"
+    assert page.url == "http://localhost:3000/"
+
+
 async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
