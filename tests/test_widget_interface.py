@@ -55,6 +55,49 @@ print("a line of code that is certainly much longer than the panel is wide, so t
 It costs $5 or $10, and Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft costs more.
 """
 
+GROWING = """A heading
+--
+
+Another one
+===
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+- one
+- two
+
+- three
+
+  with a paragraph
+
+      and code
+
+1. first
+   ```sh
+   ls
+   ```
+2. second
+
+Text
+- not a list, or is it
+> quoted
+and goes on
+
+~~~
+open
+~~~
+
+See [the page] and [1].
+
+[the page]: https://book.example.org/page
+
+***
+Last *words* with `code` and **strong
+text**.
+"""
+
 HOSTILE = """# <img src="https://evil.example/heading.png" onerror="steal()">
 
 ![tracker](https://evil.example/image.png) <script>steal()</script> <iframe src="https://evil.example"></iframe>
@@ -99,6 +142,32 @@ async def test_an_answers_markdown_and_formulas_are_shown(
     assert await log.evaluate("log => log.scrollWidth <= log.clientWidth")
     for part in (answer.locator("pre"), answer.locator(".table")):
         assert await part.evaluate("part => part.scrollWidth > part.clientWidth")
+
+
+async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    different = await page.evaluate(
+        """async ([folder, texts]) => {
+          const { Answer } = await import(`${folder}answer.js`);
+          const { wordsFor } = await import(`${folder}languages.js`);
+          const answer = () => new Answer(document.createElement("div"), { ...wordsFor("en"), onVisit() {} });
+          const first = answer();
+          first.show("$x$");
+          while (!first.element.querySelector("math")) await new Promise(requestAnimationFrame);
+          for (const text of texts) {
+            const growing = answer();
+            for (let length = 1; length <= text.length; length++) {
+              const whole = answer();
+              growing.show(text.slice(0, length));
+              whole.show(text.slice(0, length));
+              if (!growing.element.isEqualNode(whole.element)) return [text.slice(0, length), growing.element.outerHTML];
+            }
+          }
+          return [];
+        }""",
+        [f"{service.client.base_url}/widget/".replace("//widget", "/widget"), [RICH, GROWING]],
+    )
+    assert different == []
 
 
 async def test_a_formula_that_is_being_written_is_shown_as_such(
