@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from app.models import MessageRole
 from app.retrieval import Passage, Query
@@ -182,8 +182,16 @@ async def test_a_conversation_that_cannot_be_loaded_is_loaded_at_the_second_try(
 
     error = {"code": "database_error", "message": "The database is away.", "request_id": "1"}
     headers = {"Access-Control-Allow-Origin": "*"}
-    await page.route("**/messages?*", lambda route: route.fulfill(status=503, json={"error": error}, headers=headers))
+    released = asyncio.Event()
+
+    async def fail_later(route: Route) -> None:
+        await released.wait()
+        await route.fulfill(status=503, json={"error": error}, headers=headers)
+
+    await page.route("**/messages?*", fail_later)
     await page.reload()
+    await expect(page.get_by_text("Loading the conversation…")).to_be_visible()
+    released.set()
     await expect(page.get_by_role("alert")).to_have_text("The conversation could not be loaded.")
     await page.unroute_all()
     await page.get_by_role("button", name="Retry").click()
