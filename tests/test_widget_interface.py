@@ -239,6 +239,16 @@ async def test_a_long_answer_is_read_from_its_beginning_copied_and_read_in_a_wid
     await expect(page.get_by_role("button", name="Copied")).to_have_count(2)
     assert await page.evaluate("navigator.clipboard.readText()") == "x = 1"
 
+    # Whoever has scrolled back is taken to the question that they ask.
+    await page.get_by_role("log").hover()
+    await page.mouse.wheel(0, -5000)
+    await expect(questions(page).first).to_be_in_viewport(ratio=1)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+    await ask(page, "And now?")
+    await expect(questions(page).last).to_be_in_viewport(ratio=1)
+    gate.set()
+
     for name, width in (("Wider", 768), ("Narrower", 416)):
         await page.get_by_role("button", name=name).click()
         box = await page.get_by_role("dialog").bounding_box()
@@ -382,6 +392,7 @@ async def test_what_is_typed_is_still_there_after_a_reload_and_nobody_has_been_t
     await page.get_by_role("textbox").fill("How does it")
     await page.reload()
     await expect(page.get_by_role("textbox")).to_have_value("How does it")
+    assert await page.evaluate("document.activeElement === document.body")
     await page.get_by_role("button", name="Close").click()
     await page.reload()
     await expect(page.get_by_role("button", name="Ask the book")).to_be_visible()
