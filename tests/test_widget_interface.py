@@ -1,7 +1,6 @@
 """What the widget is to its readers: what they see, hear and press, in every kind of window; and what no answer can do to them."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.browser import (
     questions,
 )
 from tests.conftest import Serve, Service
-from tests.fake_openai import Exchange, FakeOpenAI, chunk, failure, stream
+from tests.fake_openai import Exchange, FakeOpenAI, chunk, failure, held, stream
 from tests.marks import on_one_database
 
 pytestmark = [needs_chromium, on_one_database]
@@ -54,6 +53,49 @@ print("a line of code that is certainly much longer than the panel is wide, so t
 > A quotation.
 
 It costs $5 or $10, and Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft costs more.
+"""
+
+GROWING = """A heading
+--
+
+Another one
+===
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+- one
+- two
+
+- three
+
+  with a paragraph
+
+      and code
+
+1. first
+   ```sh
+   ls
+   ```
+2. second
+
+Text
+- not a list, or is it
+> quoted
+and goes on
+
+~~~
+open
+~~~
+
+See [the page] and [1].
+
+[the page]: https://book.example.org/page
+
+***
+Last *words* with `code` and **strong
+text**.
 """
 
 HOSTILE = """# <img src="https://evil.example/heading.png" onerror="steal()">
@@ -102,6 +144,134 @@ async def test_an_answers_markdown_and_formulas_are_shown(
         assert await part.evaluate("part => part.scrollWidth > part.clientWidth")
 
 
+async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    different = await page.evaluate(
+        """async ([folder, texts]) => {
+          const { Answer } = await import(`${folder}answer.js`);
+          const { wordsFor } = await import(`${folder}languages.js`);
+          const answer = () => new Answer(document.createElement("div"), { ...wordsFor("en"), onVisit() {} });
+          const first = answer();
+          first.show("$x$");
+          while (!first.element.querySelector("math")) await new Promise(requestAnimationFrame);
+          for (const text of texts) {
+            const growing = answer();
+            for (let length = 1; length <= text.length; length++) {
+              const whole = answer();
+              growing.show(text.slice(0, length));
+              whole.show(text.slice(0, length));
+              if (!growing.element.isEqualNode(whole.element)) return [text.slice(0, length), growing.element.outerHTML];
+            }
+          }
+          return [];
+        }""",
+        [f"{service.client.base_url}/widget/".replace("//widget", "/widget"), [RICH, GROWING]],
+    )
+    assert different == []
+
+
+async def test_a_formula_that_is_being_written_is_shown_as_such(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    opened, written, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def formula(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for piece, gate in (("It is\n\n$$\n", opened), (r"\frac{a", written), ("}{b}\n$$\n\nas one sees.", closed)):
+            await exchange.event(chunk({"content": piece}))
+            await gate.wait()
+        await exchange.event(chunk({}, "stop"))
+        await exchange.close()
+
+    model_server.enqueue(formula)
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "What is it?")
+    await expect(answers(page).locator(".formula")).to_have_count(1)
+    await expect(answers(page)).to_have_text("It is")
+    opened.set()
+    await expect(answers(page).locator(".formula.tex")).to_have_text(r"\frac{a")
+    written.set()
+    await expect(answers(page).locator("math mfrac")).to_have_count(1)
+    await expect(answers(page).locator(".tex")).to_have_count(0)
+    closed.set()
+    await expect(answers(page).locator("p")).to_have_text(["It is", "as one sees."])
+
+
+async def test_nothing_moves_for_a_reader_who_does_not_want_it(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    count = "document.querySelector('book-chat').shadowRoot.getAnimations().length"
+    for motion, moves in (("reduce", False), ("no-preference", True)):
+        gate = asyncio.Event()
+        model_server.enqueue(held(gate))
+        page = await visit(service, reduced_motion=motion)
+        await open_chat(page)
+        await ask(page, "How does it walk?")
+        await expect(page.get_by_text("Looking it up…")).to_be_visible()
+        assert (await page.evaluate(count) > 0) is moves
+        gate.set()
+        await expect(answers(page)).to_be_visible()
+
+
+async def test_a_long_answer_is_read_from_its_beginning_copied_and_read_in_a_wider_panel(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    text = "\n\n".join(f"Paragraph **{number}** of the answer." for number in range(40)) + "\n\n```\nx = 1\n```"
+    model_server.enqueue(stream("Short."), stream(*pieces(text, 50)))
+    page = await visit(service, permissions=["clipboard-read", "clipboard-write"])
+    await open_chat(page)
+    await ask(page, "Say little")
+    await expect(answers(page)).to_have_text("Short.")
+    await ask(page, "Say a lot")
+    await expect(page.get_by_role("button", name="Good answer")).to_have_count(2)
+
+    await expect(questions(page).last).to_be_in_viewport(ratio=1)
+    await expect(answers(page).last.locator("pre")).not_to_be_in_viewport()
+    await page.get_by_role("button", name="Latest message").click()
+    await expect(page.get_by_role("button", name="Good answer").last).to_be_in_viewport(ratio=1)
+    await expect(page.get_by_role("button", name="Latest message")).to_be_hidden()
+
+    await page.get_by_role("button", name="Copy").last.click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == text
+    await answers(page).get_by_role("button", name="Copy").click()
+    await expect(page.get_by_role("button", name="Copied")).to_have_count(2)
+    assert await page.evaluate("navigator.clipboard.readText()") == "x = 1"
+
+    # Whoever has scrolled back is taken to the question that they ask.
+    await page.get_by_role("log").hover()
+    await page.mouse.wheel(0, -5000)
+    await expect(questions(page).first).to_be_in_viewport(ratio=1)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+    await ask(page, "And now?")
+    await expect(questions(page).last).to_be_in_viewport(ratio=1)
+    gate.set()
+
+    for name, width in (("Wider", 768), ("Narrower", 416)):
+        await page.get_by_role("button", name=name).click()
+        box = await page.get_by_role("dialog").bounding_box()
+        assert box
+        assert box["width"] == width
+
+
+async def test_a_site_can_open_sources_itself(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(stream("See [the page](/atlas#legs)."))
+    page = await visit(service)
+    await page.evaluate(
+        """() => addEventListener("book-chat:navigate", event => {
+          event.preventDefault();
+          globalThis.visited = event.detail.url;
+        })"""
+    )
+    await open_chat(page)
+    await ask(page, "Where?")
+    await page.get_by_role("link", name="the page").click()
+    assert await page.evaluate("visited") == "http://localhost:3000/atlas#legs"
+    assert page.url == "http://localhost:3000/"
+
+
 async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -124,29 +294,31 @@ async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     assert foreign == []
 
 
-async def test_a_selected_formula_is_sent_as_its_source(
+async def test_what_is_selected_is_sent_with_formulas_as_their_source_unless_it_is_removed(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
+    excerpt = "The force is $F = ma$, said Newton."
     page = await visit(service)
-    await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
-    await page.get_by_role("button", name="Ask about this").click()
-
-    await expect(page.get_by_role("blockquote")).to_have_text("The force is $F = ma$, said Newton.")
+    for attempt in range(2):
+        await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
+        await page.get_by_role("button", name="Ask about this").click()
+        await expect(page.get_by_role("blockquote")).to_have_text([excerpt])
+        # What was asked about is not offered again, until it is selected again.
+        await page.set_viewport_size({"width": 1200 + attempt, "height": 800})
+        await drawn(page)
+        await expect(page.get_by_role("button", name="Ask about this")).to_be_hidden()
+        await page.get_by_role("button", name="Remove the selected text").click()
+        await expect(page.get_by_role("blockquote")).to_have_count(0)
+        await page.evaluate("getSelection().removeAllRanges()")
     await ask(page, "What is m?")
     await expect(answers(page)).to_be_visible()
-    assert "The force is $F = ma$, said Newton." in model_server.prompt[1]["content"]
+    assert excerpt not in str(model_server.prompt)
 
-
-async def test_an_excerpt_can_be_removed(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
-    page = await visit(service)
-    await page.get_by_text("Atlas walks").click(click_count=3)
+    await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
     await page.get_by_role("button", name="Ask about this").click()
-    await page.get_by_role("button", name="Remove the selected text").click()
-    await expect(page.get_by_role("blockquote")).to_have_count(0)
-
-    await ask(page, "How does it walk?")
-    await expect(answers(page)).to_be_visible()
-    assert "Atlas walks" not in json.dumps(model_server.prompt)
+    await ask(page, "And what is m here?")
+    await expect(answers(page).last).to_have_text("Answer 2 to: And what is m here?")
+    assert excerpt in str(model_server.prompt)
 
 
 async def test_text_outside_the_book_is_not_asked_about(service: Service, visit: Visit) -> None:
@@ -209,16 +381,23 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await expect(launcher).to_be_focused()
 
 
-async def test_what_is_typed_is_still_there_after_a_reload(service: Service, visit: Visit) -> None:
+async def test_what_is_typed_is_still_there_after_a_reload_and_nobody_has_been_told(
+    service: Service, visit: Visit
+) -> None:
     page = await visit(service)
+    told: list[str] = []
+    address = str(service.client.base_url)
+    page.on("request", lambda request: told.append(request.url) if request.url.startswith(address) else None)
     await open_chat(page)
     await page.get_by_role("textbox").fill("How does it")
     await page.reload()
     await expect(page.get_by_role("textbox")).to_have_value("How does it")
+    assert await page.evaluate("document.activeElement === document.body")
     await page.get_by_role("button", name="Close").click()
     await page.reload()
     await expect(page.get_by_role("button", name="Ask the book")).to_be_visible()
     await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert [url for url in told if not url.endswith(".js")] == []
 
 
 async def test_a_finished_answer_is_announced_once(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
@@ -244,7 +423,7 @@ async def test_a_finished_answer_is_announced_once(service: Service, visit: Visi
 
 
 async def test_on_a_phone_the_chat_fills_the_screen_and_holds_the_focus(service: Service, visit: Visit) -> None:
-    page = await visit(service, reduced_motion="reduce", **PHONE)
+    page = await visit(service, **PHONE)
     await page.get_by_role("button", name="Ask the book").tap()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_be_visible()
@@ -266,16 +445,14 @@ async def test_on_a_phone_the_chat_fills_the_screen_and_holds_the_focus(service:
     await expect(dialog).to_be_visible()
     assert not await dialog.evaluate("dialog => dialog.matches(':modal')")
 
-
-async def test_the_smallest_window_shows_everything(service: Service, visit: Visit) -> None:
-    page = await visit(service, viewport={"width": 320, "height": 420})
-    await open_chat(page)
+    # The smallest window shows everything that is to be pressed.
+    await page.set_viewport_size({"width": 320, "height": 420})
     for name in ("Close", "New conversation", "Send"):
         await expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
     await expect(page.get_by_role("textbox")).to_be_in_viewport(ratio=1)
 
 
-async def test_an_urdu_page_gets_urdu_words_from_right_to_left(
+async def test_an_urdu_page_gets_urdu_words_from_right_to_left_and_a_portuguese_one_english_ones(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
     model_server.enqueue(stream("روبوٹ ایک **مشین** ہے\n\n- `encoder`\n- دوسرا\n\n```python\nx = 1\n```"), failure(500))
@@ -299,8 +476,6 @@ async def test_an_urdu_page_gets_urdu_words_from_right_to_left(
     await expect(page.get_by_role("alert")).to_contain_text("معاون جواب نہیں دے سکا")
     await expect(page.get_by_role("button", name="دوبارہ کوشش کریں")).to_be_visible()
 
-
-async def test_a_language_without_words_of_its_own_gets_english_ones(service: Service, visit: Visit) -> None:
     page = await visit(service, lang="pt-BR")
     await open_chat(page)
     assert await page.locator("book-chat").get_attribute("lang") == "en"
@@ -335,29 +510,28 @@ async def contrast(button: Locator) -> float:
 
 
 @needs_axe
-@pytest.mark.parametrize(
-    ("how", "scheme"),
-    [({}, "light"), ({}, "dark"), (PHONE, "light"), ({**URDU, **PHONE}, "dark")],
-    ids=["laptop", "laptop dark", "phone", "urdu phone dark"],
-)
-async def test_axe_finds_no_fault(
-    service: Service, visit: Visit, model_server: FakeOpenAI, how: dict[str, Any], scheme: str
+@pytest.mark.parametrize("how", [{}, {**URDU, **PHONE}, PHONE], ids=["laptop", "urdu phone", "phone"])
+async def test_axe_finds_no_fault_in_light_or_dark(
+    service: Service, visit: Visit, model_server: FakeOpenAI, how: dict[str, Any]
 ) -> None:
+    async def findings() -> list[str]:
+        found = []
+        for scheme in ("light", "dark"):
+            # The page has the scheme that it says it has, and the widget that of the page.
+            await page.evaluate("scheme => document.documentElement.style.colorScheme = scheme", scheme)
+            found += [f"{scheme}: {finding}" for finding in await accessibility_findings(page)]
+        return found
+
     model_server.enqueue(stream(RICH), failure(500))
-    scheme_of_page = (
-        f"addEventListener('DOMContentLoaded', () => document.documentElement.style.colorScheme = '{scheme}')"
-    )
-    canvas = "addEventListener('DOMContentLoaded', () => document.documentElement.style.background = 'Canvas')"
-    # What moves is half transparent for a moment.
-    page = await visit(
-        service, script=f"{scheme_of_page};{canvas}", reduced_motion="reduce", color_scheme=scheme, **how
-    )
+    page = await visit(service, **how)
+    await page.evaluate("document.documentElement.style.background = 'Canvas'")
     await page.get_by_text("Atlas walks").click(click_count=3)
-    assert await accessibility_findings(page) == []
+    await expect(page.get_by_role("button").filter(visible=True)).to_have_count(2)
+    assert await findings() == []
     await page.get_by_role("button").filter(visible=True).first.click()
     textbox = page.get_by_role("textbox")
     await expect(textbox).to_be_visible()
-    assert await accessibility_findings(page) == []
+    assert await findings() == []
 
     await textbox.fill("Show me everything")
     await page.keyboard.press("Enter")
@@ -367,7 +541,7 @@ async def test_axe_finds_no_fault(
     await textbox.fill("And fail")
     await page.keyboard.press("Enter")
     await expect(page.locator("book-chat .problem")).to_be_visible()
-    assert await accessibility_findings(page) == []
+    assert await findings() == []
 
 
 async def test_a_long_answer_streams_without_a_slow_frame(
@@ -401,13 +575,13 @@ async def test_a_long_answer_streams_without_a_slow_frame(
     )
     slowest = []
     # Other tests that run at the same time may take the processor away for a moment, but not each time.
-    for attempt in range(1, 4):
+    for attempt in range(1, 6):
         model_server.enqueue(at_a_models_pace)
         await page.evaluate("frames.length = 0")
         await ask(page, "Say a lot")
         await expect(page.get_by_role("button", name="Good answer")).to_have_count(attempt)
         frames: list[float] = sorted(await page.evaluate("frames"))
-        assert len(frames) > 50
+        assert len(frames) > 10
         slowest.append(frames[-1])
         if slowest[-1] < 30:
             break

@@ -24,6 +24,7 @@ const INLINE_MATH = [
 const BLOCK_MATH = [
   /^ {0,3}\$\$((?:\\.|[^\\$])+?)(?:\$\$[ \t]*(?:\n+|$)|\\?$)/,
   /^ {0,3}\\\[([\s\S]+?)(?:\\\][ \t]*(?:\n+|$)|\\?$)/,
+  /^ {0,3}(?:\$\$|\\\[)(\s*)$/,
 ];
 
 const marked = new Marked({
@@ -436,7 +437,7 @@ function formula({ text, isDisplay }, words) {
     draw(temml, element, text, isDisplay);
     return element;
   }
-  element.append(text);
+  showSource(element, text);
   loadingTemml ??= import("./vendor/temml.js").then(
     (module) => {
       temml = module.default;
@@ -452,6 +453,7 @@ function formula({ text, isDisplay }, words) {
 /** @param {typeof import("./vendor/temml.js").default} renderer @param {HTMLElement} element @param {string} text @param {boolean} isDisplay */
 function draw(renderer, element, text, isDisplay) {
   try {
+    element.classList.remove("tex");
     renderer.render(text, element, {
       displayMode: isDisplay,
       annotate: true,
@@ -461,6 +463,12 @@ function draw(renderer, element, text, isDisplay) {
     });
   } catch {
     // TeX that is not finished, or not TeX.
-    element.textContent = text;
+    showSource(element, text);
   }
+}
+
+/** @param {HTMLElement} element @param {string} text */
+function showSource(element, text) {
+  element.classList.add("tex");
+  element.textContent = text;
 }

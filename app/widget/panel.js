@@ -272,8 +272,9 @@ export class Panel {
       { type: "button", class: "retry", onclick: () => this.#restore({ isOwner }) },
       this.#words.retry,
     );
-    const why =
-      failure.code === "network" ? this.#words.errors.network : messageOf(failure, this.#words, this.#options.lang);
+    // What the reader can do something about.
+    const isTold = ["network", "refused_origin", "rate_limited"].includes(failure.code);
+    const why = isTold ? messageOf(failure, this.#words, this.#options.lang) : "";
     this.log.replaceChildren(
       h(
         "div",

@@ -33,6 +33,7 @@ export const css = `
   box-shadow: 0 0 0 1px var(--line), 0 2px 6px #0000001f, 0 16px 48px light-dark(#0003, #000a);
   overflow-wrap: anywhere;
   text-align: start;
+  scrollbar-color: color-mix(in srgb, var(--ink) 35%, transparent) transparent;
 }
 .panel[open] { display: flex; animation: open 0.18s cubic-bezier(0.2, 0.8, 0.3, 1) }
 .panel.wide { inline-size: min(48rem, calc(100vw - 2.5rem)); block-size: calc(100dvh - 2.5rem) }
@@ -159,7 +160,8 @@ export const css = `
 .table :is(.center) { text-align: center }
 .table :is(.right) { text-align: end }
 .formula { unicode-bidi: isolate; overflow-wrap: normal }
-.formula.display { display: block; margin: 0 0 0.9em; padding-block: 0.3em; overflow-x: auto; overflow-y: hidden; text-align: center; scrollbar-width: thin }
+.formula.tex { font-family: var(--mono); font-size: 0.88em; color: var(--muted); overflow-wrap: anywhere }
+.formula.display { display: block; margin: 0 0 0.9em; padding-block: 0.3em 0.7em; overflow-x: auto; overflow-y: hidden; text-align: center; scrollbar-width: thin }
 math { font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", "STIX Math", "DejaVu Math TeX Gyre", math; direction: ltr; line-height: normal }
 math * { border-color: currentColor }
 math.tml-display { display: block; inline-size: 100% }

@@ -32,6 +32,9 @@ import { Failure } from "./service.js";
 /** What asking again does not help against. */
 const FINAL = ["openai_refused", "not_found", "http_error"];
 
+/** What the reader is told when to ask again after: nothing is wrong that somebody would have to look up. */
+const LIMITS = ["rate_limited", "budget_exhausted"];
+
 const MOST_CHARS_A_FRAME = 800;
 
 export class Turn {
@@ -153,18 +156,19 @@ export class Turn {
     this.#clear();
     this.reply.hidden = false;
     const { words, lang } = this.options;
+    const isLimit = LIMITS.includes(failure.code);
     const retry = this.#say(messageOf(failure, words, lang), {
       isProblem: true,
       canRetry: !FINAL.includes(failure.code),
-      reference: failure.reference,
+      reference: isLimit ? undefined : failure.reference,
     });
-    if (retry && failure.retryAfter && failure.code in { rate_limited: 1, budget_exhausted: 1 })
-      this.#countDown(failure.retryAfter, retry);
+    if (retry && failure.retryAfter && isLimit) this.#countDown(failure.retryAfter, retry);
     this.onGrow();
   }
 
   /** Takes away the button that asks again: the conversation has gone on. */
   settle() {
+    if (this.reply.hidden) this.leaveUnanswered();
     clearInterval(this.#timer);
     this.state.querySelector(".retry")?.remove();
     this.state.querySelector(".countdown")?.remove();
@@ -260,6 +264,7 @@ export class Turn {
       if (parts.length > 0)
         row.after(h("div", { class: "reasons", role: "group", "aria-label": words.reason }, ...parts));
       this.onGrow();
+      row.nextElementSibling?.scrollIntoView({ block: "nearest" });
     };
     /** @param {Rating} rating @param {string} [comment] */
     const send = async (rating, comment) => {
@@ -337,6 +342,8 @@ export class Turn {
     };
     form.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || event.isComposing) return;
+      // It would also close the chat.
+      event.preventDefault();
       event.stopPropagation();
       leave();
     });

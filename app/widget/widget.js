@@ -66,6 +66,7 @@ const css = `
   .launcher:hover { transform: translateY(-2px); box-shadow: 0 2px 4px #0003, 0 10px 28px #0005 }
   .launcher[aria-busy=true] { cursor: progress }
   .bubble {
+    z-index: calc(var(--layer) + 1);
     padding: 0.55em 0.9em;
     border-radius: 0.7em;
     font-size: 0.93em;
@@ -115,6 +116,8 @@ class BookChat extends HTMLElement {
   #failures = 0;
   /** @type {Range | undefined} */
   #selected;
+  /** What has been asked about, so that it is not offered again. @type {Range | undefined} */
+  #asked;
   #isPointerDown = false;
   #words = wordsFor("").words;
   #launcher = h("button", { type: "button", class: "launcher", "aria-haspopup": "dialog", onclick: () => this.open() });
@@ -198,7 +201,10 @@ class BookChat extends HTMLElement {
       cancelAnimationFrame(frame);
       frame = requestAnimationFrame(() => this.#placeBubble());
     };
-    document.addEventListener("selectionchange", update);
+    document.addEventListener("selectionchange", () => {
+      if (document.getSelection()?.isCollapsed) this.#asked = undefined;
+      update();
+    });
     // While the selection is being drawn, the button would be in its way.
     for (const event of ["pointerdown", "pointerup", "pointercancel"]) {
       const onPointer = () => {
@@ -217,12 +223,16 @@ class BookChat extends HTMLElement {
   #placeBubble() {
     this.#selected = selectionInBook();
     const box = [...(this.#selected?.getClientRects() ?? [])].findLast(({ width }) => width > 0);
-    const isVisible = box && box.bottom > 0 && box.top < innerHeight && !this.#isPointerDown;
+    const isAsked = this.#asked && this.#selected && isSame(this.#asked, this.#selected);
+    const isVisible = box && box.bottom > 0 && box.top < innerHeight && !this.#isPointerDown && !isAsked;
     this.#bubble.hidden = !isVisible;
     if (!isVisible) return;
     const { offsetWidth, offsetHeight } = this.#bubble;
     const middle = box.left + box.width / 2 - offsetWidth / 2;
-    const left = Math.max(8, box.left, Math.min(middle, document.documentElement.clientWidth - offsetWidth - 8));
+    // Beside the open chat rather than on it, where there is room.
+    const chat = this.#root.querySelector("dialog[open]")?.getBoundingClientRect();
+    const end = chat && chat.left > box.left ? chat.left : document.documentElement.clientWidth;
+    const left = Math.max(8, box.left, Math.min(middle, end - offsetWidth - 8));
     const top = Math.min(box.bottom + 10, innerHeight - offsetHeight - 8);
     this.#bubble.style.left = `${left}px`;
     this.#bubble.style.top = `${top}px`;
@@ -230,8 +240,15 @@ class BookChat extends HTMLElement {
 
   #askAboutSelection() {
     this.#bubble.hidden = true;
+    this.#asked = this.#selected;
     this.open({ range: this.#selected });
   }
+}
+
+/** @param {Range} one @param {Range} other */
+function isSame(one, other) {
+  const { START_TO_START, END_TO_END } = Range;
+  return [START_TO_START, END_TO_END].every((how) => one.compareBoundaryPoints(how, other) === 0);
 }
 
 function bookSelector() {
