@@ -108,6 +108,7 @@ async def test_a_reload_in_the_middle_of_an_answer_asks_once(
     await page.reload()
     await expect(questions(page)).to_have_text(["How does it walk?"])
     await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    await expect(answers(page)).to_have_text("On two")
 
     # Once more, while the service is starting and does not answer yet.
     session = await page.evaluate("Object.entries(localStorage).find(([name]) => name.endsWith(' session'))[1]")
@@ -386,6 +387,47 @@ async def test_a_new_conversation_leaves_the_old_one_also_in_mid_answer(
     await expect(page.get_by_text("What would you like to know?")).to_be_visible()
     await expect(questions(page)).to_have_count(0)
     gate.set()
+
+
+async def test_a_reader_deletes_all_conversations(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    await page.get_by_role("button", name="New conversation").click()
+    await ask(page, "Two?")
+    await expect(answers(page)).to_have_text("Answer 2 to: Two?")
+    token = await page.evaluate("Object.entries(localStorage).find(([key]) => key.endsWith('reader'))[1]")
+
+    await page.get_by_role("button", name="Delete my conversations").click()
+    await page.get_by_role("button", name="Keep").click()
+    assert len(await service.tables.sessions()) == 2
+    await page.get_by_role("button", name="Delete my conversations").click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+
+    await expect(page.get_by_text("Your conversations were deleted.")).to_be_visible()
+    await expect(questions(page)).to_have_count(0)
+    assert await service.tables.sessions() == []
+    assert token not in str(await page.evaluate("Object.entries(localStorage)"))
+    await ask(page, "Three?")
+    await expect(answers(page)).to_have_text("Answer 3 to: Three?")
+
+
+async def test_what_could_not_be_deleted_is_kept_and_said(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    await page.route("**/chat", lambda route: route.abort())
+
+    await page.get_by_role("button", name="Delete my conversations").click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+
+    await expect(page.get_by_text("Your conversations could not be deleted.")).to_be_visible()
+    await expect(page.get_by_role("button", name="Delete my conversations")).to_be_focused()
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
 
 
 async def test_two_tabs_show_the_same_conversation(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:

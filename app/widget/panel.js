@@ -99,6 +99,7 @@ export class Panel {
       this.chosen,
       h("div", { class: "field" }, this.textbox, this.send, this.stop),
     );
+    this.small = h("div", { class: "disclaimer" });
     this.width = iconButton("widen", words.expand, () => this.#toggleWidth(), {
       class: "icon-button width",
       "aria-pressed": "false",
@@ -115,10 +116,11 @@ export class Panel {
         iconButton("close", words.close, () => this.close()),
       ),
       this.log,
-      h("div", { class: "bottom" }, this.latest, this.form, h("p", { class: "disclaimer" }, words.disclaimer)),
+      h("div", { class: "bottom" }, this.latest, this.form, this.small),
       this.status,
     );
     this.#listen();
+    this.#disclaim();
 
     const styles = new CSSStyleSheet();
     styles.replaceSync(css);
@@ -647,6 +649,51 @@ export class Panel {
     this.#welcome();
     this.#showRunning();
     this.textbox.focus();
+  }
+
+  // What stands below the field
+
+  /** Says that answers can be wrong, and offers to delete what there is of them. */
+  #disclaim() {
+    const { words } = this.#options;
+    const ask = h("button", { type: "button", class: "quiet", onclick: () => this.#askToDelete() }, words.deleteAll);
+    this.small.replaceChildren(h("span", {}, words.disclaimer), " ", ask);
+    return ask;
+  }
+
+  #askToDelete() {
+    const { words } = this.#options;
+    const no = h(
+      "button",
+      { type: "button", class: "quiet", onclick: () => this.#disclaim().focus() },
+      words.deleteAllNo,
+    );
+    const yes = h(
+      "button",
+      { type: "button", class: "quiet danger", onclick: () => this.#deleteAll() },
+      words.deleteAllYes,
+    );
+    this.small.replaceChildren(h("span", { role: "alert" }, words.deleteAllSure), " ", yes, " ", no);
+    no.focus();
+  }
+
+  async #deleteAll() {
+    const words = this.#words;
+    for (const button of this.small.querySelectorAll("button")) button.disabled = true;
+    try {
+      await this.#service.deleteAll();
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      this.#disclaim().focus();
+      this.small.firstChild?.replaceWith(h("span", { role: "alert" }, words.errors.deletion));
+      return;
+    }
+    this.#disclaim();
+    this.#startAnew();
+    this.#store.forgetReader();
+    this.textbox.value = "";
+    this.#fitTextbox();
+    this.#note(words.deletedAll);
   }
 
   // The field

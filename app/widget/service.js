@@ -98,6 +98,11 @@ export class Service {
     });
   }
 
+  /** Deletes all conversations that are this reader's own. */
+  async deleteAll() {
+    await this.#call("chat", { method: "DELETE" });
+  }
+
   /**
    * Asks, and yields what is told until `done`, through lost connections and short refusals. The question is answered once,
    * since each try has the same key. After a lost connection the deltas begin anew, after another `session`.

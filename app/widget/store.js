@@ -45,6 +45,13 @@ export class Store {
     return token;
   }
 
+  /** Forgets the reader: what is asked from now on is another's. */
+  forgetReader() {
+    for (const pending of this.pending) this.forget(pending);
+    this.draft = "";
+    this.#set("reader", null);
+  }
+
   /** The conversation's id. */
   get session() {
     return this.#get("session");
