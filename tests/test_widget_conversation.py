@@ -392,6 +392,7 @@ async def test_a_new_conversation_leaves_the_old_one_also_in_mid_answer(
 async def test_a_reader_deletes_all_conversations(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     page = await visit(service)
     await open_chat(page)
+    await expect(page.get_by_role("button", name="Delete my conversations")).to_have_count(0)
     await ask(page, "One?")
     await expect(answers(page)).to_have_text("Answer 1 to: One?")
     await page.get_by_role("button", name="New conversation").click()
@@ -408,6 +409,7 @@ async def test_a_reader_deletes_all_conversations(service: Service, visit: Visit
     await expect(page.get_by_text("Your conversations were deleted.")).to_be_visible()
     await expect(questions(page)).to_have_count(0)
     assert await service.tables.sessions() == []
+    await expect(page.get_by_role("button", name="Delete my conversations")).to_have_count(0)
     assert token not in str(await page.evaluate("Object.entries(localStorage)"))
     await ask(page, "Three?")
     await expect(answers(page)).to_have_text("Answer 3 to: Three?")

@@ -613,6 +613,7 @@ export class Panel {
       place?.before(h("p", { class: "note", role: "status" }, this.#words.deleted));
     }
     this.#store.session = session;
+    this.#disclaim();
     this.#shown = { session, before: null };
     this.log.querySelector(".earlier")?.remove();
   }
@@ -657,7 +658,7 @@ export class Panel {
   #disclaim() {
     const { words } = this.#options;
     const ask = h("button", { type: "button", class: "quiet", onclick: () => this.#askToDelete() }, words.deleteAll);
-    this.small.replaceChildren(h("span", {}, words.disclaimer), " ", ask);
+    this.small.replaceChildren(h("span", {}, words.disclaimer), " ", ...(this.#store.hasReader ? [ask] : []));
     return ask;
   }
 
@@ -688,9 +689,9 @@ export class Panel {
       this.small.firstChild?.replaceWith(h("span", { role: "alert" }, words.errors.deletion));
       return;
     }
-    this.#disclaim();
     this.#startAnew();
     this.#store.forgetReader();
+    this.#disclaim();
     this.textbox.value = "";
     this.#fitTextbox();
     this.#note(words.deletedAll);

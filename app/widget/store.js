@@ -45,6 +45,11 @@ export class Store {
     return token;
   }
 
+  /** Whether this reader may have conversations. */
+  get hasReader() {
+    return this.#get("reader") !== null;
+  }
+
   /** Forgets the reader: what is asked from now on is another's. */
   forgetReader() {
     for (const pending of this.pending) this.forget(pending);

@@ -291,7 +291,7 @@ textarea:dir(rtl) { padding-inline: 0.3rem 0.75rem }
 .chosen .icon-button { inline-size: 1.7rem; block-size: 1.7rem; flex: none }
 .chosen .icon-button .icon { inline-size: 1rem; block-size: 1rem }
 .disclaimer { margin: 0.45rem 0 0; color: var(--muted); font-size: 0.78em; line-height: 1.3; text-align: center }
-.panel .quiet { padding: 0.25em 0.3em; border: 0; border-radius: 0.4em; background: none; color: inherit; font: inherit; text-decoration: underline; text-underline-offset: 0.2em; cursor: pointer }
+.panel .quiet { padding: 0.25em 0.3em; border: 0; border-radius: 0.4em; background: none; color: var(--muted); text-decoration: underline; text-underline-offset: 0.2em }
 .panel .quiet:hover { color: var(--ink) }
 .panel .quiet.danger { color: var(--danger); font-weight: 600 }
 
