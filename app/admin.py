@@ -15,13 +15,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from sqlalchemy import Row, and_, bindparam, delete, func, inspect, or_, select, tuple_
+from sqlalchemy import Row, and_, bindparam, delete, func, inspect, literal_column, or_, select, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.database import Database
-from app.models import ChatSession, Message, MessageRole, TokenUsage, read_sources, utc_now
+from app.models import ChatSession, Message, TokenUsage, read_sources, utc_now
 
 BATCH = 500
 """How many rows are read, and how many sessions deleted, in one statement."""
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--unanswered",
         action="store_true",
-        help="without an answer, or with one that takes nothing from the book or the marked text",
+        help="not answered from the book: without an answer, or with one that cites nothing",
     )
     report.add_argument("--csv", metavar="FILE", help="write a CSV file with all of it; - is the standard output")
     report.set_defaults(command=_report)
@@ -114,7 +114,7 @@ _TURNS = (
         *(getattr(_answer, name) for name in COLUMNS[COLUMNS.index("model") :]),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
-    .where(col(_question.role) == MessageRole.user)
+    .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
     .order_by(col(_question.created_at).desc(), col(_question.id).desc())
     .limit(BATCH)
 )
@@ -149,12 +149,14 @@ async def asked_turns(
 
 @contextmanager
 def _csv_file(name: str) -> Iterator[TextIO]:
-    if name == "-":
-        yield sys.stdout
-        return
     try:
-        with Path(name).open("w", newline="", encoding="utf-8") as file:
-            yield file
+        if name == "-":
+            yield sys.stdout
+        else:
+            with Path(name).open("w", newline="", encoding="utf-8") as file:
+                yield file
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise CommandError(f"{name} cannot be written: {error.strerror}") from error
 
@@ -177,16 +179,23 @@ def _values(turn: Row[Any]) -> Sequence[Any]:
     )
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What a terminal would obey."""
+
+
 def as_cell(value: Any) -> str:
     """Return what stands in a spreadsheet's cell: never a formula, which some programs also see after blanks."""
-    text = "" if value is None else str(value)
+    text = "" if value is None else _CONTROL.sub("", str(value))
     return f"'{text}" if re.match(r"\s*[=+\-@＝＋－＠]|[\t\r\n]", text) else text  # noqa: RUF001  # Wide ones count too.
 
 
 @contextmanager
 def _paged() -> Iterator[TextIO]:
     """Give the standard output, on a terminal through a pager."""
-    pager = shlex.split(os.environ.get("PAGER") or "less")
+    try:
+        pager = shlex.split(os.environ.get("PAGER", "")) or ["less"]
+    except ValueError:
+        pager = ["less"]
     if not sys.stdout.isatty() or shutil.which(pager[0]) is None:
         yield sys.stdout
         sys.stdout.flush()

@@ -40,6 +40,8 @@ class Broadcast:
     """
 
     def __init__(self) -> None:
+        self.followers = 0
+        """How many follow it now."""
         self._question: MessageBase | None = None
         self._sources: SourcesEvent | None = None
         self._pieces: list[str] = []
@@ -82,6 +84,14 @@ class Broadcast:
 
         The question comes first, then the sources if there are any, the pieces of the answer, and last its end.
         """
+        self.followers += 1
+        try:
+            async for events in self._told():
+                yield events
+        finally:
+            self.followers -= 1
+
+    async def _told(self) -> AsyncIterator[Sequence[TurnEvent | DoneEvent]]:
         is_begun, has_sources, chars = False, False, 0
         while True:
             events: list[TurnEvent | DoneEvent] = []

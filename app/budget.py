@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 _REFRESH_SECONDS = 10.0
 """How old what is known of the other processes may be when a question comes."""
 
-# The dialect of SQLite writes it in the same words.
+_FIRST_SECONDS = 1.0
+"""How long the first turn of a process, or of a day, waits to hear of the others."""
+
+# PostgreSQL's insert serves SQLite too: SQLite's dialect has the same words for ON CONFLICT.
 _UPSERT = postgresql.insert(TokenUsage).values(
     day=bindparam("usage_day"), process=bindparam("usage_process"), tokens=bindparam("usage_tokens")
 )
@@ -59,7 +62,7 @@ class Budget:
         if time.monotonic() - self._heard_at > _REFRESH_SECONDS:
             self._record()
             if self._heard_at == -math.inf and self._recording:
-                await asyncio.shield(self._recording)
+                await asyncio.wait([self._recording], timeout=_FIRST_SECONDS)
         if self._spent + self._spent_by_others >= self._limit:
             tomorrow = datetime.combine(utc_now().date() + timedelta(days=1), datetime.min.time(), UTC)
             raise BudgetExhaustedError(retry_after=str(math.ceil((tomorrow - utc_now()).total_seconds())))
@@ -99,7 +102,7 @@ class Budget:
                 if self._is_recorded:
                     return
         except DatabaseError as error:
-            self._is_recorded = False
+            self._is_recorded, self._heard_at = False, time.monotonic()
             logger.warning("budget.unrecorded", exc_info=error)
         finally:
             self._recording = None

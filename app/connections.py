@@ -5,7 +5,8 @@ as long as a client takes, both for the rest of a request and for a response to 
 """
 
 import asyncio
-from typing import Any, override
+from collections.abc import Callable
+from typing import Any, cast, override
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -35,12 +36,23 @@ class _Parser(h11.Connection):
         elif isinstance(event, h11.Data):
             self._pieces += 1
             if self._pieces > MOST_PIECES:
-                raise h11.RemoteProtocolError("too many pieces", error_status_hint=413)
+                raise h11.RemoteProtocolError("too many pieces")
         return event
 
     @property
     def is_request_complete(self) -> bool:
         return self.their_state not in {h11.IDLE, h11.SEND_BODY}
+
+
+class _Transport:
+    """The connection's transport, of which only the protocol knows how to close it."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class BoundedProtocol(H11Protocol):
@@ -56,15 +68,20 @@ class BoundedProtocol(H11Protocol):
         self._is_lingering = False
         self._arriving: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._close = transport.close
+        self.transport = cast("asyncio.Transport", _Transport(transport, self._end))
         self._await_request()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timers()
+        for timer in (self._arriving, self._unread, self._lingering):
+            if timer:
+                timer.cancel()
         super().connection_lost(exc)
 
     @override
@@ -84,7 +101,13 @@ class BoundedProtocol(H11Protocol):
             self._arriving = asyncio.get_running_loop().call_later(REQUEST_SECONDS, self.transport.abort)
 
     @override
+    def _should_upgrade(self) -> bool:
+        return False  # There is nothing to upgrade to, and uvicorn would log advice each time.
+
+    @override
     def on_response_complete(self) -> None:
+        if self._is_lingering:
+            return
         if self.conn.is_request_complete:
             super().on_response_complete()
             if self.conn.their_state is h11.SEND_BODY:  # The next request has begun already.
@@ -101,10 +124,14 @@ class BoundedProtocol(H11Protocol):
         is_awaited = self.conn.our_state is h11.SEND_RESPONSE
         if (is_awaited or self.conn.our_state is h11.IDLE) and not self.transport.is_closing():
             response = invalid_request("request", msg)
-            headers = [*response.raw_headers, (b"connection", b"close")]
+            has_body = not (is_awaited and self.scope["method"] == "HEAD")
             for event in (
-                h11.Response(status_code=response.status_code, headers=headers, reason=b"Bad Request"),
-                h11.Data(data=bytes(response.body)),
+                h11.Response(
+                    status_code=response.status_code,
+                    headers=[*response.raw_headers, (b"connection", b"close")],
+                    reason=b"Bad Request",
+                ),
+                h11.Data(data=bytes(response.body) if has_body else b""),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event))
@@ -113,33 +140,39 @@ class BoundedProtocol(H11Protocol):
             self.cycle.message_event.set()
         self._linger()
 
+    def _end(self) -> None:
+        """Close the connection when what was written has been read."""
+        if self.conn.is_request_complete or self.transport.is_closing():
+            self._close()
+            if self._unread is None and self.transport.get_write_buffer_size():
+                self._watch_reader()
+        else:
+            self._linger()
+
     def _linger(self) -> None:
         """End the connection so that the client still gets what was written: closed at once, it would get a reset instead."""
+        if self._is_lingering:
+            return
         self._is_lingering = True
-        self._stop_timers()
+        self._unset_keepalive_if_required()
         if not self.transport.is_closing():
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.flow.resume_reading()
-        self._unread = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+        self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reader()
+        if self._unread is None:
+            self._watch_reader()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread and not self._is_lingering:
+        if self._unread and not self.transport.is_closing():
             self._unread.cancel()
             self._unread = None
-
-    @override
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        if self._unread is None:
-            self._watch_reader()
 
     def _watch_reader(self, unread: int | None = None) -> None:
         """Have the connection end if its reader has taken nothing since this many bytes were unread."""
@@ -148,9 +181,3 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._watch_reader, size)
-
-    def _stop_timers(self) -> None:
-        for timer in (self._arriving, self._unread):
-            if timer:
-                timer.cancel()
-        self._arriving = self._unread = None

@@ -235,12 +235,19 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 def log(error: BaseException) -> None:
     """Write to the log what a client must not see.
 
-    A turn and the requests that wait for it raise the same error. It is logged once, with the turn, whose texts are kept out.
+    A turn and the requests that wait for it raise the same error. It is logged once, with the turn, whose texts are kept out;
+    another request that follows the turn gets a line that says where.
     """
     event = error.event if isinstance(error, ChatError) else ChatError.event
-    if event and not vars(error).setdefault("is_logged", False):
-        vars(error)["is_logged"] = True
+    if not event:
+        return
+    request_id = current_request().request_id
+    logged_with = vars(error).setdefault("logged_with", None)
+    if logged_with is None:
+        vars(error)["logged_with"] = request_id
         logger.error(event, exc_info=error)
+    elif logged_with != request_id:
+        logger.error(event, extra={"fields": {"followed_request_id": logged_with}})
 
 
 def render(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     cast,
+    text,
     type_coerce,
 )
 from sqlalchemy.sql.operators import OperatorType
@@ -159,12 +160,19 @@ class MessageBase(SQLModel):
     """How many of them the answer cites."""
 
 
+_WHERE_QUESTION: dict[str, Any] = dict.fromkeys(("postgresql_where", "sqlite_where"), text("role = 'user'"))
+
+
 class Message(MessageBase, table=True):
     """One thing said in a session."""
 
     __tablename__ = "messages"
     # "The last ten of a session" is one walk down this index; the id decides between equal times.
-    __table_args__ = (Index("ix_messages_session_id_created_at_id", "session_id", "created_at", "id"),)
+    # What readers asked, the newest first, is one walk down the other.
+    __table_args__ = (
+        Index("ix_messages_session_id_created_at_id", "session_id", "created_at", "id"),
+        Index("ix_messages_questions", "created_at", "id", **_WHERE_QUESTION),
+    )
 
     feedback: str | None = Field(default=None, sa_type=Text)
     """What the reader thinks of the answer: `positive` or `negative`."""

@@ -57,7 +57,7 @@ class RateLimiter:
 
         url = settings.rate_limit_storage.get_secret_value() if settings.rate_limit_storage else "memory://"
         options: dict[str, float | str | bool] = {} if url == "memory://" else _REDIS_OPTIONS
-        self._rates = parse_many(settings.rate_limit)
+        self._rates = sorted(parse_many(settings.rate_limit), key=lambda rate: rate.get_expiry())
         self._ceilings = [type(rate)(ADDRESS_FACTOR * rate.amount, rate.multiples) for rate in self._rates]
         self._storage = storage_from_string(f"async+{url}", wrap_exceptions=True, **options)
         self._strategy = MovingWindowRateLimiter(self._storage)
@@ -78,7 +78,9 @@ class RateLimiter:
             return _unlimited
 
         async def count() -> None:
-            await self._demand(self._strategy.hit, windows)
+            # One after another, so that what a short rate refuses does not count in a longer one, nor for the whole address.
+            for window in windows:
+                await self._demand(self._strategy.hit, [window])
 
         return count
 
@@ -113,10 +115,15 @@ class RateLimiter:
 
     def _look_for_proxy(self, connection: HTTPConnection[Any], direct: str) -> None:
         """Say once in the log that there is a proxy whose address all readers have, as far as this service knows."""
-        found = [name for name in _PROXY_HEADERS if direct not in (connection.headers.get(name) or direct)]
+        named = {
+            name: re.split(r"[^\w.:]+", connection.headers[name])
+            for name in _PROXY_HEADERS
+            if name in connection.headers
+        }
+        found = [name for name, addresses in named.items() if direct not in addresses]
         if found:
             self._proxy_is_known = True
-            reason = "requests come through a proxy, so all readers count as one address"
+            reason = "requests seem to come through a proxy, and then all readers count as one address"
             logger.warning(
                 "ratelimit.proxy_found",
                 extra={"fields": {"set": "CLIENT_ADDRESS_HEADER", "headers": found, "reason": reason}},

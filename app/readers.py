@@ -1,24 +1,27 @@
 """A reader's own conversations, those that began with the reader's token: listed, exported and deleted together."""
 
 import json
+import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Row, delete
+from sqlalchemy import Row, and_, bindparam, case, delete, func, literal, select, tuple_
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.database import Database
 from app.dependencies import Db, RequiredReaderToken, owner_of
-from app.errors import ERROR_RESPONSES
-from app.history import as_item, load_messages, load_sessions
-from app.models import ChatSession, Export, PageQuery, SessionItem, SessionPage
+from app.errors import ERROR_RESPONSES, DatabaseError, log
+from app.history import as_item, load_sessions
+from app.models import ChatSession, Export, Message, PageQuery, SessionItem, SessionPage, utc_now
 
 router = APIRouter(prefix="/chat", tags=["history"])
 
 _RESPONSES = {status: ERROR_RESPONSES[status] for status in (400, "4XX", 500)}
-_PAGE = 50
+PAGE = 50
+"""How many rows the export reads at once."""
 
 
 @router.get("", responses=_RESPONSES)
@@ -34,7 +37,7 @@ async def read_sessions(db: Db, page: Annotated[PageQuery, Query()], reader_toke
 @router.get("/export", response_model=Export, responses=_RESPONSES)
 async def export_sessions(db: Db, reader_token: RequiredReaderToken) -> StreamingResponse:
     """Return all that is kept of the reader: every conversation with its messages, the oldest first, as a JSON file."""
-    sessions = _sessions(db, str(owner_of(reader_token)))
+    sessions = own_sessions(db, str(owner_of(reader_token)))
     first = await anext(sessions, None)  # What fails before the file begins has a status of its own.
     return StreamingResponse(
         _as_json(db, first, sessions),
@@ -49,35 +52,74 @@ async def delete_sessions(db: Db, reader_token: RequiredReaderToken) -> None:
     await db.execute((delete(ChatSession).where(col(ChatSession.owner) == owner_of(reader_token)), {}))
 
 
-async def _sessions(db: Database, owner: str) -> AsyncIterator[Row[Any]]:
-    after, has_more = None, True
-    while has_more:
-        rows, has_more = await load_sessions(db, owner, after=after, limit=_PAGE, order="asc")
+_session_place = tuple_(col(ChatSession.created_at), col(ChatSession.id))
+_root = aliased(Message)
+_reply = aliased(Message)
+_IS_ANSWERING = and_(
+    col(Message.answering_until) > bindparam("now"),
+    ~select(_reply).where(col(_reply.reply_to) == col(Message.id)).exists(),
+)
+_IN_TURNS: list[Any] = [
+    col(_root.created_at),
+    col(_root.id),
+    case((col(Message.reply_to).is_(None), 0), else_=1),
+    col(Message.created_at),
+    col(Message.id),
+]
+"""What orders the messages of a session: each answer stands after its question."""
+
+
+async def own_sessions(db: Database, owner: str) -> AsyncIterator[Row[Any]]:
+    """Yield the reader's sessions; whichever are deleted meanwhile, the others come."""
+    statement = select(ChatSession).where(col(ChatSession.owner) == owner)
+    statement = statement.order_by(col(ChatSession.created_at), col(ChatSession.id)).limit(PAGE)
+    rows = await db.execute((statement, {}))
+    while rows:
         for row in rows:
             yield row
-            after = row.id
+        rows = await db.execute((statement.where(_session_place > (rows[-1].created_at, rows[-1].id)), {}))
+
+
+async def messages_of(db: Database, session_id: uuid.UUID) -> AsyncIterator[Row[Any]]:
+    """Yield the session's messages, each answer after its question; whichever are deleted meanwhile, the others come."""
+    places = [place.label(f"place_{number}") for number, place in enumerate(_IN_TURNS)]
+    statement = (
+        select(Message, _IS_ANSWERING.label("is_answering"), *places)
+        .join(_root, col(_root.id) == func.coalesce(col(Message.reply_to), col(Message.id)))
+        .where(col(Message.session_id) == session_id)
+        .order_by(*_IN_TURNS)
+        .limit(PAGE)
+    )
+    now = {"now": utc_now()}
+    rows = await db.execute((statement, now))
+    while rows:
+        for row in rows:
+            yield row
+        last = [literal(getattr(rows[-1], place.name), place.type) for place in places]
+        rows = await db.execute((statement.where(tuple_(*_IN_TURNS) > tuple_(*last)), now))
 
 
 async def _as_json(db: Database, first: Row[Any] | None, others: AsyncIterator[Row[Any]]) -> AsyncIterator[str]:
-    """Yield the file piece by piece, so that a long one need not fit into memory."""
-    yield '{"sessions": ['
-    if first is not None:
-        async for piece in _session_as_json(db, first):
-            yield piece
-        async for session in others:
-            yield ",\n"
-            async for piece in _session_as_json(db, session):
+    """Yield the file piece by piece, so that a long one need not fit into memory. If something fails, it breaks off."""
+    try:
+        yield '{"sessions": ['
+        if first is not None:
+            async for piece in _session_as_json(db, first):
                 yield piece
-    yield "]}\n"
+            async for session in others:
+                yield ",\n"
+                async for piece in _session_as_json(db, session):
+                    yield piece
+        yield "]}\n"
+    except DatabaseError as error:
+        log(error)
 
 
 async def _session_as_json(db: Database, session: Row[Any]) -> AsyncIterator[str]:
     item = SessionItem.model_validate(session, from_attributes=True).model_dump(mode="json")
     yield json.dumps(item, ensure_ascii=False)[:-1] + ', "messages": ['
-    after, has_more, separator = None, True, ""
-    while has_more:
-        rows, has_more = await load_messages(db, session.id, after=after, limit=_PAGE, order="asc")
-        for row in rows:
-            yield separator + as_item(row).model_dump_json(exclude_unset=True)
-            after, separator = row.id, ",\n"
+    separator = ""
+    async for row in messages_of(db, session.id):
+        yield separator + as_item(row).model_dump_json(exclude_unset=True)
+        separator = ",\n"
     yield "]}"

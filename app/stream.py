@@ -14,7 +14,8 @@ from starlette.types import Send
 from app.broadcast import Broadcast, TurnEvent
 from app.chat import Emit, TurnDep, take_turn
 from app.dependencies import StateRequest, TurnsDep
-from app.errors import ERROR_RESPONSES, OverloadedError, log, render
+from app.errors import ERROR_RESPONSES, OverloadedError, TurnInProgressError, log, render
+from app.logs import current_request
 from app.models import ApiModel, DeltaEvent, DoneEvent, MessageBase, SessionEvent, SourcesEvent
 from app.turns import Turns
 
@@ -23,6 +24,9 @@ router = APIRouter(tags=["chat"])
 KEEPALIVE_SECONDS = 15.0
 STALLED_READER_SECONDS = 30.0
 """How long a reader may take nothing before the stream is cut off; the turn goes on."""
+
+MOST_FOLLOWERS = 10
+"""How many requests may follow one turn at the same time: one question buys no more."""
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -143,6 +147,8 @@ async def chat_stream(request: StateRequest, turn: TurnDep, turns: TurnsDep) -> 
         task = begin_turn(turns, partial(take_turn, turn), broadcast)
         if identity:
             broadcasts.add(identity, broadcast, task)
+    elif broadcast.followers >= MOST_FOLLOWERS:
+        raise TurnInProgressError(retry_after="1")
     frames = _TurnFrames()
     return EventStream(frames.of(broadcast.follow()), error_frame=frames.of_error)
 
@@ -181,6 +187,7 @@ class _TurnFrames:
 def _frame_of(event: TurnEvent | DoneEvent) -> bytes:
     match event:
         case MessageBase():
+            current_request().session_id = event.session_id  # A request that only follows learns it here.
             return _frame("session", SessionEvent(session_id=event.session_id))
         case SourcesEvent():
             return _frame("sources", event)

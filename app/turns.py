@@ -38,13 +38,16 @@ class TurnMiddleware:
         turns: list[asyncio.Task[Any]] = []
         token = _of_request.set(turns)
         try:
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                # A turn may leave something behind that is to be finished too.
+                while begun := [task for task in turns if not task.done()]:
+                    await asyncio.wait(begun)
         except asyncio.CancelledError:
             pass  # The process stops, and the connection is closed: to the server it would be an error with a stack trace.
         finally:
             _of_request.reset(token)
-            if turns:
-                await asyncio.wait(turns)
             turns.clear()  # A task's context holds this list: without an end to the circle, answers would stay in memory for long.
 
 

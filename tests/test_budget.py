@@ -1,5 +1,6 @@
 """`DAILY_TOKEN_BUDGET`: what the answers of a day may cost, whoever asks, in one process or in several."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from sqlmodel import col, select
 from app.models import TokenUsage, utc_now
 from tests.conftest import Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, json_body, stream
+from tests.marks import on_one_database
 
 TOKENS = 18
 """What an answer of the fake costs."""
@@ -146,6 +148,23 @@ async def test_without_a_budget_nothing_is_counted(service: Service, model_serve
     await service.chat()
 
     assert await recorded(service) == 0
+
+
+@on_one_database
+async def test_a_table_that_is_locked_holds_up_one_turn_for_a_moment(
+    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.budget._FIRST_SECONDS", 0.1)
+    service = await serve(DAILY_TOKEN_BUDGET="1000000")
+    async with service.tables.engine.connect() as locking:
+        await locking.execute(text("LOCK TABLE token_usage IN ACCESS EXCLUSIVE MODE"))
+
+        # A statement alone may wait for ten seconds.
+        async with asyncio.timeout(8):
+            answers = [
+                await service.client.post("/chat/stream", json={"message": "Why?"}, timeout=None) for _ in range(2)
+            ]
+    assert [answer.status_code for answer in answers] == [200, 200]
 
 
 async def test_a_database_that_does_not_count_loses_no_answer_and_no_token(

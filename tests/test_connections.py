@@ -10,7 +10,7 @@ import pytest
 from dirty_equals import IsUUID
 from pydantic_core import from_json
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -151,13 +151,14 @@ async def test_what_is_no_request_gets_an_error_body_and_the_end(request_line: s
         assert await client.is_ended()
 
 
+@pytest.mark.parametrize("connection", ["", "Connection: close\r\n"], ids=["kept", "closed"])
 @pytest.mark.parametrize("body", ["announced", "chunked", "not a chunk"])
 async def test_a_client_that_sends_on_after_a_refusal_reads_it_and_the_connection_ends(
-    body: str, caplog: pytest.LogCaptureFixture
+    body: str, connection: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(Route("/", refuse, methods=["POST"])) as connect:
         client = await connect()
-        head = "POST / HTTP/1.1\r\nHost: x\r\n"
+        head = f"POST / HTTP/1.1\r\nHost: x\r\n{connection}"
         if body == "announced":
             await client.send(head, "Content-Length: 99999999\r\n\r\n", *["x" * 100_000] * 30)
         else:
@@ -171,6 +172,36 @@ async def test_a_client_that_sends_on_after_a_refusal_reads_it_and_the_connectio
         assert await client.is_ended()
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+async def test_a_body_that_cannot_be_parsed_is_refused_without_a_trace(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wait_for_body(request: Request) -> Response:
+        with pytest.raises(ClientDisconnect):
+            await request.body()
+        return Response()
+
+    async with serving(Route("/", wait_for_body, methods=["HEAD", "POST"])) as connect:
+        client = await connect()
+        await client.send(f"{method} / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+
+        response = await client.reader.read()
+
+        assert response.startswith(b"HTTP/1.1 400 ")
+        assert response.endswith(b"}") == (method == "POST")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_client_that_wants_another_protocol_gets_this_one(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(ECHO) as connect:
+        client = await connect()
+        upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n"
+        await client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{upgrade}Content-Length: 1\r\n\r\nx")
+
+        assert await client.response() == (200, b"1")
+    assert "upgrade" not in caplog.text
 
 
 async def test_what_cannot_be_parsed_ends_a_response_that_is_under_way() -> None:
@@ -286,15 +317,16 @@ def text_of(size: int) -> Route:
     return Route("/", answer)
 
 
+@pytest.mark.parametrize("connection", ["", "Connection: close\r\n"], ids=["kept", "closed"])
 @pytest.mark.parametrize("size", [50_000, 20_000_000], ids=["small", "large"])
 async def test_a_response_that_nobody_reads_ends_its_connection(
-    size: int, lost: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+    size: int, connection: str, lost: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "UNREAD_SECONDS", SILENT)
     async with serving(text_of(size)) as connect:
         client = await connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send(f"GET / HTTP/1.1\r\nHost: x\r\n{connection}\r\n")
 
         async with asyncio.timeout(15):
             await lost.wait()

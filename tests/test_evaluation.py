@@ -330,7 +330,8 @@ def check_answers(url: str, model_server: FakeOpenAI, run: Run, tmp_path: Path) 
             question = str(exchange.body["messages"][-1]["content"]).rpartition("\n\n")[2]
             await completion(answer_to[question])(exchange)
 
-        model_server.enqueue(*[answer] * len(answers))
+        # The question before another is asked first.
+        model_server.enqueue(*[answer] * (len(answers) + 1))
         file = tmp_path / "answers.jsonl"
         file.write_text("\n".join(map(json.dumps, ANSWERS)))
         async with opened(url) as database:

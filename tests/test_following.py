@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.stream import MOST_FOLLOWERS
 from tests.conftest import Serve, Service
 from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, failure, held, stall, stream
@@ -66,7 +67,7 @@ async def test_a_reader_who_left_and_comes_back_gets_the_whole_answer(
     assert ending[-1][1]["response"] == "It walks."
 
 
-async def test_whoever_follows_gets_the_failure_which_is_logged_once(
+async def test_whoever_follows_gets_the_failure_and_the_log_says_of_which_request_it_is(
     service: Service, model_server: FakeOpenAI
 ) -> None:
     key, gate = str(uuid.uuid4()), asyncio.Event()
@@ -77,7 +78,12 @@ async def test_whoever_follows_gets_the_failure_which_is_logged_once(
         endings = [[e async for e in first][-1], [e async for e in second][-1]]
 
     assert [(name, data["error"]["code"]) for name, data in endings] == [("error", "openai_error")] * 2
-    assert len(service.log("openai.error")) == 1
+    failure_of_turn, failure_of_follower = service.log("openai.error")
+    assert "traceback" in failure_of_turn
+    assert "traceback" not in failure_of_follower
+    assert failure_of_follower["followed_request_id"] == failure_of_turn["request_id"]
+    assert failure_of_follower["request_id"] != failure_of_turn["request_id"]
+    assert {record["session_id"] for record in service.log("request")} == {failure_of_turn["session_id"]}
 
 
 async def test_what_a_provider_quotes_stays_out_of_the_log_of_those_who_follow(
@@ -125,6 +131,23 @@ async def test_to_follow_is_not_to_ask(serve: Serve, model_server: FakeOpenAI) -
             await next_events(second, 2)
             gate.set()
             assert [name async for name, _ in second][-1] == "done"
+
+
+async def test_one_turn_is_followed_by_a_few_only(service: Service, model_server: FakeOpenAI) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(streaming(service, key)) for _ in range(MOST_FOLLOWERS)]
+        for events in streams:
+            await next_events(events, 2)
+        headers = {"Idempotency-Key": key}
+        refused = await service.client.post("/chat/stream", json={"message": QUESTION}, headers=headers)
+        gate.set()
+        for events in streams:
+            assert [name async for name, _ in events][-1] == "done"
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "turn_in_progress")
 
 
 async def test_a_question_that_failed_is_asked_anew(serve: Serve, model_server: FakeOpenAI) -> None:

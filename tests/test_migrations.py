@@ -208,6 +208,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
         "public.chat_sessions USING btree (owner, created_at, id)",
         "public.document_words USING gin (words)",
+        "public.messages USING btree (created_at, id) WHERE (role = 'user'::message_role_enum)",
         "public.messages USING btree (reply_to)",
         "public.messages USING btree (session_id, created_at, id)",
     ]

@@ -177,6 +177,20 @@ async def test_of_several_rates_each_holds(serve: Serve, model_server: FakeOpenA
     assert 3_500 < int(last.headers["retry-after"]) <= 3_600
 
 
+async def test_questions_that_a_short_rate_refuses_do_not_count_in_a_longer_one(
+    serve: Serve, model_server: FakeOpenAI
+) -> None:
+    service = await serve(RATE_LIMIT="4/day;1/second")
+
+    at_once = [response.status_code for response in await asyncio.gather(*[service.chat() for _ in range(12)])]
+
+    async def is_answered() -> bool:
+        return (await service.chat()).status_code == 200
+
+    assert at_once.count(200) == 1
+    await eventually(is_answered)
+
+
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP"])
 async def test_a_proxy_that_nobody_named_is_in_the_log_once(
     serve: Serve, model_server: FakeOpenAI, header: str

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 from dirty_equals import IsPartialDict, IsStr, IsUUID
+from sqlalchemy import text
 
+from app import dsn, readers
+from app.database import Database
+from app.dependencies import owner_of
 from tests.conftest import Service
 from tests.fake_openai import FakeOpenAI, completion, held
+from tests.marks import on_one_database
 
 MINE, THEIRS = "a-token-of-my-own-0000", "a-token-of-another-0000"
 
@@ -71,7 +76,7 @@ async def test_a_long_list_comes_page_by_page(service: Service, model_server: Fa
 async def test_the_export_has_every_conversation_with_its_messages(
     service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.readers._PAGE", 2)
+    monkeypatch.setattr("app.readers.PAGE", 2)
     model_server.enqueue(*[completion(f"روبوٹ {n}") for n in range(6)])
     sessions = []
     for _ in range(3):
@@ -107,6 +112,47 @@ async def test_the_export_has_every_conversation_with_its_messages(
         ],
     }
     assert MINE not in response.text
+
+
+async def test_an_export_goes_on_where_something_was_deleted_meanwhile(
+    service: Service, database_url: str, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.readers.PAGE", 2)
+    sessions = [await ask(service, MINE, f"{number}?") for number in range(5)]
+    for _ in range(2):
+        await ask(service, MINE, "And?", session_id=sessions[4])
+    database = Database(dsn.parse(database_url), pool_size=2)
+    found: list[str] = []
+    try:
+        async for session in readers.own_sessions(database, str(owner_of(MINE))):
+            found.append(str(session.id))
+            if len(found) == 2:  # The last one of its page.
+                await service.client.delete(f"/chat/{session.id}", headers=of(MINE))
+        messages = [row.content async for row in readers.messages_of(database, uuid.UUID(sessions[4]))]
+    finally:
+        await database.close()
+
+    assert found == sessions
+    assert [said for said in messages if ":" not in said] == ["4?", "And?", "And?"]
+
+
+@on_one_database
+async def test_an_export_that_fails_breaks_off_and_says_why_in_the_log(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    await ask(service, MINE)
+    async with service.tables.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE messages RENAME TO away"))
+    try:
+        response = await service.client.get("/chat/export", headers=of(MINE))
+    finally:
+        async with service.tables.engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO messages"))
+
+    with pytest.raises(ValueError, match="Expecting"):
+        response.json()
+    assert len(service.log("database.error")) == 1
+    assert service.log("service.failed") == []
 
 
 async def answer_id(service: Service, session_id: str) -> uuid.UUID:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import DatabaseError, OverloadedError
 from app.models import Message, MessageRole, utc_now
-from app.turns import TurnMiddleware, Turns
+from app.turns import TurnMiddleware, Turns, finish_with_request
 from tests.bodies import NOT_FOUND, OVERLOADED
 from tests.conftest import ORIGIN, Serve, Service, eventually
 from tests.events import all_events, events_of, streamed
@@ -584,3 +584,29 @@ async def test_an_answer_does_not_stay_in_memory_when_its_request_has_ended() ->
         assert kept[0]() is None
     finally:
         gc.enable()
+
+
+async def test_a_request_ends_only_when_what_its_turn_has_left_behind_has_ended() -> None:
+    begun, gate, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def finish() -> None:
+        await asyncio.sleep(0)
+        finished.set()
+
+    async def turn() -> None:
+        begun.set()
+        await gate.wait()
+        finish_with_request(asyncio.create_task(finish()))
+
+    async def leave(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        finish_with_request(asyncio.create_task(turn()))
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError
+
+    request = asyncio.create_task(TurnMiddleware(leave)({}, nothing, nothing))
+    await begun.wait()
+    gate.set()
+    await request
+
+    assert finished.is_set()

@@ -8,11 +8,11 @@ from typing import Any
 
 from app.book.evaluation import AnswerQuestion, comparable, known
 from app.book.search import PASSAGES, BookSearch, as_passages
-from app.citations import cite
+from app.citations import cite, without_markers
 from app.config import Settings
 from app.errors import ModelError
 from app.llm import LanguageModel
-from app.prompt import assemble_prompt
+from app.prompt import PastTurn, assemble_prompt
 from app.retrieval import Query
 
 _AT_ONCE = 4
@@ -54,6 +54,25 @@ async def check_answers(search: BookSearch, settings: Settings, questions: Seque
 
 
 async def _check(search: BookSearch, model: LanguageModel, settings: Settings, question: AnswerQuestion) -> Checked:
+    history = []
+    try:
+        if previous := question.previous_question:
+            answer, _ = await _ask(search, model, settings, AnswerQuestion(question=previous), [])
+            history.append(PastTurn(previous, None, without_markers(answer)))
+        text, pages = await _ask(search, model, settings, question, history)
+    except ModelError as error:
+        return Checked(question, f"no answer: {error.message}")
+    return Checked(question, text, dict(_checks(question, text, pages)))
+
+
+async def _ask(
+    search: BookSearch,
+    model: LanguageModel,
+    settings: Settings,
+    question: AnswerQuestion,
+    history: Sequence[PastTurn],
+) -> tuple[str, set[str]]:
+    """Return the answer and the pages that it cites; raises ModelError."""
     hits = []
     if question.selected_text is None:
         query = Query(question.question, known(question.previous_question), page_url=None)
@@ -65,14 +84,11 @@ async def _check(search: BookSearch, model: LanguageModel, settings: Settings, q
         instructions=settings.assistant_instructions,
         excerpt=question.selected_text,
         passages=passages,
+        history=history,
     )
-    try:
-        completion = await model.answer(prompt)
-    except ModelError as error:
-        return Checked(question, f"no answer: {error.message}")
+    completion = await model.answer(prompt)
     text, cited = cite(completion.text, len(passages))
-    pages = {comparable(hits[number - 1].page) for number in cited}
-    return Checked(question, text, dict(_checks(question, text, pages)))
+    return text, {comparable(hits[number - 1].page) for number in cited}
 
 
 def _checks(question: AnswerQuestion, answer: str, pages: set[str]) -> Iterator[tuple[str, bool]]:

@@ -73,7 +73,7 @@ class Outcome:
 class AnswerQuestion(BaseModel):
     """A question, and what its answer must and must not say."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     question: str = Field(min_length=1)
     previous_question: str | None = None

@@ -1,4 +1,4 @@
-"""Keep with each answer which model gave it, and what it took."""
+"""Keep with each answer which model gave it, and what it took, and find questions by their time."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,10 +16,19 @@ def upgrade() -> None:
     op.add_column("messages", sa.Column("model", sa.Text()))
     for name in _COUNTS:
         op.add_column("messages", sa.Column(name, sa.Integer()))
+    is_question = sa.text("role = 'user'")
+    op.create_index(
+        "ix_messages_questions",
+        "messages",
+        ["created_at", "id"],
+        postgresql_where=is_question,
+        sqlite_where=is_question,
+    )
 
 
 def downgrade() -> None:
     """Drop them."""
+    op.drop_index("ix_messages_questions", "messages")
     with op.batch_alter_table("messages") as messages:
         for name in ("model", *_COUNTS):
             messages.drop_column(name)
