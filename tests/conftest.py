@@ -54,10 +54,13 @@ type Serve = Callable[..., Awaitable["Service"]]
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads its options.
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole suite on every core; as soon as pytest is given an argument, it does just what it is told."""
+    """Run the whole suite on every core; as soon as pytest is given an argument, it does just what it is told.
+
+    There are two processes more than cores, since some tests do nothing but wait.
+    """
     is_worker = hasattr(config, "workerinput")
     if not (config.invocation_params.args or config.option.numprocesses or is_worker):
-        config.option.numprocesses = "logical"
+        config.option.numprocesses = (os.cpu_count() or 1) + 2
         config.option.dist = "worksteal"
 
 
