@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import trustme
 import uvicorn
 from alembic import command
 from alembic.config import Config
@@ -271,8 +272,18 @@ class Service:
         return [record for record in records if event in {None, record["event"]}]
 
 
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one certificate: a service that trusts the usual hundred of them takes longer to start than all the rest."""
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    return file
+
+
 @pytest.fixture
-async def serve(monkeypatch: pytest.MonkeyPatch, database_url: str, model_server: FakeOpenAI) -> AsyncIterator[Serve]:
+async def serve(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, model_server: FakeOpenAI, one_authority: Path
+) -> AsyncIterator[Serve]:
     """Start the service in production mode, with further environment variables; it stops when the test ends."""
     async with AsyncExitStack() as stack:
 
@@ -282,6 +293,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, database_url: str, model_server
                 "OPENAI_API_KEY": API_KEY,
                 "OPENAI_BASE_URL": model_server.url,
                 "OPENAI_MAX_RETRIES": "0",
+                "SSL_CERT_FILE": str(one_authority),
             }
             for name, value in {**defaults, **environment}.items():
                 monkeypatch.setenv(name, value)
