@@ -46,6 +46,9 @@ EMBEDDING_SECONDS = 1.5
 _READING_SECONDS = 10.0
 """How old what is known of the book may be when a question comes."""
 
+_LAST_READING_SECONDS = 1.0
+"""How long the end waits for what is being read of the book."""
+
 _MOST_WORDS = 64
 """Of a longer question, such as a pasted log, the longest words are looked up."""
 
@@ -112,9 +115,11 @@ class BookSearch:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._reading:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if reading := self._reading:
+            # SQLite's thread would go on, and find the event loop closed.
+            await asyncio.wait([reading], timeout=_LAST_READING_SECONDS)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         await self._embedder.close()
 
     async def __call__(self, query: Query) -> Sequence[Passage]:
