@@ -12,6 +12,9 @@ from app.stream import MOST_FOLLOWERS
 from tests.conftest import Serve, Service
 from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, failure, held, stall, stream
+from tests.marks import on_one_database
+
+pytestmark = on_one_database
 
 QUESTION = "Why does it walk?"
 

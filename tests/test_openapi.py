@@ -27,7 +27,7 @@ fuzzed = schemathesis.openapi.from_dict(
     config=schemathesis.Config.from_dict(
         {
             "seed": 1,
-            "generation": {"mode": "all", "max-examples": 100, "deterministic": True},
+            "generation": {"mode": "all", "max-examples": 50, "deterministic": True},
             # A schema cannot say that a blank message is refused, that a conversation is unknown, or a key used already.
             "checks": {"positive_data_acceptance": {"expected-statuses": [200, 204, 400, 404, 409]}},
         }

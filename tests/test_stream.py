@@ -22,6 +22,9 @@ from tests.fake_openai import (
     html_page,
     stream,
 )
+from tests.marks import on_one_database
+
+pytestmark = on_one_database
 
 
 async def test_an_answer_comes_as_session_deltas_and_done(service: Service, model_server: FakeOpenAI) -> None:
