@@ -301,7 +301,8 @@ async def test_what_is_selected_is_sent_with_formulas_as_their_source_unless_it_
     page = await visit(service)
     for attempt in range(2):
         await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
-        await page.get_by_role("button", name="Ask about this").click()
+        # A person's press lasts for several frames.
+        await page.get_by_role("button", name="Ask about this").click(delay=200)
         await expect(page.get_by_role("blockquote")).to_have_text([excerpt])
         # What was asked about is not offered again, until it is selected again.
         await page.set_viewport_size({"width": 1200 + attempt, "height": 800})

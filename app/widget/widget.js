@@ -207,7 +207,9 @@ class BookChat extends HTMLElement {
     });
     // While the selection is being drawn, the button would be in its way.
     for (const event of ["pointerdown", "pointerup", "pointercancel"]) {
-      const onPointer = () => {
+      const onPointer = (/** @type {Event} */ pointer) => {
+        // Who presses the button draws no selection, and it must still be there when the press ends.
+        if (pointer.composedPath().includes(this.#bubble)) return;
         this.#isPointerDown = event === "pointerdown";
         update();
       };
