@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from sqlalchemy import Row, and_, bindparam, delete, func, inspect, literal_column, or_, select, tuple_
+from sqlalchemy import Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -102,7 +102,6 @@ _TIME, _ID = (inspect(Message).columns[name].type for name in ("created_at", "id
 _question, _answer = aliased(Message), aliased(Message)
 _TURNS = (
     select(
-        col(_question.id),
         col(_question.created_at),
         col(_question.session_id),
         col(_question.content).label("question"),
@@ -115,16 +114,11 @@ _TURNS = (
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
     .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
-    .order_by(col(_question.created_at).desc(), col(_question.id).desc())
-    .limit(BATCH)
-)
-_EARLIER = tuple_(col(_question.created_at), col(_question.id)) < tuple_(
-    bindparam("created_at", type_=_TIME), bindparam("id", type_=_ID)
 )
 _UNANSWERED = or_(col(_answer.id).is_(None), and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0))
 
 
-async def asked_turns(
+def asked_turns(
     db: Database,
     *,
     since: datetime | None = None,
@@ -139,12 +133,8 @@ async def asked_turns(
         *([col(_answer.feedback) == feedback] if feedback else []),
         *([_UNANSWERED] if unanswered else []),
     ]
-    statement = _TURNS.where(*conditions)
-    rows = await db.execute((statement, {}))
-    while rows:
-        for row in rows:
-            yield row
-        rows = await db.execute((statement.where(_EARLIER), {"created_at": rows[-1].created_at, "id": rows[-1].id}))
+    place = (col(_question.created_at), col(_question.id))
+    return db.walk(_TURNS.where(*conditions), *place, batch=BATCH, descending=True)
 
 
 @contextmanager

@@ -5,14 +5,30 @@ import logging
 import sqlite3
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import asyncpg
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, Executable, Row, UpdateBase, event, inspect, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    Executable,
+    Label,
+    Row,
+    Select,
+    SQLColumnExpression,
+    UpdateBase,
+    event,
+    inspect,
+    literal,
+    text,
+    tuple_,
+)
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -94,6 +110,29 @@ class Database:
             return await self._attempt(statements)
         except _InterruptedError:
             return await self._attempt(statements)
+
+    async def walk(
+        self,
+        statement: Select[*tuple[Any, ...]],
+        *place: SQLColumnExpression[Any],
+        batch: int,
+        descending: bool = False,
+    ) -> AsyncIterator[Row[Any]]:
+        """Yield the rows in the order of their place, a batch in memory at a time; raises DatabaseError.
+
+        The place is columns that are unique together. Each batch begins after the last row of the one before, so whatever is
+        deleted meanwhile, no other row is left out.
+        """
+        here: list[Label[Any]] = [column.label(f"place_{number}") for number, column in enumerate(place)]
+        in_order = [column.desc() if descending else column.asc() for column in place]
+        statement = statement.add_columns(*here).order_by(*in_order).limit(batch)
+        rows = await self.execute((statement, {}))
+        while rows:
+            for row in rows:
+                yield row
+            last = tuple_(*(literal(getattr(rows[-1], column.name), column.type) for column in here))
+            following = tuple_(*place) < last if descending else tuple_(*place) > last
+            rows = await self.execute((statement.where(following), {}))
 
     async def _attempt(self, statements: Sequence[Statement]) -> Sequence[Row[Any]]:
         request, started = current_request(), time.perf_counter()

@@ -7,7 +7,7 @@ from itertools import accumulate, dropwhile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import Row, and_, delete, func, or_, select, tuple_
+from sqlalchemy import Label, Row, and_, delete, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -139,12 +139,8 @@ async def load_messages(
         turns = turns.where(place >= begin if order == "asc" else place <= begin)
     page = turns.order_by(*_in_order(_place(root), order)).limit(limit + 2).subquery()
     in_turns = [page.c.created_at, page.c.id, col(Message.reply_to).is_not(None), *_place(Message)]
-    reply = aliased(Message)
-    is_answering = and_(
-        col(Message.answering_until) > utc_now(), ~select(reply).where(col(reply.reply_to) == col(Message.id)).exists()
-    )
     messages = (
-        select(Message, is_answering.label("is_answering"))
+        select(Message, is_answering())
         .join(page, or_(col(Message.id) == page.c.id, col(Message.reply_to) == page.c.id))
         .order_by(*_in_order(in_turns, order))
     )
@@ -153,6 +149,13 @@ async def load_messages(
         rows = list(dropwhile(lambda row: row.id != after, rows))[1:]
     page_rows = _within_page(rows[:limit])
     return page_rows, len(rows) > len(page_rows)
+
+
+def is_answering() -> Label[bool]:
+    """Return the column `is_answering` that `as_item` needs: whether a question's reply is on its way."""
+    reply = aliased(Message)
+    is_open = ~select(reply).where(col(reply.reply_to) == col(Message.id)).exists()
+    return and_(col(Message.answering_until) > utc_now(), is_open).label("is_answering")
 
 
 def _within_page(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Row, and_, bindparam, case, delete, func, literal, select, tuple_
+from sqlalchemy import Row, delete, func, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.database import Database
 from app.dependencies import Db, RequiredReaderToken, owner_of
 from app.errors import ERROR_RESPONSES, DatabaseError, log
-from app.history import as_item, load_sessions
-from app.models import ChatSession, Export, Message, PageQuery, SessionItem, SessionPage, utc_now
+from app.history import as_item, is_answering, load_sessions
+from app.models import ChatSession, Export, Message, PageQuery, SessionItem, SessionPage
 
 router = APIRouter(prefix="/chat", tags=["history"])
 
@@ -52,51 +52,23 @@ async def delete_sessions(db: Db, reader_token: RequiredReaderToken) -> None:
     await db.execute((delete(ChatSession).where(col(ChatSession.owner) == owner_of(reader_token)), {}))
 
 
-_session_place = tuple_(col(ChatSession.created_at), col(ChatSession.id))
-_root = aliased(Message)
-_reply = aliased(Message)
-_IS_ANSWERING = and_(
-    col(Message.answering_until) > bindparam("now"),
-    ~select(_reply).where(col(_reply.reply_to) == col(Message.id)).exists(),
-)
-_IN_TURNS: list[Any] = [
-    col(_root.created_at),
-    col(_root.id),
-    case((col(Message.reply_to).is_(None), 0), else_=1),
-    col(Message.created_at),
-    col(Message.id),
-]
-"""What orders the messages of a session: each answer stands after its question."""
+def own_sessions(db: Database, owner: str) -> AsyncIterator[Row[Any]]:
+    """Yield the reader's sessions in the order in which they began."""
+    sessions = select(ChatSession).where(col(ChatSession.owner) == owner)
+    return db.walk(sessions, col(ChatSession.created_at), col(ChatSession.id), batch=PAGE)
 
 
-async def own_sessions(db: Database, owner: str) -> AsyncIterator[Row[Any]]:
-    """Yield the reader's sessions; whichever are deleted meanwhile, the others come."""
-    statement = select(ChatSession).where(col(ChatSession.owner) == owner)
-    statement = statement.order_by(col(ChatSession.created_at), col(ChatSession.id)).limit(PAGE)
-    rows = await db.execute((statement, {}))
-    while rows:
-        for row in rows:
-            yield row
-        rows = await db.execute((statement.where(_session_place > (rows[-1].created_at, rows[-1].id)), {}))
-
-
-async def messages_of(db: Database, session_id: uuid.UUID) -> AsyncIterator[Row[Any]]:
-    """Yield the session's messages, each answer after its question; whichever are deleted meanwhile, the others come."""
-    places = [place.label(f"place_{number}") for number, place in enumerate(_IN_TURNS)]
-    statement = (
-        select(Message, _IS_ANSWERING.label("is_answering"), *places)
-        .join(_root, col(_root.id) == func.coalesce(col(Message.reply_to), col(Message.id)))
+def messages_of(db: Database, session_id: uuid.UUID) -> AsyncIterator[Row[Any]]:
+    """Yield the session's messages, each answer after its question."""
+    root = aliased(Message)
+    messages = (
+        select(Message, is_answering())
+        .join(root, col(root.id) == func.coalesce(col(Message.reply_to), col(Message.id)))
         .where(col(Message.session_id) == session_id)
-        .order_by(*_IN_TURNS)
-        .limit(PAGE)
     )
-    now = {"now": utc_now()}
-    rows = await db.execute((statement, now))
-    while rows:
-        for row in rows:
-            yield row
-        last = [literal(getattr(rows[-1], place.name), place.type) for place in places]
-        rows = await db.execute((statement.where(tuple_(*_IN_TURNS) > tuple_(*last)), now))
+    turn = (col(root.created_at), col(root.id))
+    in_turn = (col(Message.reply_to).is_not(None), col(Message.created_at), col(Message.id))
+    return db.walk(messages, *turn, *in_turn, batch=PAGE)
 
 
 async def _as_json(db: Database, first: Row[Any] | None, others: AsyncIterator[Row[Any]]) -> AsyncIterator[str]:
