@@ -35,11 +35,7 @@ COLUMNS = (
 
 def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
-    arguments = _parser().parse_args()
-    try:
-        return run(arguments.command, arguments)
-    except KeyboardInterrupt:
-        return 130
+    return run(_parser())
 
 
 def _parser() -> argparse.ArgumentParser:

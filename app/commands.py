@@ -4,9 +4,9 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, override
+from typing import override
 
 from pydantic import SecretStr, ValidationInfo, field_validator
 
@@ -32,16 +32,24 @@ class CommandSettings(Settings):
         return value
 
 
-def run(command: Callable[[argparse.Namespace], Coroutine[Any, Any, None]], arguments: argparse.Namespace) -> int:
-    """Run the command and return its exit status; what went wrong is printed in one line."""
+def run(parser: argparse.ArgumentParser, *, when_stopped: str | None = None) -> int:
+    """Run the `command` that the parser finds in the arguments, and return its exit status.
+
+    What went wrong is printed in one line; `when_stopped` is for whoever presses Ctrl-C.
+    """
+    arguments = parser.parse_args()
     try:
-        asyncio.run(command(arguments))
+        asyncio.run(arguments.command(arguments))
     except (CommandError, SettingsError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     except DatabaseError as error:
         print(f"The database failed: {reason(error.__cause__ or error)}", file=sys.stderr)  # noqa: T201
         return 1
+    except KeyboardInterrupt:
+        if when_stopped:
+            print(when_stopped, file=sys.stderr)  # noqa: T201
+        return 130
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from app.book import answers, evaluation
 from app.book.embeddings import Embedder, EmbeddingError
@@ -22,12 +23,7 @@ _EMBEDDING_SECONDS = 30.0
 
 def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
-    arguments = _parser().parse_args()
-    try:
-        return run(arguments.command, arguments)
-    except KeyboardInterrupt:
-        print("Stopped. The book is as it was.", file=sys.stderr)  # noqa: T201
-        return 130
+    return run(_parser(), when_stopped="Stopped. The book is as it was.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,21 +144,30 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
     columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
     failed = evaluation.failures(list(outcomes.values())[-1]) if outcomes else []
     failed_checks, held = answers.failed_checks(checked), answers.held(checked)
+    lines: list[str] = []
     if arguments.json:
-        print(evaluation.dumped(len(questions), columns, failed, held, failed_checks))  # noqa: T201
-    if questions and not arguments.json:
-        print(f"{len(questions)} questions\n{evaluation.as_table(columns)}")  # noqa: T201
-        for failure in failed if arguments.verbose else ():
-            found = ", ".join(failure["found"]) or "nothing"
-            print(f"\n{failure['question']}\n  right: {', '.join(failure['pages'])}\n  found: {found}")  # noqa: T201
-    if checked and not arguments.json:
-        model = settings.openai_model if settings.openai_api_key else "the offline stand-in"
-        print(f"{len(checked)} answers of {model}\n{answers.as_table(held)}")  # noqa: T201
-        for failure in failed_checks if arguments.verbose else ():
-            what = ", ".join(f"not: {answers.CHECKS[name]}" for name in failure["failed"]) or "no answer"
-            print(f"\n{failure['question']}\n  {what}\n  answer: {' '.join(failure['answer'].split())}")  # noqa: T201
+        lines.append(evaluation.dumped(len(questions), columns, failed, held, failed_checks))
+    else:
+        if questions:
+            lines += [f"{len(questions)} questions", evaluation.as_table(columns)]
+            lines += map(_as_failure, failed if arguments.verbose else ())
+        if checked:
+            model = settings.openai_model if settings.openai_api_key else "the offline stand-in"
+            lines += [f"{len(checked)} answers of {model}", answers.as_table(held)]
+            lines += map(_as_failed_check, failed_checks if arguments.verbose else ())
+    print("\n".join(lines))  # noqa: T201
     if missing:
         print(f"The book does not have these pages: {', '.join(missing)}", file=sys.stderr)  # noqa: T201
+
+
+def _as_failure(failure: dict[str, Any]) -> str:
+    found = ", ".join(failure["found"]) or "nothing"
+    return f"\n{failure['question']}\n  right: {', '.join(failure['pages'])}\n  found: {found}"
+
+
+def _as_failed_check(failure: dict[str, Any]) -> str:
+    what = ", ".join(f"not: {answers.CHECKS[name]}" for name in failure["failed"]) or "no answer"
+    return f"\n{failure['question']}\n  {what}\n  answer: {' '.join(failure['answer'].split())}"
 
 
 async def _searched(

@@ -102,6 +102,8 @@ def _kind(item: Any) -> str:
 
 _OF_ANSWERS = {"selected_text", "declines", "says", "does_not_say"}
 _Any = Annotated[Annotated[Question, Tag("search")] | Annotated[AnswerQuestion, Tag("answer")], Discriminator(_kind)]
+_QUESTION = TypeAdapter[Question | AnswerQuestion](_Any)
+_QUESTIONS = TypeAdapter(list[_Any])
 
 
 def read_questions(file: Path) -> tuple[list[Question], list[AnswerQuestion]]:
@@ -116,7 +118,7 @@ def read_questions(file: Path) -> tuple[list[Question], list[AnswerQuestion]]:
         raise QuestionsError(f"{file} cannot be read: {error}") from error
     try:
         if text.lstrip().startswith("["):
-            items = TypeAdapter(list[_Any]).validate_json(text)
+            items = _QUESTIONS.validate_json(text)
         else:
             items = []
             for number, line in enumerate(text.splitlines(), 1):
@@ -133,7 +135,7 @@ def read_questions(file: Path) -> tuple[list[Question], list[AnswerQuestion]]:
 
 def _read_line(line: str, place: str) -> Question | AnswerQuestion:
     try:
-        return TypeAdapter[Question | AnswerQuestion](_Any).validate_json(line)
+        return _QUESTION.validate_json(line)
     except ValidationError as error:
         raise QuestionsError(f"{place}: {_reason(error)}") from error
 
