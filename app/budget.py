@@ -51,7 +51,6 @@ class Budget:
         self._day: date | None = None
         self._spent = self._spent_by_others = 0
         self._heard_at = -math.inf
-        self._is_recorded = True
         self._recording: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
@@ -73,7 +72,6 @@ class Budget:
             return
         self._turn_page()
         self._spent += tokens
-        self._is_recorded = False
         self._record()
 
     def _turn_page(self) -> None:
@@ -92,17 +90,16 @@ class Budget:
         try:
             while True:
                 day, spent, is_first = self._day, self._spent, self._heard_at == -math.inf
-                self._is_recorded = True
                 others = {"day": day, "process": self._process}
                 own = {"usage_day": day, "usage_process": self._process, "usage_tokens": spent}
                 recording = [] if is_first and not spent else [(_RECORD, own)]
                 [row] = await self._db.execute(*recording, (_SPENT_BY_OTHERS, others))
                 if day == self._day:
                     self._spent_by_others, self._heard_at = row.tokens, time.monotonic()
-                if self._is_recorded:
+                if (day, spent) == (self._day, self._spent):  # Nothing was spent meanwhile.
                     return
         except DatabaseError as error:
-            self._is_recorded, self._heard_at = False, time.monotonic()
+            self._heard_at = time.monotonic()
             logger.warning("budget.unrecorded", exc_info=error)
         finally:
             self._recording = None

@@ -270,15 +270,7 @@ async def ask_model(turn: Turn, history: Sequence[PastTurn], retrieval: Retrieva
     text, cited = cite(completion.text, len(passages))
     if not text.strip():  # It was nothing but markers of passages that do not exist.
         raise ModelError
-    return Answer(
-        text,
-        [sources[number - 1] for number in cited],
-        model=completion.model,
-        duration_ms=completion.duration_ms,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        retrieved=len(passages),
-    )
+    return Answer(text, [sources[number - 1] for number in cited], completion, retrieved=len(passages))
 
 
 def _replay(question: MessageBase, reply: Row[Any], emit: Emit | None) -> DoneEvent:

@@ -108,13 +108,12 @@ class BoundedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         if self._is_lingering:
             return
-        if self.conn.is_request_complete:
-            super().on_response_complete()
-            if self.conn.their_state is h11.SEND_BODY:  # The next request has begun already.
-                self._await_request()
-        else:
-            super().on_response_complete()
+        is_refused = not self.conn.is_request_complete
+        super().on_response_complete()
+        if is_refused:
             self._linger()
+        elif self.conn.their_state is h11.SEND_BODY:  # The next request has begun already.
+            self._await_request()
 
     @override
     def send_400_response(self, msg: str) -> None:

@@ -42,6 +42,7 @@ from app.errors import (
     SessionNotFoundError,
     TurnInProgressError,
 )
+from app.llm import Completion
 from app.models import ChatSession, Feedback, Message, MessageBase, MessageRole, Source, utc_now
 from app.prompt import PastTurn
 
@@ -273,15 +274,12 @@ _INSERT_REPLY = insert(Message).values(
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, with citation markers `[n]`, the sources that it cites, and what it took."""
+    """An answer as it is recorded: its text has citation markers `[n]`, one for each source that it cites."""
 
     text: str
     sources: Sequence[Source]
-    model: str
-    duration_ms: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    """None if the model's server does not count tokens."""
+    completion: Completion
+    """What the model said, and what it took."""
     retrieved: int
     """How many passages the model was sent."""
 
@@ -401,10 +399,10 @@ def _reply(question: MessageBase, answer: Answer) -> MessageBase:
         created_at=time_after(question.created_at),
         reply_to=question.id,
         sources=list(answer.sources) or None,
-        model=answer.model,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        duration_ms=answer.duration_ms,
+        model=answer.completion.model,
+        prompt_tokens=answer.completion.prompt_tokens,
+        completion_tokens=answer.completion.completion_tokens,
+        duration_ms=answer.completion.duration_ms,
         retrieved=answer.retrieved,
         cited=len(answer.sources),
     )

@@ -242,7 +242,7 @@ def log(error: BaseException) -> None:
     if not event:
         return
     request_id = current_request().request_id
-    logged_with = vars(error).setdefault("logged_with", None)
+    logged_with = vars(error).get("logged_with")
     if logged_with is None:
         vars(error)["logged_with"] = request_id
         logger.error(event, exc_info=error)

@@ -133,7 +133,6 @@ class LanguageModel:
         will not answer this prompt, ModelUnavailableError when it cannot answer any, and ModelError for all other failures.
         """
         keep_out_of_log(*(message["content"] for message in prompt if message["role"] != "system"))
-        started = time.perf_counter()
         async with self._call(prompt) as reader:
             body = {"model": self.name, **self._options, "messages": prompt}
             if on_delta:
@@ -151,7 +150,7 @@ class LanguageModel:
         return Completion(
             reader.text,
             self.name,
-            round((time.perf_counter() - started) * 1000),
+            round(reader.duration_ms),
             prompt_tokens,
             completion_tokens,
             tokens,
@@ -209,7 +208,6 @@ class LanguageModel:
         reader = _TracedReader()
         status: str | int = "cancelled"
         error: ProviderError | None = None
-        started = time.perf_counter()
         span = _tracer.start_span(
             f"chat {self.name}",
             kind=SpanKind.CLIENT,
@@ -241,7 +239,7 @@ class LanguageModel:
             fields = {
                 "model": self.name,
                 "messages": len(prompt),
-                "duration_ms": milliseconds(time.perf_counter() - started),
+                "duration_ms": reader.duration_ms,
                 "status": status,
                 "finish_reason": reader.finish_reason and Untrusted(reader.finish_reason),
                 "provider_code": error and error.code and Untrusted(error.code),
@@ -290,10 +288,18 @@ async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 class _TracedReader(CompletionReader):
-    """A reader that also has the provider's id of the request, and the call's deadline in the loop's time."""
+    """A reader that also has the provider's id of the request, and the call's duration and its deadline in the loop's time."""
 
     request_id: str | None = None
     deadline = math.inf
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = time.perf_counter()
+
+    @property
+    def duration_ms(self) -> float:
+        return milliseconds(time.perf_counter() - self._started)
 
     def trace(self, response: httpx2.Response) -> None:
         self.request_id = response.headers.get("x-request-id")
