@@ -31,6 +31,10 @@ class Section:
     """Its embedding; without one, that of the fake server for its text."""
 
 
+LEGS = Section("legs", "A hexapod walks on six legs.", title="Legs")
+WHEELS = Section("wheels", "A rover drives on four wheels.", title="Wheels")
+
+
 def documents(sections: Iterable[Section], *, model: str | None = MODEL) -> list[Document]:
     """Return what the database holds of the sections, with embeddings of this model or without."""
     rows = []

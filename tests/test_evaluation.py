@@ -21,12 +21,9 @@ from app.book.evaluation import (
 )
 from app.book.search import Hit
 from tests import commands
-from tests.books import BOOK, Section, opened, replace_book
+from tests.books import BOOK, LEGS, WHEELS, Section, opened, replace_book
 from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, migrate
 from tests.fake_openai import Exchange, FakeOpenAI, completion, embedding, failure, json_body
-
-LEGS = Section("legs", "A hexapod walks on six legs.", title="Legs")
-WHEELS = Section("wheels", "A rover drives on four wheels.", title="Wheels")
 
 QUESTIONS = [
     {"question": "What has legs?", "pages": [f"{BOOK}legs/"], "section": f"{BOOK}legs#0"},

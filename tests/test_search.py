@@ -23,8 +23,8 @@ from app.database import Database
 from app.logs import RequestContext, _current, current_request
 from app.models import MessageRole
 from app.retrieval import Query, retrieve_nothing
-from tests.books import BOOK, Section, opened, replace_book
-from tests.conftest import API_KEY, PlugIn, Service, migrate
+from tests.books import BOOK, LEGS, WHEELS, Section, opened, replace_book
+from tests.conftest import API_KEY, PlugIn, Service
 from tests.fake_openai import (
     FakeOpenAI,
     Reply,
@@ -40,8 +40,6 @@ from tests.fake_openai import (
 from tests.pooler import TlsPooler
 from tests.postgres import PostgresServer
 
-LEGS = Section("legs", "A hexapod walks on six legs.", title="Legs")
-WHEELS = Section("wheels", "A rover drives on four wheels.", title="Wheels")
 ARMS = Section("arms", "A gripper holds a cup. Its price is high.", title="Arms")
 CAMERAS = Section("cameras", "Lenses bend light onto a sensor.", title="Cameras")
 ROBOTS = (LEGS, WHEELS, ARMS, CAMERAS)
@@ -51,16 +49,8 @@ SLOW = 30.0
 
 
 @pytest.fixture
-def migrated_url(database_url: str) -> str:
-    """A migrated database of each kind."""
-    if dsn.parse(database_url).sqlite:
-        migrate(database_url)
-    return database_url
-
-
-@pytest.fixture
-async def database(migrated_url: str) -> AsyncIterator[Database]:
-    async with opened(migrated_url) as database:
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with opened(database_url) as database:
         yield database
 
 
@@ -164,7 +154,7 @@ async def test_a_rare_word_counts_more_than_a_frequent_one(database: Database, s
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("seed", range(3))
 async def test_postgresqls_order_is_that_of_bm25(
-    migrated_url: str, database: Database, search: BookSearch, seed: int
+    database_url: str, database: Database, search: BookSearch, seed: int
 ) -> None:
     numbers = random.Random(seed)
     vocabulary = [f"term{number}" for number in range(12)]
@@ -589,9 +579,9 @@ async def test_a_server_that_keeps_failing_is_left_alone_for_ever_longer_up_to_a
 
 
 async def test_a_failure_says_what_the_server_said_unless_it_quotes_the_reader(
-    service: Service, model_server: FakeOpenAI, migrated_url: str
+    service: Service, model_server: FakeOpenAI, database_url: str
 ) -> None:
-    async with opened(migrated_url) as database:
+    async with opened(database_url) as database:
         await replace_book(database, *ROBOTS)
         model_server.enqueue_embeddings(failure(500, "cannot embed: What walks on legs at night?"))
 
@@ -808,8 +798,8 @@ async def test_the_search_works_behind_a_pooler_in_transaction_mode(
 # Turns
 
 
-async def test_a_turn_answers_from_what_is_found(service: Service, model_server: FakeOpenAI, migrated_url: str) -> None:
-    async with opened(migrated_url) as database:
+async def test_a_turn_answers_from_what_is_found(service: Service, model_server: FakeOpenAI, database_url: str) -> None:
+    async with opened(database_url) as database:
         await replace_book(database, *ROBOTS)
 
         first = await service.chat("What walks on legs?")
@@ -843,9 +833,9 @@ async def test_a_turn_without_a_book_costs_no_statement_more(
 
 
 async def test_a_turn_with_an_excerpt_searches_nothing(
-    service: Service, model_server: FakeOpenAI, migrated_url: str
+    service: Service, model_server: FakeOpenAI, database_url: str
 ) -> None:
-    async with opened(migrated_url) as database:
+    async with opened(database_url) as database:
         await replace_book(database, *ROBOTS)
 
         await service.chat("What walks?", selected_text="A dog walks.")

@@ -24,6 +24,26 @@ async def mark(page: Page, text: str) -> None:
     await page.locator("article").get_by_text(text).click(click_count=3)
 
 
+async def answered(service: Service, visit: Visit) -> Page:
+    """Ask the first question and return its page, on which the answer is complete."""
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "One?")
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    return page
+
+
+async def half_answered(service: Service, visit: Visit, model_server: FakeOpenAI) -> tuple[Page, asyncio.Event]:
+    """Ask and return the page, on which the answer has begun, and the gate before the rest of it."""
+    gate = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    await expect(answers(page)).to_have_text("On two")
+    return page, gate
+
+
 async def test_a_reader_marks_a_passage_asks_and_finds_the_conversation_again(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -98,12 +118,7 @@ async def test_an_answer_cites_the_passages_that_were_found_for_the_page(
 async def test_a_reload_in_the_middle_of_an_answer_asks_once(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    gate = asyncio.Event()
-    model_server.enqueue(stream("On two ", "legs.", gate=gate))
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "How does it walk?")
-    await expect(answers(page)).to_have_text("On two")
+    page, gate = await half_answered(service, visit, model_server)
 
     await page.reload()
     await expect(questions(page)).to_have_text(["How does it walk?"])
@@ -176,10 +191,7 @@ async def test_a_stream_that_fell_silent_as_after_a_computers_sleep_is_taken_up_
 
 
 async def test_a_conversation_that_cannot_be_loaded_is_loaded_at_the_second_try(service: Service, visit: Visit) -> None:
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "One?")
-    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    page = await answered(service, visit)
 
     error = {"code": "database_error", "message": "The database is away.", "request_id": "1"}
     headers = {"Access-Control-Allow-Origin": "*"}
@@ -260,10 +272,7 @@ async def test_a_question_that_is_too_long_comes_back_to_be_shortened(serve: Ser
 
 async def test_a_reader_who_asks_too_often_sees_when_to_ask_again(serve: Serve, visit: Visit) -> None:
     service = await serve(RATE_LIMIT="1/2second")
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "One?")
-    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    page = await answered(service, visit)
 
     await ask(page, "Two?")
     await expect(page.get_by_role("alert")).to_contain_text("You are asking too often.")
@@ -321,10 +330,7 @@ async def test_a_question_that_another_process_answers_is_waited_for_and_a_key_t
 
 
 async def test_a_conversation_that_was_deleted_is_begun_anew(service: Service, visit: Visit) -> None:
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "One?")
-    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    page = await answered(service, visit)
 
     await service.tables.clear()
     await ask(page, "Two?")
@@ -342,12 +348,7 @@ async def test_a_conversation_that_was_deleted_is_begun_anew(service: Service, v
 async def test_a_stopped_answer_is_finished_and_can_be_shown(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    gate = asyncio.Event()
-    model_server.enqueue(stream("On two ", "legs.", gate=gate))
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "How does it walk?")
-    await expect(answers(page)).to_have_text("On two")
+    page, gate = await half_answered(service, visit, model_server)
 
     await page.get_by_role("button", name="Stop").click()
     await expect(page.get_by_text("Stopped.")).to_be_visible()
@@ -367,10 +368,7 @@ async def test_a_stopped_answer_is_finished_and_can_be_shown(
 async def test_a_new_conversation_leaves_the_old_one_also_in_mid_answer(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "One?")
-    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    page = await answered(service, visit)
 
     await page.get_by_role("button", name="New conversation").click()
     await expect(questions(page)).to_have_count(0)
@@ -418,10 +416,7 @@ async def test_a_reader_deletes_all_conversations(service: Service, visit: Visit
 async def test_what_could_not_be_deleted_is_kept_and_said(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    page = await visit(service)
-    await open_chat(page)
-    await ask(page, "One?")
-    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+    page = await answered(service, visit)
     await page.route("**/chat", lambda route: route.abort())
 
     await page.get_by_role("button", name="Delete my conversations").click()

@@ -11,7 +11,6 @@ from app import dsn
 from app.book.words import configuration, index_words, prune_words, searchable
 from app.database import Database
 from app.models import Document
-from tests.conftest import migrate
 
 
 @pytest.mark.parametrize(
@@ -53,16 +52,8 @@ def test_the_configuration_of_a_locale(locale: str | None, name: str) -> None:
 
 
 @pytest.fixture
-def migrated_url(database_url: str) -> str:
-    """A migrated database of each kind."""
-    if dsn.parse(database_url).sqlite:
-        migrate(database_url)
-    return database_url
-
-
-@pytest.fixture
-async def database(migrated_url: str) -> AsyncIterator[Database]:
-    database = Database(dsn.parse(migrated_url), pool_size=1)
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(dsn.parse(database_url), pool_size=1)
     await database.execute((delete(Document), {}))
     yield database
     await database.execute((delete(Document), {}))
