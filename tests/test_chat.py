@@ -336,10 +336,14 @@ async def test_the_assistant_speaks_for_the_book(
 @pytest.mark.parametrize(
     ("environment", "sent"),
     [
-        ({}, {"model": "gpt-6-luna"}),
+        ({}, {"model": "gpt-6-luna", "reasoning_effort": "none"}),
         ({"OPENAI_MODEL": "gpt-next"}, {"model": "gpt-next"}),
+        (
+            {"OPENAI_EXTRA_BODY": '{"reasoning_effort": "medium"}'},
+            {"model": "gpt-6-luna", "reasoning_effort": "medium"},
+        ),
         ({"OPENAI_REASONING_EFFORT": "low"}, {"model": "gpt-6-luna", "reasoning_effort": "low"}),
-        ({"OPENAI_REASONING_EFFORT": ""}, {"model": "gpt-6-luna"}),
+        ({"OPENAI_REASONING_EFFORT": ""}, {"model": "gpt-6-luna", "reasoning_effort": "none"}),
     ],
 )
 async def test_the_model_is_sent_the_prompt_and_what_the_settings_say_of_it(
