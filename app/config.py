@@ -201,6 +201,13 @@ class Settings(DatabaseSettings):
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How many seconds running turns may take to finish when the process is stopped."""
 
+    host: str | None = None
+    """The address on which `python -m app` listens. Unset: every address in production, and 127.0.0.1 in development."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
+    """The port on which `python -m app` listens."""
+    web_concurrency: Annotated[int, Field(gt=0)] = 1
+    """How many processes of `python -m app` serve requests."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """The lowest level of log records that are written."""
 

@@ -1,7 +1,7 @@
 """An idempotency key's claim on its question: of all requests with one key, one at a time answers the question.
 
-The id of the question follows from the key, so the primary key gives the question one row. Whoever writes the row, or takes
-over a claim that has run out, may answer. `conversations.py` holds the other half: a question has one reply at most.
+The id of the question is derived from the key, so the primary key gives the question one row. The request that writes the row,
+or that takes over a claim that has run out, may answer. That a question has at most one reply is guaranteed in `conversations.py`.
 """
 
 import asyncio

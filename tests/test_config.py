@@ -54,6 +54,9 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     "rate_limit_storage": (None, "redis://:pw@cache", SecretStr("redis://:pw@cache")),
     "client_address_header": (None, "X-Forwarded-For", "X-Forwarded-For"),
     "shutdown_grace_seconds": (20.0, "2.5", 2.5),
+    "host": (None, "192.0.2.1", "192.0.2.1"),
+    "port": (8000, "80", 80),
+    "web_concurrency": (1, "4", 4),
     "log_level": ("INFO", "debug", "DEBUG"),
 }
 
@@ -104,6 +107,11 @@ MALFORMED = [
     ("RATE_LIMIT", "often"),
     ("RATE_LIMIT_STORAGE", "memcached://cache"),
     ("SHUTDOWN_GRACE_SECONDS", "-1"),
+    ("PORT", "$PORT"),
+    ("PORT", "65536"),
+    ("PORT", "-1"),
+    ("WEB_CONCURRENCY", "0"),
+    ("WEB_CONCURRENCY", "auto"),
     ("LOG_LEVEL", "loud"),
 ]
 

@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 README = ROOT / "README.md"
 NOT_TOLD_TO_READERS = {"unsupported", "not_ready"}
 """Only ChatKit and monitors meet these."""
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 API = ROOT / "docs" / "api.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -61,9 +62,10 @@ def prose(page: Path) -> str:
     return FENCE.sub("", page.read_text())
 
 
-def rows(page: Path, heading: str) -> list[list[str]]:
-    """The cells of the tables below a heading, without their own headings."""
-    section = page.read_text().partition(f"\n{heading}\n")[2].partition("\n#")[0]
+def rows(page: Path, heading: str | None = None) -> list[list[str]]:
+    """The cells of the page's tables, or of those below one heading, without their own headings."""
+    text = page.read_text()
+    section = text.partition(f"\n{heading}\n")[2].partition("\n#")[0] if heading else text
     lines = [line for line in section.splitlines() if line.startswith("| `") or re.match(r"\| \d", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -129,16 +131,23 @@ def test_what_the_example_shows_as_a_comment_is_valid_and_not_the_default(tmp_pa
     assert [name for name, _ in lines if getattr(example, name.lower()) == DEFAULTS[name]] == []
 
 
-def test_the_readme_shows_every_setting_once() -> None:
-    shown = [name.strip("`") for name, _, _ in rows(README, "## Settings")]
+def test_the_page_of_settings_shows_every_setting_once() -> None:
+    shown = [name.strip("`") for name, _, _ in rows(SETTINGS_PAGE)]
 
     assert sorted(shown) == sorted(SETTINGS)
-    assert "`FASTAPI_ENV=development`" in README.read_text()
+    assert "`FASTAPI_ENV=development`" in SETTINGS_PAGE.read_text()
+
+
+def test_the_readme_shows_eight_settings_as_their_page_does() -> None:
+    shown = rows(README, "## Settings")
+
+    assert len(shown) == 8
+    assert [row for row in shown if row not in rows(SETTINGS_PAGE)] == []
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_the_readme_shows_a_settings_default(name: str, tmp_path: Path) -> None:
-    [(default, meaning)] = [row[1:] for row in rows(README, "## Settings") if row[0] == f"`{name}`"]
+def test_the_page_of_settings_shows_a_settings_default(name: str, tmp_path: Path) -> None:
+    [(default, meaning)] = [row[1:] for row in rows(SETTINGS_PAGE) if row[0] == f"`{name}`"]
 
     assert meaning
     if DEFAULTS[name] is None:

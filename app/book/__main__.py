@@ -73,33 +73,33 @@ def _positive(text: str) -> int:
 async def _ingest(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     patience = {name: value for name, value in _PATIENCE.items() if name not in settings.model_fields_set}
-    with _reading() as reading:
-        folder = reading.Folder(
+    with _changes() as changes:
+        folder = changes.Folder(
             path=arguments.folder,
             url=arguments.url,
             locale=arguments.locale,
             exclude=arguments.exclude,
             keep_numbers=arguments.keep_number_prefixes,
         )
-        await reading.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
+        await changes.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
 
 
 async def _remove(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
-    with _reading() as reading:
-        await reading.take_out(arguments.url, settings)
+    with _changes() as changes:
+        await changes.take_out(arguments.url, settings)
 
 
 @contextmanager
-def _reading() -> Iterator[ModuleType]:
+def _changes() -> Iterator[ModuleType]:
     """Give the module that changes the book; raises CommandError for what goes wrong in it."""
     try:
-        from app.book import reading  # noqa: PLC0415  # Only this needs the extra.
+        from app.book import changes  # noqa: PLC0415  # Only this needs the extra.
     except ModuleNotFoundError as error:
         raise CommandError(f"Reading in a book needs the book extra ({error}): uv sync --extra book") from None
     try:
-        yield reading
-    except (reading.TreeError, reading.IngestError) as error:
+        yield changes
+    except (changes.TreeError, changes.IngestError) as error:
         raise CommandError(str(error)) from error
 
 
