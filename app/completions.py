@@ -64,6 +64,10 @@ class ProviderError:
     message: str | None
     codes: frozenset[str] = field(default=frozenset(), compare=False)
     """Every code, type and status of the error, in lower case: servers differ in which of them is the telling one."""
+    param: str | None = field(default=None, compare=False)
+    """The field of the request that it is about."""
+    tokens: tuple[int, int] | None = field(default=None, compare=False)
+    """How long the prompt may be, and how long it is, where the server says so beside its message, as llama.cpp does."""
 
 
 _DECODER = json.JSONDecoder(strict=False)
@@ -95,7 +99,14 @@ def provider_error(body: Any) -> ProviderError:
     metadata = error.get("metadata")
     if isinstance(metadata, dict) and (raw := metadata.get("raw")):
         message = f"{message}: {raw}"
-    return ProviderError(next(iter(codes), None), message, frozenset(map(str.lower, codes)))
+    param, limit, needed = (error.get(name) for name in ("param", "n_ctx", "n_prompt_tokens"))
+    return ProviderError(
+        next(iter(codes), None),
+        message,
+        frozenset(map(str.lower, codes)),
+        param if isinstance(param, str) else None,
+        (limit, needed) if type(limit) is type(needed) is int and 0 < limit < needed else None,
+    )
 
 
 def _first(value: Any) -> Any:
@@ -123,8 +134,8 @@ class CompletionReader:
         self.service_tier: str | None = None
         self.is_done = False
         """Whether nothing more is to come: the body was whole, or said `[DONE]`, or is longer than it may be."""
-        self.is_full = False
-        """Whether the answer has had more characters than it may have."""
+        self.is_cut_off = False
+        """Whether the answer ends here, before its end: it has all the characters that it may have, or the context is full."""
         self.choices = 0
         """How many times the model has been heard; comments and numbers of tokens do not count."""
         self._most_chars, self._chars, self._bytes = most_chars, 0, 0
@@ -152,12 +163,12 @@ class CompletionReader:
     @property
     def is_truncated(self) -> bool:
         """Whether the answer was cut off: it has all the tokens, or all the characters, that it was allowed."""
-        return self.is_full or self._reason in _CUT_OFF
+        return self.is_cut_off or self._reason in _CUT_OFF
 
     @property
     def is_finished(self) -> bool:
         """Whether it is known how the answer ended; the number of tokens may still follow."""
-        return self.is_done or self.is_full or self.finish_reason is not None or self.error is not None
+        return self.is_done or self.is_cut_off or self.finish_reason is not None or self.error is not None
 
     @property
     def _reason(self) -> str | None:
@@ -168,7 +179,7 @@ class CompletionReader:
     def outcome(self) -> Outcome:  # noqa: PLR0911  # One line for each.
         """How the answer ended, once its body has been read."""
         reason, is_blank = self._reason, not self.text.strip()
-        if self.is_full and not is_blank:
+        if self.is_cut_off and not is_blank:
             return "ok"
         if self._is_malformed:
             return "malformed"
@@ -246,7 +257,7 @@ class CompletionReader:
         pieces = []
         for text in filter(None, texts):
             piece = text[: self._most_chars - self._chars]
-            self.is_full |= len(piece) < len(text)
+            self.is_cut_off |= len(piece) < len(text)
             self._chars += len(piece)
             if piece:
                 pieces.append(piece)

@@ -158,7 +158,7 @@ class AnswerText:
             self._end_of_code = _end_of_code(run[0], is_fence=is_fence)
         return text[: run.end()], text[run.end() :]
 
-    def _read_mark(self, text: str, start: int, *, is_last: bool) -> tuple[str, str]:
+    def _read_mark(self, text: str, start: int, *, is_last: bool) -> tuple[str, str]:  # noqa: PLR0911  # One for each mark.
         """Read what begins with a bracket; before it there is nothing but blanks at the answer's beginning."""
         if match := _CLOSING.match(text, start):
             return self._read_closing(text, match)
