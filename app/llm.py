@@ -129,11 +129,10 @@ class LanguageModel:
                 continue
             wait = _seconds_before_retry(failure, retries)
             may_retry = failure.may_pass and not attempt.is_shown and retries < self._settings.openai_max_retries
-            if not may_retry or wait is None or _now() + wait >= deadline:
-                failure.error.usage = usage
-                raise failure.error from failure.cause
+            if not may_retry or wait is None or not await _sleep_until(_now() + wait, deadline):
+                error = ModelTimeoutError() if may_retry and wait is not None else failure.error
+                raise _told(failure, error, usage) from failure.cause
             retries += 1
-            await asyncio.sleep(wait)
 
     def _pay(self, attempt: "_Attempt", prompt: Sequence[PromptMessage]) -> None:
         counts = [attempt.reader.usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
@@ -192,9 +191,11 @@ class LanguageModel:
         finally:
             if response is not None:
                 await response.aclose()
-        pieces = reader.close()
-        if cause and not reader.is_finished:
-            raise cause
+        is_known, pieces = reader.is_finished, reader.close()
+        if cause and not (is_known or reader.outcome == "ok"):
+            if response is None or is_timeout(cause):
+                raise cause
+            raise APIConnectionError(request=response.request) from cause
         attempt.failure = failure_of_answer(reader, attempt.headers)
         if attempt.failure and attempt.failure.is_too_long and reader.text.strip():
             reader.is_cut_off, attempt.failure = True, None  # The context was full in the middle of the answer.
@@ -257,13 +258,12 @@ class LanguageModel:
             said = failure and failure.said
             fields = {
                 "model": self.name,
-                "response_model": reader.model and Untrusted(reader.model),
+                "response_model": reader.model and reader.model != self.name and Untrusted(reader.model) or None,
                 "service_tier": reader.service_tier and Untrusted(reader.service_tier),
                 "messages": len(prompt),
-                "attempt": number,
+                "attempt": number if number > 1 else None,
                 "duration_ms": milliseconds(time.perf_counter() - started),
                 "status": status,
-                "setting": failure and failure.setting,
                 "finish_reason": reader.finish_reason and Untrusted(reader.finish_reason),
                 "truncated": reader.is_truncated or None,
                 "provider_code": said and said.code and Untrusted(said.code),
