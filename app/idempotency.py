@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, or_, select, update
 from sqlmodel import col
 
+from app.broadcast import Identity
 from app.conversations import Conversation, record_question, reply_id
 from app.database import Database
 from app.errors import (
@@ -44,6 +45,11 @@ def turn_ids(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> 
         new_session=uuid.uuid5(key, f"session {(request.session_id or '')!a}{owner or ''}"),
         question=uuid.uuid5(key, "message"),
     )
+
+
+def identity_of(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> Identity | None:
+    """Return what a repetition of the request has in common with it; None without a key."""
+    return (key, owner, request.session_id, request.message, request.selected_text) if key else None
 
 
 @dataclass(frozen=True)

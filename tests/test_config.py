@@ -27,7 +27,7 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
         "https://gateway.example.org/v1",
         "https://gateway.example.org/v1",
     ),
-    "openai_model": ("gpt-5.4-mini", "gpt-5.4", "gpt-5.4"),
+    "openai_model": ("gpt-6-luna", "gpt-5.4", "gpt-5.4"),
     "openai_embedding_model": ("text-embedding-3-small", "nomic-embed-text", "nomic-embed-text"),
     "openai_org_id": (None, "org-1", "org-1"),
     "openai_project_id": (None, "proj_1", "proj_1"),
@@ -392,7 +392,7 @@ def test_settings_print_without_their_secrets(monkeypatch: pytest.MonkeyPatch) -
 
     printed = repr(Settings.load())
 
-    assert "gpt-5.4-mini" in printed
+    assert "gpt-6-luna" in printed
     assert PASSWORD not in printed
     assert API_KEY not in printed
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app import errors
 from app.config import Settings
 from app.errors import ChatError
 from app.main import app
@@ -20,6 +21,8 @@ from app.models import ChatRequest
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
+NOT_TOLD_TO_READERS = {"unsupported", "not_ready"}
+"""Only ChatKit and monitors meet these."""
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 API = ROOT / "docs" / "api.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -248,13 +251,14 @@ def test_the_api_page_lists_every_route() -> None:
     assert listed == {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 
 
+def kinds(kind: type[ChatError]) -> Iterator[type[ChatError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from kinds(child)
+
+
 def test_the_api_page_lists_every_error() -> None:
     listed = [(int(status), code.strip("`")) for status, code, _ in rows(API, "## Errors")]
-
-    def kinds(kind: type[ChatError]) -> Iterator[type[ChatError]]:
-        yield kind
-        for child in kind.__subclasses__():
-            yield from kinds(child)
 
     raised = {(kind.status, kind.code) for kind in kinds(ChatError)}
     # These are not exceptions of ours.
@@ -265,3 +269,21 @@ def test_the_api_page_lists_every_error() -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     assert app.version == PROJECT["project"]["version"]
+
+
+def test_the_tree_of_errors_has_every_error() -> None:
+    tree = dict(re.findall(r"^[├└─│ ]*(\w+Error) .* (\d{3} \w+)?$", errors.__doc__ or "", re.MULTILINE))
+
+    for kind in kinds(ChatError):
+        assert kind.__name__ in tree
+        assert tree[kind.__name__] in {"", f"{kind.status} {kind.code}"}
+
+
+def test_the_widget_has_words_for_every_error_in_every_language() -> None:
+    languages = (ROOT / "app" / "widget" / "languages.js").read_text()
+    codes = {kind.code for kind in kinds(ChatError)} | {"out_of_order", "validation_error", "payload_too_large"}
+    _, *others = re.findall(r"errors: \{\n(.*?)\n\s+\}", languages, re.DOTALL)
+
+    assert others
+    for words in others:  # In English, the service's own message is shown.
+        assert codes <= set(re.findall(r"^\s+(\w+):", words, re.MULTILINE)) | NOT_TOLD_TO_READERS

@@ -466,6 +466,7 @@ async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
             "code": "turn_in_progress",
             "message": "This question is being answered. Please ask again in a moment.",
             "request_id": IsUUID(4),
+            "retryable": True,
         }
     }
     assert while_claimed.headers["retry-after"] == "1"

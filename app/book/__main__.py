@@ -140,7 +140,7 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
     async with _opened(settings) as search:
         missing = evaluation.unknown_pages([*questions, *for_model], await search.pages())
         outcomes = await _searched(search, questions) if questions else {}
-        checked = await answers.check_answers(search, settings, for_model) if for_model else []
+    checked = await _answered(settings, for_model) if for_model else []
     columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
     failed = evaluation.failures(list(outcomes.values())[-1]) if outcomes else []
     failed_checks, held = answers.failed_checks(checked), answers.held(checked)
@@ -180,6 +180,13 @@ async def _searched(
         except EmbeddingError as error:
             raise CommandError(f"The questions cannot be embedded: {error}") from error
     return outcomes
+
+
+async def _answered(settings: CommandSettings, questions: Sequence[evaluation.AnswerQuestion]) -> list[answers.Checked]:
+    from app.main import open_retriever  # noqa: PLC0415  # The other commands need no service, and start faster.
+
+    async with opened_database(settings) as database, open_retriever(settings, database) as retriever:
+        return await answers.check_answers(retriever, settings, questions)
 
 
 if __name__ == "__main__":
