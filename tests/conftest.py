@@ -29,6 +29,7 @@ from sqlmodel import col
 from starlette.types import ASGIApp
 
 from app import dsn
+from app.__main__ import KEEP_ALIVE_SECONDS
 from app.book.__main__ import main
 from app.config import Settings
 from app.connections import BoundedProtocol
@@ -337,7 +338,7 @@ async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterato
     """
     # asyncio does so itself, but only for listeners that it made.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(application, http=BoundedProtocol, log_config=None)
+    config = uvicorn.Config(application, http=BoundedProtocol, timeout_keep_alive=KEEP_ALIVE_SECONDS, log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
