@@ -135,10 +135,10 @@ def built_site() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != digest:
             if not (SITE / "node_modules").exists():
-                installed = subprocess.run([npm, *INSTALL], cwd=SITE, check=False, capture_output=True, timeout=150)
+                installed = subprocess.run([npm, *INSTALL], cwd=SITE, check=False, capture_output=True, timeout=400)
                 if installed.returncode:
                     pytest.skip("npm cannot install Docusaurus")
-            subprocess.run([npm, "run", "build"], cwd=SITE, check=True, capture_output=True, timeout=90)
+            subprocess.run([npm, "run", "build"], cwd=SITE, check=True, capture_output=True, timeout=400)
             stamp.write_text(digest)
     return built
 

@@ -56,7 +56,7 @@ type Serve = Callable[..., Awaitable["Service"]]
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads its options.
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole suite on every core; as soon as pytest is given an argument, it does just what it is told.
+    """Run the whole suite but for slow tests on every core; as soon as pytest is given an argument, it does just what it is told.
 
     There are two processes more than cores, since some tests do nothing but wait.
     """
@@ -64,6 +64,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not (config.invocation_params.args or config.option.numprocesses or is_worker):
         config.option.numprocesses = (os.cpu_count() or 1) + 2
         config.option.dist = "worksteal"
+        config.option.markexpr = "not slow"
+        # Each process would compile every module again.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(autouse=True)
