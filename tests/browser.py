@@ -37,7 +37,7 @@ PHONE = {"viewport": {"width": 390, "height": 740}, "has_touch": True, "is_mobil
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 BOOK = r"""
 <nav>Menu of the book</nav>
@@ -242,7 +242,7 @@ async def _connect(playwright: Playwright, chromium: Browser) -> PlaywrightBrows
     """Connect to the running browser, which now and then leaves a new connection without an answer."""
     for _ in range(3):
         with contextlib.suppress(PlaywrightTimeoutError):
-            return await playwright.chromium.connect_over_cdp(chromium.debugger, timeout=6_000)
+            return await playwright.chromium.connect_over_cdp(chromium.debugger, timeout=10_000)
     return await playwright.chromium.connect_over_cdp(chromium.debugger)
 
 
