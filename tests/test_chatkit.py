@@ -19,6 +19,7 @@ from app.retrieval import Passage, Query
 from tests import commands
 from tests.conftest import READERS_TOKEN, ROOT, STRANGERS_TOKEN, PlugIn, Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, cut_stream, failure, held, stream
+from tests.marks import on_one_database
 
 EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
 UNKNOWN = str(uuid.UUID(int=1))
@@ -445,8 +446,9 @@ async def test_a_message_of_another_thread_is_neither_rated_nor_answered_anew(
     rated = await widget.send(
         "items.feedback", thread_id=thread_id_of(own), item_ids=[question.id, answer.id], kind="negative"
     )
-    await widget.finds_nothing("threads.retry_after_item", thread_id=thread_id_of(own), item_id=question.id)
+    [error] = await widget.stream("threads.retry_after_item", thread_id=thread_id_of(own), item_id=question.id)
 
+    assert (error.type, error.message, error.allow_retry) == ("error", "There is no such answer.", False)
     assert rated.json() == {}
     assert await widget.service.tables.messages() == before
     assert len(model_server.requests) == 2
@@ -748,6 +750,7 @@ async def test_a_retry_looks_up_the_question_with_the_one_before_it(widget: Widg
     ]
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -837,6 +840,7 @@ async def test_what_this_service_has_not_is_refused(widget: Widget, kind: str, p
     assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported")
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("kind", "params"),
     [
