@@ -24,7 +24,16 @@ from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer
 
-TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings", "token_usage"}
+TABLES = {
+    "chat_sessions",
+    "messages",
+    "documents",
+    "document_words",
+    "books",
+    "book_pages",
+    "embeddings",
+    "token_usage",
+}
 
 
 def tables(url: str) -> set[str]:
@@ -139,6 +148,22 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
     )
 
     assert [row[0] for row in columns] == [
+        "book_pages.book_id uuid",
+        "book_pages.page text",
+        "book_pages.number integer",
+        "book_pages.address text",
+        "book_pages.title text",
+        "book_pages.part text null",
+        "book_pages.headings json",
+        "books.id uuid",
+        "books.address text",
+        "books.title text null",
+        "books.locale text null",
+        "books.pages integer",
+        "books.chunks integer",
+        "books.words integer",
+        "books.embeddings json",
+        "books.read_at timestamp with time zone",
         "chat_sessions.id uuid",
         "chat_sessions.created_at timestamp with time zone",
         "chat_sessions.updated_at timestamp with time zone",
@@ -147,6 +172,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "document_words.id uuid",
         "document_words.words tsvector",
         "document_words.length integer",
+        "document_words.book_id uuid null",
         "documents.id uuid",
         "documents.source text",
         "documents.title text",
@@ -155,6 +181,8 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "documents.embedding vector(1536) null",
         "documents.metadata json",
         "documents.created_at timestamp with time zone",
+        "documents.book_id uuid null",
+        "documents.page text null",
         "embeddings.digest text",
         "embeddings.model text",
         "embeddings.embedding bytea",
@@ -194,9 +222,13 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     )
     assert [row[0] for row in keys] == [
         "book_chat_alembic_version: PRIMARY KEY (version_num)",
+        "book_pages: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
+        "book_pages: PRIMARY KEY (book_id, page)",
+        "books: PRIMARY KEY (id)",
         "chat_sessions: PRIMARY KEY (id)",
         "document_words: FOREIGN KEY (id) REFERENCES documents(id) ON DELETE CASCADE",
         "document_words: PRIMARY KEY (id)",
+        "documents: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
         "documents: PRIMARY KEY (id)",
         "embeddings: PRIMARY KEY (digest, model)",
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
@@ -207,7 +239,9 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
         "public.chat_sessions USING btree (owner, created_at, id)",
+        "public.document_words USING btree (book_id)",
         "public.document_words USING gin (words)",
+        "public.documents USING btree (book_id, page)",
         "public.messages USING btree (created_at, id) WHERE (role = 'user'::message_role_enum)",
         "public.messages USING btree (reply_to)",
         "public.messages USING btree (session_id, created_at, id)",
@@ -228,6 +262,22 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         """,
     )
     assert [row[0] for row in columns] == [
+        "book_pages.book_id CHAR(32)",
+        "book_pages.page TEXT",
+        "book_pages.number INTEGER",
+        "book_pages.address TEXT",
+        "book_pages.title TEXT",
+        "book_pages.part TEXT null",
+        "book_pages.headings JSON",
+        "books.id CHAR(32)",
+        "books.address TEXT",
+        "books.title TEXT null",
+        "books.locale TEXT null",
+        "books.pages INTEGER",
+        "books.chunks INTEGER",
+        "books.words INTEGER",
+        "books.embeddings JSON",
+        "books.read_at DATETIME",
         "chat_sessions.id CHAR(32)",
         "chat_sessions.created_at DATETIME",
         "chat_sessions.updated_at DATETIME",
@@ -241,6 +291,8 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "documents.embedding BLOB null",
         "documents.metadata JSON",
         "documents.created_at DATETIME",
+        "documents.book_id CHAR(32) null",
+        "documents.page TEXT null",
         "embeddings.digest TEXT",
         "embeddings.model TEXT",
         "embeddings.embedding BLOB",

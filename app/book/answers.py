@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.book.evaluation import AnswerQuestion, comparable, known
+from app.book.evaluation import AnswerQuestion, known
 from app.book.search import PASSAGES, BookSearch, as_passages
+from app.book.shelf import comparable
 from app.citations import cite, without_markers
 from app.config import Settings
 from app.errors import ModelError

@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from app.book.search import PASSAGES, BookSearch, Hit, address
+from app.book.search import PASSAGES, BookSearch, Hit
+from app.book.shelf import comparable
 from app.commands import CommandError
 from app.retrieval import Query
 
@@ -196,7 +197,7 @@ def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 def unknown_pages(questions: Sequence[Question | AnswerQuestion], pages: set[str]) -> list[str]:
     """Return the right pages that the book does not have, each once."""
-    known_pages = {unquote(page) for page in pages}
+    known_pages = {comparable(page) for page in pages}
     named = dict.fromkeys(page for question in questions for page in question.pages)
     return [page for page in named if comparable(page) not in known_pages]
 
@@ -228,8 +229,3 @@ def dumped(
         counts = {name: {"held": count, "asked": asked} for name, (count, asked) in held.items()}
         found["answers"] = {**counts, "failed": failed_checks}
     return json.dumps(found, ensure_ascii=False, indent=2)
-
-
-def comparable(page: str) -> str:
-    """Return a page's address as it is compared."""
-    return unquote(address(page))

@@ -5,27 +5,16 @@ import heapq
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import unquote
-
-from sqlalchemy import Row
 
 from app.book.embeddings import Embedder, Vector, padded
 from app.book.questions import QuestionEmbedder
+from app.book.shelf import Shelf, comparable, known_books
 from app.book.signs import Signs
-from app.book.statements import (
-    PAGES_POSTGRESQL,
-    PAGES_SQLITE,
-    PREVIOUS_WEIGHT,
-    SEARCH_SQLITE,
-    STATE_POSTGRESQL,
-    STATE_SQLITE,
-    search_postgresql,
-)
-from app.book.words import configuration, searchable, without_common
+from app.book.statements import PAGES, PREVIOUS_WEIGHT, search_postgresql, search_sqlite
+from app.book.words import searchable, without_common
 from app.config import Settings
 from app.database import Database
 from app.errors import DatabaseError, MissingTableError
@@ -69,29 +58,6 @@ class Hit:
     """Its place among the chunks that were found by meaning."""
 
 
-class Book:
-    """What is known of the book in the database, or of the books; as long as the rows are the same, so are the books."""
-
-    def __init__(self, rows: Sequence[Row[Any]] = ()) -> None:
-        self.rows = rows
-        self.chunks: int = sum(row.chunks for row in rows)
-        self.average_length: float = max(1.0, sum(row.words or 0 for row in rows) / max(1, self.chunks))
-        """How many words a chunk has."""
-        self.configurations = sorted({configuration(row.locale) for row in rows})
-        """PostgreSQL's text search configurations for its languages."""
-        self.vector_schema: str | None = rows[0].vector_schema if rows else None
-        """Where pgvector is, if it can compare the embeddings."""
-        self.embeddings = Counter[tuple[str, int]]()
-        """How many embeddings there are of each model and number of dimensions."""
-        for row in rows:
-            if row.model is not None:
-                self.embeddings[row.model, row.dimensions] += row.chunks
-
-    def dimensions(self, model: str) -> int | None:
-        """Return how many dimensions the embeddings of the model have, None if there are none."""
-        return next((size for (name, size), _ in self.embeddings.most_common() if name == model), None)
-
-
 class BookSearch:
     """The retriever that searches the book in the database.
 
@@ -105,8 +71,8 @@ class BookSearch:
         self._embedder = Embedder(settings)
         self.questions = QuestionEmbedder(self._embedder)
         self._signs = Signs(database)
-        self._book = Book()
-        self._not_comparable: Book | None = None
+        self._shelf = Shelf()
+        self._not_comparable: Shelf | None = None
         self._read_at = time.monotonic()
         self._reading: asyncio.Task[None] | None = None
 
@@ -131,36 +97,35 @@ class BookSearch:
         deadline = time.monotonic() + self._embedding_seconds
         embedding: asyncio.Task[Vector | None] | None = None
 
-        def begin_to_embed(book: Book) -> None:
+        def begin_to_embed(shelf: Shelf) -> None:
             nonlocal embedding
-            if by_meaning and embedding is None and self._dimensions(book):
+            if by_meaning and embedding is None and self._dimensions(shelf):
                 embedding = asyncio.create_task(self.questions.embed(query.question, deadline))
 
         try:
-            begin_to_embed(self._book)
-            book = await self._current_book()
-            if not book.chunks:
+            begin_to_embed(self._shelf.of(query.page_url))
+            shelf = (await self._current_shelf()).of(query.page_url)
+            if not shelf.chunks:
                 return []
-            begin_to_embed(book)
+            begin_to_embed(shelf)
             previous = await query.previous_question
             keep_out_of_log(previous)
-            vector = await self._vector(book, embedding, previous, deadline) if embedding else None
+            vector = await self._vector(shelf, embedding, previous, deadline) if embedding else None
         finally:
             if embedding:
                 embedding.cancel()
-        return await self._find(book, query, previous, vector, limit)
+        return await self._find(shelf, query, previous, vector, limit)
 
     async def has_meaning(self) -> bool:
         """Whether questions are searched by meaning too."""
-        return self._dimensions(await self._current_book()) is not None
+        return self._dimensions(await self._current_shelf()) is not None
 
     async def pages(self) -> set[str]:
         """Return the addresses of the book's pages; raises DatabaseError."""
-        statement = PAGES_SQLITE if self._database.dsn.sqlite else PAGES_POSTGRESQL
-        return {address(row.page) for row in await self._database.execute((statement, {}))}
+        return {row.address for row in await self._database.execute((PAGES, {}))}
 
     async def _vector(
-        self, book: Book, embedding: asyncio.Task[Vector | None], previous: str | None, deadline: float
+        self, shelf: Shelf, embedding: asyncio.Task[Vector | None], previous: str | None, deadline: float
     ) -> Vector | None:
         """Return what to look for by meaning, None if it is not known in time."""
         before = asyncio.create_task(self.questions.embed(previous, deadline, may_be_late=True))
@@ -169,38 +134,38 @@ class BookSearch:
             vector_before = await before
         finally:
             before.cancel()
-        dimensions = self._dimensions(book)
+        dimensions = self._dimensions(shelf)
         if vector is None:
             return None
         if len(vector) != dimensions:
-            self._tell_of_other_dimensions(book, len(vector))
+            self._tell_of_other_dimensions(shelf, len(vector))
             return None
         if vector_before is None or len(vector_before) != dimensions:
             return vector
         # But for a factor, the cosine with this sum is the sum of the cosines.
         return [a + PREVIOUS_WEIGHT * b for a, b in zip(vector, vector_before, strict=True)]
 
-    def _dimensions(self, book: Book) -> int | None:
+    def _dimensions(self, shelf: Shelf) -> int | None:
         """Return the dimensions of the embeddings that questions can be compared with, None if they can be with none."""
-        has_vectors = self._database.dsn.sqlite or book.vector_schema
-        return book.dimensions(self._embedder.model) if has_vectors and self._embedder.is_available else None
+        has_vectors = self._database.dsn.sqlite or shelf.vector_schema
+        return shelf.dimensions(self._embedder.model) if has_vectors and self._embedder.is_available else None
 
-    async def _current_book(self) -> Book:
+    async def _current_shelf(self) -> Shelf:
         """Return what is known of the book, after reading it again if it was last read long ago."""
         if self._reading is None and time.monotonic() - self._read_at > _READING_SECONDS:
             self._reading = asyncio.create_task(self._read())
         if self._reading:
             await asyncio.shield(self._reading)
-        return self._book
+        return self._shelf
 
     async def _read(self) -> None:
         """Read what is known of the book; if that fails, it stays as it was, and the log says why."""
         try:
-            statement = STATE_SQLITE if self._database.dsn.sqlite else STATE_POSTGRESQL
-            book = Book(await self._database.execute((statement, {})))
-            if book.rows != self._book.rows:
-                await self._prepare(book)
-                self._book = book
+            statement = known_books(is_sqlite=self._database.dsn.sqlite)
+            shelf = Shelf(await self._database.execute((statement, {})))
+            if shelf.rows != self._shelf.rows:
+                await self._prepare(shelf)
+                self._shelf = shelf
         except MissingTableError:
             pass  # Readiness says so.
         except DatabaseError as error:
@@ -209,53 +174,57 @@ class BookSearch:
             self._read_at = time.monotonic()
             self._reading = None
 
-    async def _prepare(self, book: Book) -> None:
+    async def _prepare(self, shelf: Shelf) -> None:
         """Do what has to be done once for each book."""
         model = self._embedder.model
-        dimensions = self._dimensions(book)
+        dimensions = self._dimensions(shelf)
         if dimensions and self._database.dsn.sqlite:
             await self._signs.load(model, dimensions)
-        if book.embeddings and self._embedder.is_available and not dimensions:
+        if shelf.embeddings and self._embedder.is_available and not dimensions:
             reason = "the book has embeddings of other models only, so it is searched by words"
-            fields = {"reason": reason, "models": sorted({name for name, _ in book.embeddings}), "model": model}
+            fields = {"reason": reason, "models": sorted({name for name, _ in shelf.embeddings}), "model": model}
             logger.warning("book.not_comparable", extra={"fields": fields})
 
-    def _tell_of_other_dimensions(self, book: Book, found: int) -> None:
+    def _tell_of_other_dimensions(self, shelf: Shelf, found: int) -> None:
         """Log, once for each book, that the model has changed under its name."""
-        if self._not_comparable is book:
+        if self._not_comparable is shelf:
             return
-        self._not_comparable = book
+        self._not_comparable = shelf
         model = self._embedder.model
         reason = "the model's embeddings have other dimensions than the book's, so it is searched by words"
-        fields = {"reason": reason, "model": model, "dimensions": found, "dimensions_of_book": book.dimensions(model)}
+        fields = {"reason": reason, "model": model, "dimensions": found, "dimensions_of_book": shelf.dimensions(model)}
         logger.warning("book.not_comparable", extra={"fields": fields})
 
     async def _find(
-        self, book: Book, query: Query, previous: str | None, vector: Vector | None, limit: int
+        self, shelf: Shelf, query: Query, previous: str | None, vector: Vector | None, limit: int
     ) -> list[Hit]:
-        page = address(query.page_url or "")
-        parameters: dict[str, Any] = {"page": page, "page_decoded": unquote(page), "limit": limit}
+        parameters: dict[str, Any] = {"page": comparable(query.page_url or ""), "limit": limit}
+        book = shelf.book.id if shelf.book else None
+        if book:
+            parameters["book"] = book
         question, before = words_of(query.question), words_of(previous or "")
         if self._database.dsn.sqlite:
-            if "english" in book.configurations:
+            if "english" in shelf.configurations:
                 question, before = without_common(question), without_common(before)
-            nearest = await self._signs.nearest(vector) if vector else []
+            nearest = await self._signs.nearest(vector, book) if vector else []
             parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}
-            statement = SEARCH_SQLITE
+            statement = search_sqlite(in_one_book=book is not None)
         else:
             parameters |= {
                 "question": " ".join(question),
                 "previous": " ".join(before),
-                "configurations": book.configurations,
-                "chunks": book.chunks,
-                "average_length": book.average_length,
+                "configurations": shelf.configurations,
+                "chunks": shelf.chunks,
+                "average_length": shelf.average_length,
             }
-            is_mixed = len(book.embeddings) > 1
+            is_mixed = len(shelf.embeddings) > 1
             if vector:
                 parameters["embedding"] = padded(vector)
                 if is_mixed:
                     parameters |= {"model": self._embedder.model, "dimensions": str(len(vector))}
-            statement = search_postgresql(book.vector_schema if vector else None, is_mixed=is_mixed)
+            statement = search_postgresql(
+                shelf.vector_schema if vector else None, is_mixed=is_mixed, in_one_book=book is not None
+            )
         return [Hit(*tuple(row)) for row in await self._database.execute((statement, parameters))]
 
 
@@ -282,11 +251,6 @@ def shortened(text: str, size: int) -> str:
 
 
 _ELLIPSIS = " …"
-
-
-def address(url: str) -> str:
-    """Return a page's address as addresses are compared: without fragment, query, and a slash at its end."""
-    return url.partition("#")[0].partition("?")[0].rstrip("/")
 
 
 def words_of(question: str) -> list[str]:

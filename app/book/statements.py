@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, bindparam, text
+from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, Uuid, bindparam, text
 
 from app.book.words import CONFIGURATION_SQL
 
@@ -15,38 +15,11 @@ _FUSION = 60
 _PER_PAGE = 3
 """How many chunks of one page are found at most."""
 
-# The last two columns are PostgreSQL's: how many words the chunks have, and the schema of pgvector if it holds the embeddings.
-STATE_POSTGRESQL = text("""
-    SELECT metadata ->> 'locale' AS locale,
-           CASE WHEN embedding IS NOT NULL THEN metadata ->> 'model' END AS model,
-           CASE WHEN embedding IS NOT NULL THEN CAST(metadata ->> 'dimensions' AS integer) END AS dimensions,
-           count(*) AS chunks,
-           max(created_at) AS changed_at,
-           sum(length) AS words,
-           (SELECT quote_ident(nspname)
-            FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid JOIN pg_namespace ON pg_namespace.oid = typnamespace
-            WHERE attrelid = 'documents'::regclass AND attname = 'embedding' AND typname = 'vector') AS vector_schema
-    FROM documents LEFT JOIN document_words USING (id)
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
-STATE_SQLITE = text("""
-    SELECT json_extract(metadata, '$.locale') AS locale,
-           iif(embedding IS NOT NULL, json_extract(metadata, '$.model'), NULL) AS model,
-           iif(embedding IS NOT NULL, json_extract(metadata, '$.dimensions'), NULL) AS dimensions,
-           count(*) AS chunks,
-           max(created_at) AS changed_at,
-           NULL AS words,
-           NULL AS vector_schema
-    FROM documents
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
-
-PAGES_POSTGRESQL = text("SELECT DISTINCT metadata ->> 'page' AS page FROM documents")
-PAGES_SQLITE = text("SELECT DISTINCT json_extract(metadata, '$.page') AS page FROM documents")
+PAGES = text("SELECT address FROM book_pages")
 
 EMBEDDINGS_AFTER = text("""
-    SELECT id, embedding FROM documents
-    WHERE embedding IS NOT NULL AND id > :id
+    SELECT id, book_id, embedding FROM documents
+    WHERE book_id IS NOT NULL AND embedding IS NOT NULL AND id > :id
       AND json_extract(metadata, '$.model') = :model AND json_extract(metadata, '$.dimensions') = :dimensions
     ORDER BY id LIMIT 500
 """)
@@ -76,8 +49,8 @@ _WORDS_POSTGRESQL = f"""
         FROM asked CROSS JOIN LATERAL (
             SELECT *, CAST(count(*) OVER () AS float8) AS chunks
             FROM (
-                SELECT id, CAST(length AS float8) AS length, ts_rank('{{1, 1, 1, 1}}', words, query) AS rank
-                FROM document_words WHERE words @@ query OFFSET 0
+                SELECT id, CAST(length AS float8) AS length, ts_rank('{{{{1, 1, 1, 1}}}}', words, query) AS rank
+                FROM document_words WHERE words @@ query AND {{of_book}} OFFSET 0
             )
         )
     ),
@@ -106,7 +79,7 @@ _WORDS_SQLITE = f"""
             FROM (SELECT * FROM found UNION ALL SELECT id, {PREVIOUS_WEIGHT} * score FROM found_before)
             GROUP BY id
         )
-        WHERE id IN (SELECT id FROM documents)
+        WHERE id IN (SELECT id FROM documents WHERE {{of_book}})
         ORDER BY score DESC LIMIT {RANKED}
     ),
 """  # noqa: S608  # Constants.
@@ -129,31 +102,44 @@ _FUSED = f"""
         GROUP BY id
     ),
     ordered AS (
-        SELECT fused.*, {{page}} AS page, rtrim({{page}}, '/') IN (:page, :page_decoded) AS is_here
+        SELECT fused.*, book_id, page, coalesce(page = :page, false) AS is_here
         FROM fused JOIN documents USING (id)
     ),
     counted AS (
         SELECT *, row_number() OVER (
-            PARTITION BY page ORDER BY score DESC, meaning_rank, words_rank, id
+            PARTITION BY book_id, page ORDER BY score DESC, meaning_rank, words_rank, id
         ) AS number_on_page
         FROM ordered
     )
-    SELECT content AS text, source, title, page, score, words_rank, meaning_rank
+    SELECT content AS text, source, title, {{page}} AS page, score, words_rank, meaning_rank
     FROM counted JOIN documents USING (id)
     WHERE number_on_page <= {_PER_PAGE}
     ORDER BY score DESC, is_here DESC, meaning_rank, words_rank, id
     LIMIT :limit
 """  # noqa: S608  # Constants.
 
-SEARCH_SQLITE = text(_WORDS_SQLITE + _MEANING_SQLITE + _FUSED.format(page="json_extract(metadata, '$.page')"))
+_IN_ONE_BOOK = "book_id = :book"
+_IN_ALL_BOOKS = "book_id IS NOT NULL"
 
 
 @lru_cache
-def search_postgresql(vector_schema: str | None, *, is_mixed: bool) -> TextClause:
+def search_sqlite(*, in_one_book: bool) -> TextClause:
+    """Return the statement that searches by words, and by the ids in `:nearest`; in all books or in that of `:book`."""
+    of_book = _IN_ONE_BOOK if in_one_book else _IN_ALL_BOOKS
+    words, fused = (
+        part.format(of_book=of_book, page="json_extract(metadata, '$.page')") for part in (_WORDS_SQLITE, _FUSED)
+    )
+    return _with_book(text(words + _MEANING_SQLITE + fused), in_one_book=in_one_book)
+
+
+@lru_cache
+def search_postgresql(vector_schema: str | None, *, is_mixed: bool, in_one_book: bool) -> TextClause:
     """Return the statement that searches by words and, if the schema of pgvector is given, by meaning.
 
-    If not all embeddings are of the same model, only those of `:model` with `:dimensions` are compared.
+    It searches all books, or that of `:book`. If not all embeddings are of the same model, only those of `:model` with
+    `:dimensions` are compared.
     """
+    of_book = _IN_ONE_BOOK if in_one_book else _IN_ALL_BOOKS
     by_meaning = _NO_MEANING
     parameters = [bindparam("configurations", type_=ARRAY(Text)), bindparam("chunks", type_=Double)]
     if vector_schema:
@@ -166,10 +152,15 @@ def search_postgresql(vector_schema: str | None, *, is_mixed: bool) -> TextClaus
                     SELECT id, embedding OPERATOR({vector_schema}.<=>) (
                         SELECT CAST(:embedding AS {vector_schema}.vector)
                     ) AS distance
-                    FROM documents WHERE embedding IS NOT NULL AND {comparable}
+                    FROM documents WHERE embedding IS NOT NULL AND {of_book} AND {comparable}
                     ORDER BY distance LIMIT {RANKED}
                 )
             ),
         """  # noqa: S608  # Constants, and a name that PostgreSQL has quoted.
         parameters.append(bindparam("embedding", type_=ARRAY(REAL)))
-    return text(_WORDS_POSTGRESQL + by_meaning + _FUSED.format(page="(metadata ->> 'page')")).bindparams(*parameters)
+    words, fused = (part.format(of_book=of_book, page="(metadata ->> 'page')") for part in (_WORDS_POSTGRESQL, _FUSED))
+    return _with_book(text(words + by_meaning + fused).bindparams(*parameters), in_one_book=in_one_book)
+
+
+def _with_book(statement: TextClause, *, in_one_book: bool) -> TextClause:
+    return statement.bindparams(bindparam("book", type_=Uuid())) if in_one_book else statement

@@ -238,15 +238,17 @@ CONFIGURATION_SQL = """
 
 # Naming the title twice doubles its weight.
 _POSTGRESQL = text(f"""
-    INSERT INTO document_words (id, words, length)
-    SELECT id, words, coalesce((SELECT sum(cardinality(positions)) FROM unnest(words)), 0)
+    INSERT INTO document_words (id, book_id, words, length)
+    SELECT id, book_id, words, coalesce((SELECT sum(cardinality(positions)) FROM unnest(words)), 0)
     FROM (
-        SELECT id, to_tsvector({CONFIGURATION_SQL}, concat_ws(' ', title, title, content)) AS words
-        FROM unnest(:ids, :titles, :contents, :configurations) AS chunk (id, title, content, configuration)
+        SELECT id, book_id, to_tsvector({CONFIGURATION_SQL}, concat_ws(' ', title, title, content)) AS words
+        FROM unnest(:ids, :books, :titles, :contents, :configurations)
+             AS chunk (id, book_id, title, content, configuration)
     )
-    ON CONFLICT (id) DO UPDATE SET words = excluded.words, length = excluded.length
+    ON CONFLICT (id) DO UPDATE SET book_id = excluded.book_id, words = excluded.words, length = excluded.length
 """).bindparams(  # noqa: S608  # A constant.
     bindparam("ids", type_=ARRAY(Uuid)),
+    bindparam("books", type_=ARRAY(Uuid)),
     bindparam("titles", type_=ARRAY(Text)),
     bindparam("contents", type_=ARRAY(Text)),
     bindparam("configurations", type_=ARRAY(Text)),
@@ -266,7 +268,14 @@ async def index_words(connection: AsyncConnection, chunks: Iterable[Document]) -
         if connection.dialect.name == "postgresql":
             configurations = [configuration(chunk.meta.get("locale")) for chunk in batch]
             ids, titles, contents = map(list, zip(*forms, strict=True))
-            parameters = {"ids": ids, "titles": titles, "contents": contents, "configurations": configurations}
+            books = [chunk.book_id for chunk in batch]
+            parameters = {
+                "ids": ids,
+                "books": books,
+                "titles": titles,
+                "contents": contents,
+                "configurations": configurations,
+            }
             await connection.execute(_POSTGRESQL, parameters)
         else:
             rows = [{"id": key.hex, "title": title, "content": content} for key, title, content in forms]
