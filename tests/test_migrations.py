@@ -1,8 +1,10 @@
 """The migrations: on empty databases of both kinds, by the command line and by the service itself."""
 
 import asyncio
+import json
 import sqlite3
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -325,6 +327,61 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
     ]
     index = "SELECT name FROM pragma_index_info('ix_messages_session_id_created_at_id') ORDER BY seqno"
     assert query(sqlite, index) == [("session_id",), ("created_at",), ("id",)]
+
+
+BOOKS = {
+    "https://book.example.org/docs/": ("en", ["intro", "legs/", "legs/knee", "legs/knee", "arms/hand"]),
+    "https://book.example.org/docs/1.0/": ("ur", ["%DA%86%D9%84%D9%86%D8%A7"]),
+}
+"""Each book's language, and the page of each of its chunks."""
+
+
+def test_books_that_were_read_in_before_there_were_rows_for_them_get_theirs(url: str) -> None:
+    migrate(url, "0009")
+    is_sqlite = dsn.parse(url).sqlite
+    for address, (locale, pages) in BOOKS.items():
+        for number, page in enumerate(pages):
+            meta = json.dumps(
+                {"book": address, "page": address + page, "locale": locale, "model": "m", "dimensions": 2}
+            )
+            heading = f" \u203a Part {number}" if number else ""
+            key = uuid.uuid4()
+            embedding = "x'00'" if is_sqlite else "array_fill(1, ARRAY[1536])::vector"
+            query(
+                url,
+                f"INSERT INTO documents VALUES ('{key.hex if is_sqlite else key}', '{address}{page}#{number}', "
+                f"'{page.title()}{heading}', {number}, 'Text.', {embedding if number else 'NULL'}, '{meta}', "
+                f"'2026-01-0{number + 1} 00:00:00')",
+            )
+            if not is_sqlite:
+                query(url, f"INSERT INTO document_words VALUES ('{key}', 'two:1 words:2', 2)")
+    by_hand = f"'{uuid.UUID(int=1).hex}', 'book.md', 'by hand', 0, 'A robot.', NULL, '{{}}', '2026-01-01 00:00:00'"
+    query(url, f"INSERT INTO documents VALUES ({by_hand})")
+
+    migrate(url)
+
+    books = query(url, "SELECT address, title, locale, pages, chunks, words FROM books ORDER BY address")
+    words = 0 if is_sqlite else 2
+    assert books == [
+        ("https://book.example.org/docs/", None, "en", 4, 5, 5 * words),
+        ("https://book.example.org/docs/1.0/", None, "ur", 1, 1, words),
+    ]
+    assert query(url, "SELECT number, page, title, part FROM book_pages ORDER BY page, number") == [
+        (0, "book.example.org/docs/1.0/\u0686\u0644\u0646\u0627", "%Da%86%D9%84%D9%86%D8%A7", None),
+        (3, "book.example.org/docs/arms/hand", "Arms/Hand", "Arms"),
+        (0, "book.example.org/docs/intro", "Intro", None),
+        (1, "book.example.org/docs/legs", "Legs/", "Legs/"),
+        (2, "book.example.org/docs/legs/knee", "Legs/Knee", "Legs/"),
+    ]
+    marked = "SELECT count(*) FROM documents JOIN book_pages USING (book_id, page)"
+    assert query(url, marked, "SELECT count(*) FROM documents WHERE book_id IS NULL") == [(1,)]
+    assert query(url, marked) == [(6,)]
+    assert query(url, "SELECT CAST(embeddings AS text) FROM books ORDER BY address") == [
+        ('[{"model": "m", "dimensions": 2, "chunks": 4}]',),
+        ("[]",),
+    ]
+    headings = "SELECT CAST(headings AS text) FROM book_pages WHERE title = 'Legs/Knee'"
+    assert query(url, headings) == [('["Part 2", "Part 3"]',)]
 
 
 def test_an_embedding_can_be_stored_and_searched(postgresql: str) -> None:

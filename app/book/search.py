@@ -12,8 +12,8 @@ from typing import Any, Self
 from app.book.embeddings import Embedder, Vector, padded
 from app.book.questions import QuestionEmbedder
 from app.book.shelf import Shelf, comparable, known_books
-from app.book.signs import Signs
 from app.book.statements import PAGES, PREVIOUS_WEIGHT, search_postgresql, search_sqlite
+from app.book.vector_index import VectorIndex
 from app.book.words import searchable, without_common
 from app.config import Settings
 from app.database import Database
@@ -70,7 +70,7 @@ class BookSearch:
         self._embedding_seconds = embedding_seconds
         self._embedder = Embedder(settings)
         self.questions = QuestionEmbedder(self._embedder)
-        self._signs = Signs(database)
+        self._vectors = VectorIndex(database)
         self._shelf = Shelf()
         self._not_comparable: Shelf | None = None
         self._read_at = time.monotonic()
@@ -179,7 +179,7 @@ class BookSearch:
         model = self._embedder.model
         dimensions = self._dimensions(shelf)
         if dimensions and self._database.dsn.sqlite:
-            await self._signs.load(model, dimensions)
+            await self._vectors.load(model, dimensions)
         if shelf.embeddings and self._embedder.is_available and not dimensions:
             reason = "the book has embeddings of other models only, so it is searched by words"
             fields = {"reason": reason, "models": sorted({name for name, _ in shelf.embeddings}), "model": model}
@@ -206,7 +206,7 @@ class BookSearch:
         if self._database.dsn.sqlite:
             if "english" in shelf.configurations:
                 question, before = without_common(question), without_common(before)
-            nearest = await self._signs.nearest(vector, book) if vector else []
+            nearest = await self._vectors.nearest(vector, book) if vector else []
             parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}
             statement = search_sqlite(in_one_book=book is not None)
         else:

@@ -25,7 +25,7 @@ _VECTOR_SCHEMA: ColumnElement[str | None] = literal_column("""(
 )""")
 
 
-def known_books(*, is_sqlite: bool) -> Select[Any]:
+def known_books(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
     """Return the statement for what `Shelf` has to know."""
     schema = literal_column("NULL") if is_sqlite else _VECTOR_SCHEMA
     return select(StoredBook, schema.label("vector_schema")).order_by(col(StoredBook.address))
