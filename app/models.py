@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, TypedDict, override
 
 from pgvector.sqlalchemy import VECTOR
-from pydantic import AfterValidator, HttpUrl, TypeAdapter, ValidationError
+from pydantic import AfterValidator, HttpUrl, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -326,6 +326,18 @@ def _web_address(text: str | None) -> str | None:
     return text
 
 
+_LONGEST_NOTE = 500
+
+
+def _note(text: str) -> str:
+    if len(text) > _LONGEST_NOTE:
+        raise ValueError(f"must not be longer than {_LONGEST_NOTE} characters")
+    return storable(text)
+
+
+type Scope = Literal["book", "page"]
+
+
 class ChatRequest(ApiModel):
     """A reader's question."""
 
@@ -342,7 +354,28 @@ class ChatRequest(ApiModel):
     page_url: Annotated[
         Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank), AfterValidator(_web_address)
     ] = Field(default=None, schema_extra={"examples": [None]})
-    """The absolute address of the page that the reader is on, of at most 2,000 characters. Blank counts as absent."""
+    """The absolute address of the page that the reader is on, of at most 2,000 characters. Blank counts as absent.
+
+    The answer comes from the book that the page belongs to.
+    """
+    scope: Scope = Field(default="book", schema_extra={"examples": ["book"]})
+    """`page`: the question is about the page at `page_url`, which is then required, and the answer comes from it alone."""
+    reader_note: Annotated[Annotated[str, AfterValidator(_note)] | None, AfterValidator(_absent_if_blank)] = Field(
+        default=None, schema_extra={"examples": [None]}
+    )
+    """What the reader says of themselves, such as their language and level, in at most 500 characters. It is not stored.
+
+    Blank counts as absent.
+    """
+    follow_ups: bool = Field(default=False, schema_extra={"examples": [False]})
+    """Whether a stream is to end with questions that the reader may ask next."""
+
+    @field_validator("scope")
+    @classmethod
+    def _page_is_named(cls, scope: Scope, info: ValidationInfo) -> Scope:
+        if scope == "page" and info.data.get("page_url", "wrong") is None:
+            raise ValueError("needs a page_url")
+        return scope
 
 
 class ChatResponse(ApiModel):
@@ -390,6 +423,12 @@ class SourcesEvent(ApiModel):
     """The passages that were found, of which the answer may cite some."""
 
     sources: list[Source]
+
+
+class FollowUpsEvent(ApiModel):
+    """Questions that the reader may ask next."""
+
+    questions: list[str]
 
 
 class Feedback(ApiModel):

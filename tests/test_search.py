@@ -17,7 +17,8 @@ from sqlalchemy import text
 
 from app import dsn
 from app.book.evaluation import known
-from app.book.search import PASSAGES, BookSearch, Hit, as_passages, shortened
+from app.book.lengths import shortened
+from app.book.search import PASSAGES, BookSearch, Hit, as_passages
 from app.book.shelf import comparable
 from app.config import Settings
 from app.database import Database
@@ -397,7 +398,7 @@ async def test_the_question_is_embedded_while_the_one_before_is_not_known_yet(
     await model_server.wait_for_embedding_requests(2)
     previous.set_result(None)
 
-    assert (await finding)[0].text == LEGS.text
+    assert (await finding).passages[0].text == LEGS.text
 
 
 async def test_the_question_is_embedded_while_the_book_is_looked_at(

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from app.book.chunks import SEPARATOR, Chunk
-from app.book.shelf import comparable
+from app.book.chunks import Chunk
+from app.book.shelf import SEPARATOR, comparable
 
 _MAX_HEADINGS = 100
 _FENCED = re.compile(

@@ -6,20 +6,33 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from sqlalchemy import Row
+
+from app.book.contents import contents_passages
 from app.book.embeddings import Embedder, Vector, padded
+from app.book.lengths import in_fair_shares, shortened
 from app.book.questions import QuestionEmbedder
-from app.book.shelf import Shelf, comparable, known_books
-from app.book.statements import PAGES, PREVIOUS_WEIGHT, search_postgresql, search_sqlite
+from app.book.shelf import SEPARATOR, Shelf, comparable, known_books
+from app.book.statements import (
+    PAGE_POSTGRESQL,
+    PAGE_SQLITE,
+    PAGES,
+    PREVIOUS_WEIGHT,
+    Where,
+    search_postgresql,
+    search_sqlite,
+)
 from app.book.vector_index import VectorIndex
-from app.book.words import searchable, without_common
+from app.book.words import searchable, without_common, without_common_urdu
 from app.config import Settings
 from app.database import Database
 from app.errors import DatabaseError, MissingTableError
+from app.intent import is_about_page, is_about_structure, is_greeting, subject_of
 from app.logs import keep_out_of_log
-from app.retrieval import Passage, Query
+from app.retrieval import Findings, Passage, Query
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +42,17 @@ _PASSAGES_BYTES = 8_000
 """How long they are together: about 2,000 tokens, since a token has about four bytes, in English as in Urdu and Chinese."""
 _SHORTEST_BYTES = 800
 """How much of each passage there is room for, however long those before it are."""
+
+_PAGE_BYTES = 24_000
+"""How long the passages of a question about the page are together: about 6,000 tokens."""
+_MOST_SECTIONS = 200
+_HITS_BESIDE_CONTENTS = 3
+"""How many chunks a question about the book's structure gets at most, beside the table of contents."""
+
+_LEAST_COSINE = 0.2
+"""How near the best chunk is to every question that the book has something on."""
+_FEW_CHUNKS = 10
+"""A book of fewer chunks is too small for words to tell which questions it has something on."""
 
 EMBEDDING_SECONDS = 1.5
 """How long the search waits for the embedding of the question; after that, words alone decide."""
@@ -88,12 +112,42 @@ class BookSearch:
             await asyncio.gather(reading, return_exceptions=True)
         await self._embedder.close()
 
-    async def __call__(self, query: Query) -> Sequence[Passage]:
-        """Return the passages for the query, best first; raises DatabaseError."""
-        return as_passages(await self.search(query, limit=PASSAGES))
+    async def __call__(self, query: Query, *, by_meaning: bool = True) -> Findings:
+        """Return what the model is to be sent for the query; raises DatabaseError.
+
+        A question about the page gets the page, and one about the book's structure the table of contents too.
+        """
+        is_about_page = await _asks_about_page(query)
+        if is_about_page and (page := await self._page(query)):
+            return page
+        looked = await self._look(query, limit=PASSAGES, by_meaning=by_meaning)
+        return replace(looked.findings(query), page="unknown" if is_about_page else None)
 
     async def search(self, query: Query, *, limit: int, by_meaning: bool = True) -> list[Hit]:
         """Return the chunks that fit the query best, at most three of each page; raises DatabaseError."""
+        return (await self._look(query, limit=limit, by_meaning=by_meaning)).hits
+
+    async def _page(self, query: Query) -> Findings | None:
+        """Return the page that the reader is on; None if the database does not have it."""
+        book = (await self._current_shelf()).of(query.page_url).book
+        if book is None:
+            return None
+        statement = PAGE_SQLITE if self._database.dsn.sqlite else PAGE_POSTGRESQL
+        page = {"book": book.id, "page": comparable(query.page_url or "")}
+        rows = await self._database.execute((statement, {**page, "room": _PAGE_BYTES, "limit": _MOST_SECTIONS}))
+        chunks = sorted((row for row in rows if row.kind == "chunk"), key=lambda row: row.place)
+        if not chunks:
+            return None
+        texts = in_fair_shares([row.text for row in chunks], _PAGE_BYTES)
+        is_whole = chunks[0].bytes <= _PAGE_BYTES
+        return Findings(
+            [Passage(text, row.source, row.title) for text, row in zip(texts, chunks, strict=True)],
+            book_title=book.title,
+            page_title=_title_of(rows),
+            page="whole" if is_whole else "beginnings",
+        )
+
+    async def _look(self, query: Query, *, limit: int, by_meaning: bool) -> "_Looked":
         deadline = time.monotonic() + self._embedding_seconds
         embedding: asyncio.Task[Vector | None] | None = None
 
@@ -103,10 +157,11 @@ class BookSearch:
                 embedding = asyncio.create_task(self.questions.embed(query.question, deadline))
 
         try:
-            begin_to_embed(self._shelf.of(query.page_url))
+            if not is_greeting(query.question):
+                begin_to_embed(self._shelf.of(query.page_url))
             shelf = (await self._current_shelf()).of(query.page_url)
-            if not shelf.chunks:
-                return []
+            if not shelf.chunks or is_greeting(query.question):
+                return _Looked(shelf)
             begin_to_embed(shelf)
             previous = await query.previous_question
             keep_out_of_log(previous)
@@ -197,18 +252,26 @@ class BookSearch:
 
     async def _find(
         self, shelf: Shelf, query: Query, previous: str | None, vector: Vector | None, limit: int
-    ) -> list[Hit]:
+    ) -> "_Looked":
         parameters: dict[str, Any] = {"page": comparable(query.page_url or ""), "limit": limit}
-        book = shelf.book.id if shelf.book else None
-        if book:
-            parameters["book"] = book
+        where = Where(
+            in_one_book=shelf.book is not None,
+            has_here=shelf.book is not None,
+            has_contents=shelf.single is not None and is_about_structure(query.question),
+        )
+        if shelf.book:
+            parameters["book"] = shelf.book.id
+        if where.has_contents and shelf.single:
+            parameters["contents"] = shelf.single.id
         question, before = words_of(query.question), words_of(previous or "")
         if self._database.dsn.sqlite:
             if "english" in shelf.configurations:
                 question, before = without_common(question), without_common(before)
-            nearest = await self._vectors.nearest(vector, book) if vector else []
-            parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}
-            statement = search_sqlite(in_one_book=book is not None)
+            book = shelf.book.id if shelf.book else None
+            nearest, cosine = await self._vectors.nearest(vector, book) if vector else ([], None)
+            parameters |= {"question": _any_of(question), "previous": _any_of(before)}
+            parameters |= {"nearest": json.dumps(nearest), "cosine": cosine}
+            statement = search_sqlite(where)
         else:
             parameters |= {
                 "question": " ".join(question),
@@ -222,10 +285,63 @@ class BookSearch:
                 parameters["embedding"] = padded(vector)
                 if is_mixed:
                     parameters |= {"model": self._embedder.model, "dimensions": str(len(vector))}
-            statement = search_postgresql(
-                shelf.vector_schema if vector else None, is_mixed=is_mixed, in_one_book=book is not None
-            )
-        return [Hit(*tuple(row)) for row in await self._database.execute((statement, parameters))]
+            statement = search_postgresql(shelf.vector_schema if vector else None, where, is_mixed=is_mixed)
+        return _Looked(shelf, await self._database.execute((statement, parameters)))
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What a search brought."""
+
+    shelf: Shelf
+    rows: Sequence[Row[Any]] = ()
+
+    @property
+    def hits(self) -> list[Hit]:
+        """The chunks that were found, best first."""
+        found = sorted((row for row in self.rows if row.kind == "hit"), key=lambda row: row.place)
+        return [Hit(*tuple(row)[2:9]) for row in found]
+
+    def findings(self, query: Query) -> Findings:
+        """Return what the model is to be sent: the table of contents if it was read, and the chunks if they fit."""
+        hits = self.hits if self._fits() else []
+        contents: list[Passage] = []
+        if self.shelf.single and is_about_structure(query.question):
+            pages = sorted((row for row in self.rows if row.kind == "contents"), key=lambda row: row.place)
+            here = next((row.source for row in self.rows if row.kind == "here"), None)
+            contents = contents_passages(self.shelf.single.address, pages, query.question, here=here)
+        if contents:
+            hits = hits[:_HITS_BESIDE_CONTENTS] if subject_of(query.question) else []
+        return Findings(
+            [*contents, *as_passages(hits)],
+            book_title=self.shelf.book.title if self.shelf.book else None,
+            page_title=_title_of(self.rows),
+            is_silent=bool(self.shelf.chunks) and not (contents or hits),
+        )
+
+    def _fits(self) -> bool:
+        """Whether what was found says anything on the question: its meaning is near, or it has a word that few chunks have."""
+        found = next((row for row in self.rows if row.kind == "hit"), None)
+        if found is None or self.shelf.chunks < _FEW_CHUNKS:
+            return found is not None
+        return bool(found.is_telling if found.cosine is None else found.cosine >= _LEAST_COSINE)
+
+
+def _title_of(rows: Sequence[Row[Any]]) -> str | None:
+    """Return the title of the page among the rows, after that of its part of the book."""
+    here = next((row for row in rows if row.kind == "here"), None)
+    if here is None:
+        return None
+    return here.title if here.page in {None, here.title} else f"{here.page}{SEPARATOR}{here.title}"
+
+
+async def _asks_about_page(query: Query) -> bool:
+    if query.scope == "page":
+        return True
+    # Most questions are known not to before the conversation has been read.
+    if query.page_url is None or not is_about_page(query.question):
+        return False
+    return is_about_page(query.question, await query.previous_question)
 
 
 def as_passages(hits: Sequence[Hit]) -> list[Passage]:
@@ -239,23 +355,9 @@ def as_passages(hits: Sequence[Hit]) -> list[Passage]:
     return passages
 
 
-def shortened(text: str, size: int) -> str:
-    """Return the text if it has no more bytes than this, or else its beginning, up to the end of a paragraph, line or word."""
-    data = text.encode()
-    if len(data) <= size:
-        return text
-    beginning = data[: size - len(_ELLIPSIS.encode())].decode(errors="ignore")
-    ends = (beginning.rfind(separator) for separator in ("\n\n", "\n", " "))
-    end = next((end for end in ends if end > len(beginning) / 2), len(beginning))
-    return beginning[:end].rstrip() + _ELLIPSIS
-
-
-_ELLIPSIS = " …"
-
-
 def words_of(question: str) -> list[str]:
     """Return the different words of a question, in their order."""
-    words = list(dict.fromkeys(searchable(question).lower().split()))
+    words = without_common_urdu(dict.fromkeys(searchable(question).lower().split()))
     if len(words) > _MOST_WORDS:
         longest = set(heapq.nlargest(_MOST_WORDS, words, key=len))
         words = [word for word in words if word in longest]

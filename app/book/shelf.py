@@ -14,6 +14,9 @@ from sqlmodel import col
 from app.book.words import configuration
 from app.models import StoredBook
 
+SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
+"""Between the headings of a path of headings, the outermost of which comes first."""
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _INDEX = "/index.html"
 
@@ -57,6 +60,8 @@ class Shelf:
         self.rows = rows
         self.book = book
         """The book if it is one of them, None if it is all."""
+        self.single = rows[0] if len(rows) == 1 else None
+        """The book if there is only one."""
         self.chunks: int = sum(row.chunks for row in rows)
         self.average_length: float = max(1.0, sum(row.words for row in rows) / max(1, self.chunks))
         """How many words a chunk has."""

@@ -181,6 +181,16 @@ _COMMON = frozenset(
 )
 """English words that say nothing of a question's subject; PostgreSQL knows those of every language that it can stem."""
 
+_COMMON_URDU = frozenset(
+    re.findall(
+        r"\S+",
+        "کا کی کے کو میں سے پر نے ہے ہیں ہوں ہو ہوتا ہوتی ہوتے تھا تھی تھے کیا کیسے کیوں کون کونسا کونسے کہاں کب کس کن جو جب تب یہ وہ اس اسے "
+        "ان انہیں اور یا بھی تو ہی نہیں نہ مجھے مجھ آپ تم ہم ہمیں میرا میری میرے ایک کر کرتا کرتی کرتے کرنا کریں ساتھ لیے لئے گا گی گے "
+        "رہا رہی رہے سکتا سکتی سکتے والا والی والے اپنا اپنی اپنے تک بارے",
+    )
+)
+"""Urdu words that say nothing of a question's subject."""
+
 _CAMEL_CASE = re.compile(r"[^\W\d_]*[a-z0-9][A-Z]\w*")
 _HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
@@ -211,6 +221,11 @@ def searchable(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).translate(_SEPARATORS)
     text = _CAMEL_CASE.sub(lambda name: f"{name[0]} {_HUMP.sub(' ', name[0])}", text)
     return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", text)
+
+
+def without_common_urdu(words: Iterable[str]) -> list[str]:
+    """Return the words of a question in Urdu that say something of its subject; neither database knows the others."""
+    return [word for word in words if word not in _COMMON_URDU]
 
 
 def without_common(words: Iterable[str]) -> list[str]:
