@@ -130,7 +130,7 @@ def is_about_structure(question: str) -> bool:
 
 def is_greeting(question: str) -> bool:
     """Whether the question is only a greeting or thanks, or has no word at all."""
-    return set(re.findall(r"[\w']+", _plain(question))) <= _GREETINGS
+    return set(re.findall(r"[\w']+", _GREETING_PHRASE.sub("", _plain(question)))) <= _GREETINGS
 
 
 def subject_of(question: str) -> list[str]:
@@ -182,9 +182,14 @@ _ORDINALS: dict[str, int | str] = {
 
 
 _GREETINGS = _words(
-    "hello hi hey hiya there greetings good morning afternoon evening night day bye goodbye see thanks thank you thx ty very much "
-    "so a lot ok okay cool great nice welcome dear friend bot assistant everyone سلام السلام علیکم وعلیکم اسلام شکریہ بہت آداب ہیلو "
+    "hello hi hey hiya there greetings good morning afternoon evening night day bye goodbye thanks thank you thx ty ok okay cool great nice welcome dear friend bot assistant everyone سلام السلام علیکم وعلیکم اسلام شکریہ بہت آداب ہیلو "
     "خدا اللہ حافظ صبح بخیر شب جی آپ کا خوش آمدید salam assalam o alaikum shukriya khuda hafiz"
+)
+
+
+_GREETING_PHRASE = re.compile(
+    r"\bhow(?: are|'re|'s) (?:you|u|it going|things)(?: doing)?(?: today)?\b|\b(?:so|very) much\b|\ba lot\b|\bsee you(?: later| soon)?\b"
+    r"|\bnice to meet you\b|(?:آپ )?(?:کیسے|کیسی|کیسا) (?:ہیں|ہو|ہے)\b|کیا حال (?:ہے|ہیں)"
 )
 
 

@@ -84,8 +84,8 @@ def _answer(messages: Sequence[dict[str, str]]) -> str:
             f"OPENAI_API_KEY to get real answers. The question came with {count} earlier "
             f"message{'' if count == 1 else 's'} of this conversation."
         )
-    if not subject_of(question):
-        return f"{PREFACE} The text begins like this: {' '.join(_first_sentences(texts))}"
+    if not subject_of(question) and (first := _first_sentences(texts)):
+        return f"{PREFACE} The text begins: {' '.join(first)}"
     best = _best_sentences(question, [*chain.from_iterable(texts)])
     if not best:
         return f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
@@ -104,10 +104,9 @@ def _quoted(content: str) -> tuple[list[list[str]], str]:
 
 
 def _first_sentences(texts: Sequence[Sequence[str]]) -> list[str]:
-    """Return the first sentences of the only text, or the first one of each text."""
-    if len(texts) == 1:
-        return [*texts[0][:_MOST_SENTENCES]]
-    return [sentences[0] for sentences in texts if sentences][:_MOST_FIRST_SENTENCES]
+    """Return the first sentences of each text: the more texts, the fewer of each."""
+    of_each = max(1, _MOST_FIRST_SENTENCES // max(1, len(texts)))
+    return [sentence for sentences in texts for sentence in sentences[:of_each]][:_MOST_FIRST_SENTENCES]
 
 
 def _sentences(text: str, number: str | None) -> Iterator[str]:

@@ -49,8 +49,9 @@ _MOST_SECTIONS = 200
 _HITS_BESIDE_CONTENTS = 3
 """How many chunks a question about the book's structure gets at most, beside the table of contents."""
 
-_LEAST_COSINE = 0.2
+_LEAST_COSINE = 0.16
 """How near the best chunk is to every question that the book has something on."""
+_SHORTEST_BEGINNING = 4
 _FEW_CHUNKS = 10
 """A book of fewer chunks is too small for words to tell which questions it has something on."""
 
@@ -90,7 +91,7 @@ class BookSearch:
     """
 
     def __init__(self, settings: Settings, database: Database, *, embedding_seconds: float = EMBEDDING_SECONDS) -> None:
-        self._database = database
+        self.database = database
         self._embedding_seconds = embedding_seconds
         self._embedder = Embedder(settings)
         self.questions = QuestionEmbedder(self._embedder)
@@ -132,9 +133,9 @@ class BookSearch:
         book = (await self._current_shelf()).of(query.page_url).book
         if book is None:
             return None
-        statement = PAGE_SQLITE if self._database.dsn.sqlite else PAGE_POSTGRESQL
+        statement = PAGE_SQLITE if self.database.dsn.sqlite else PAGE_POSTGRESQL
         page = {"book": book.id, "page": comparable(query.page_url or "")}
-        rows = await self._database.execute((statement, {**page, "room": _PAGE_BYTES, "limit": _MOST_SECTIONS}))
+        rows = await self.database.execute((statement, {**page, "room": _PAGE_BYTES, "limit": _MOST_SECTIONS}))
         chunks = sorted((row for row in rows if row.kind == "chunk"), key=lambda row: row.place)
         if not chunks:
             return None
@@ -177,7 +178,7 @@ class BookSearch:
 
     async def pages(self) -> set[str]:
         """Return the addresses of the book's pages; raises DatabaseError."""
-        return {row.address for row in await self._database.execute((PAGES, {}))}
+        return {row.address for row in await self.database.execute((PAGES, {}))}
 
     async def _vector(
         self, shelf: Shelf, embedding: asyncio.Task[Vector | None], previous: str | None, deadline: float
@@ -202,7 +203,7 @@ class BookSearch:
 
     def _dimensions(self, shelf: Shelf) -> int | None:
         """Return the dimensions of the embeddings that questions can be compared with, None if they can be with none."""
-        has_vectors = self._database.dsn.sqlite or shelf.vector_schema
+        has_vectors = self.database.dsn.sqlite or shelf.vector_schema
         return shelf.dimensions(self._embedder.model) if has_vectors and self._embedder.is_available else None
 
     async def _current_shelf(self) -> Shelf:
@@ -216,8 +217,8 @@ class BookSearch:
     async def _read(self) -> None:
         """Read what is known of the book; if that fails, it stays as it was, and the log says why."""
         try:
-            statement = known_books(is_sqlite=self._database.dsn.sqlite)
-            shelf = Shelf(await self._database.execute((statement, {})))
+            statement = known_books(is_sqlite=self.database.dsn.sqlite)
+            shelf = Shelf(await self.database.execute((statement, {})))
             if shelf.rows != self._shelf.rows:
                 await self._prepare(shelf)
                 self._shelf = shelf
@@ -233,7 +234,7 @@ class BookSearch:
         """Do what has to be done once for each book."""
         model = self._embedder.model
         dimensions = self._dimensions(shelf)
-        if dimensions and self._database.dsn.sqlite:
+        if dimensions and self.database.dsn.sqlite:
             await self._vectors.load(model, dimensions)
         if shelf.embeddings and self._embedder.is_available and not dimensions:
             reason = "the book has embeddings of other models only, so it is searched by words"
@@ -264,7 +265,7 @@ class BookSearch:
         if where.has_contents and shelf.single:
             parameters["contents"] = shelf.single.id
         question, before = words_of(query.question), words_of(previous or "")
-        if self._database.dsn.sqlite:
+        if self.database.dsn.sqlite:
             if "english" in shelf.configurations:
                 question, before = without_common(question), without_common(before)
             book = shelf.book.id if shelf.book else None
@@ -286,7 +287,7 @@ class BookSearch:
                 if is_mixed:
                     parameters |= {"model": self._embedder.model, "dimensions": str(len(vector))}
             statement = search_postgresql(shelf.vector_schema if vector else None, where, is_mixed=is_mixed)
-        return _Looked(shelf, await self._database.execute((statement, parameters)))
+        return _Looked(shelf, await self.database.execute((statement, parameters)))
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,7 @@ class _Looked:
 
     def findings(self, query: Query) -> Findings:
         """Return what the model is to be sent: the table of contents if it was read, and the chunks if they fit."""
-        hits = self.hits if self._fits() else []
+        hits = self.hits if self._fits(query.question) else []
         contents: list[Passage] = []
         if self.shelf.single and is_about_structure(query.question):
             pages = sorted((row for row in self.rows if row.kind == "contents"), key=lambda row: row.place)
@@ -319,12 +320,26 @@ class _Looked:
             is_silent=bool(self.shelf.chunks) and not (contents or hits),
         )
 
-    def _fits(self) -> bool:
-        """Whether what was found says anything on the question: its meaning is near, or it has a word that few chunks have."""
+    def _fits(self, question: str) -> bool:
+        """Whether what was found says anything on the question.
+
+        Its meaning is near, or a chunk has most words of it. Without meaning, one word is enough that is not in most chunks.
+        """
         found = next((row for row in self.rows if row.kind == "hit"), None)
         if found is None or self.shelf.chunks < _FEW_CHUNKS:
             return found is not None
-        return bool(found.is_telling if found.cosine is None else found.cosine >= _LEAST_COSINE)
+        if found.cosine is None:
+            return bool(found.is_telling)
+        return found.cosine >= _LEAST_COSINE or any(_covers(f"{hit.title} {hit.text}", question) for hit in self.hits)
+
+
+def _covers(text: str, question: str) -> bool:
+    """Whether the text has most words of the question's subject, and at least two, whatever their endings."""
+    subject = subject_of(question)
+    beginnings = {word[: max(_SHORTEST_BEGINNING, len(word) - 2)] for word in subject}
+    words = searchable(text).casefold().split()
+    count = sum(any(word.startswith(beginning) for word in words) for beginning in beginnings)
+    return count > 1 and count * 2 > len(beginnings)
 
 
 def _title_of(rows: Sequence[Row[Any]]) -> str | None:
