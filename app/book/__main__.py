@@ -180,10 +180,18 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     async with _opened(settings) as search:
         missing = evaluation.unknown_pages([*questions, *for_model], await search.pages())
-        outcomes = await _searched(search, questions) if questions else {}
+        ordinary = [question for question in questions if not question.has_place]
+        places = [question for question in questions if question.has_place]
+        outcomes = await _searched(search, ordinary, places) if questions else {}
     checked = await _answered(settings, for_model) if for_model else []
-    columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
-    failed = evaluation.failures(list(outcomes.values())[-1]) if outcomes else []
+    columns = {
+        name: (evaluation.figures(found) if found else {}) | evaluation.place_figures(placed)
+        for name, (found, placed) in outcomes.items()
+    }
+    failed = []
+    if outcomes:
+        found, placed = list(outcomes.values())[-1]
+        failed = evaluation.failures(found) + evaluation.place_failures(placed)
     failed_checks, held = answers.failed_checks(checked), answers.held(checked)
     lines: list[str] = []
     if arguments.json:
@@ -211,13 +219,22 @@ def _as_failed_check(failure: dict[str, Any]) -> str:
     return f"\n{failure['question']}\n  {what}\n  answer: {' '.join(failure['answer'].split())}"
 
 
+type _Outcomes = tuple[list[evaluation.Outcome], list[evaluation.PlaceOutcome]]
+
+
 async def _searched(
-    search: BookSearch, questions: Sequence[evaluation.Question]
-) -> dict[str, list[evaluation.Outcome]]:
-    outcomes = {"words": await evaluation.evaluate(search, questions, by_meaning=False)}
+    search: BookSearch, questions: Sequence[evaluation.Question], places: Sequence[evaluation.Question]
+) -> dict[str, _Outcomes]:
+    async def evaluate(*, by_meaning: bool) -> _Outcomes:
+        return (
+            await evaluation.evaluate(search, questions, by_meaning=by_meaning),
+            await evaluation.evaluate_places(search, places, by_meaning=by_meaning),
+        )
+
+    outcomes = {"words": await evaluate(by_meaning=False)}
     if await search.has_meaning():
         try:
-            outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
+            outcomes["words and meaning"] = await evaluate(by_meaning=True)
         except EmbeddingError as error:
             raise CommandError(f"The questions cannot be embedded: {error}") from error
     return outcomes
