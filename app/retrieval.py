@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from app.models import Scope
@@ -41,6 +41,12 @@ class Findings:
     """
     is_silent: bool = False
     """Whether the book has nothing on the question."""
+
+    def with_only(self, passages: Sequence[Passage]) -> "Findings":
+        """Return the same with only these passages, if the model cannot be sent all."""
+        if len(passages) == len(self.passages):
+            return self
+        return replace(self, passages=passages, page="beginnings" if self.page and passages else None)
 
 
 @dataclass(frozen=True)
