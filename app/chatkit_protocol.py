@@ -74,6 +74,7 @@ from app.models import (
     ChatSession,
     DeltaEvent,
     DoneEvent,
+    FollowUpsEvent,
     MessageBase,
     MessageRole,
     Order,
@@ -286,8 +287,8 @@ class _TurnView:
         match told:
             case MessageBase():
                 yield from self._begin(told)
-            case SourcesEvent():
-                pass  # Which of them the answer cites, its end says.
+            case SourcesEvent() | FollowUpsEvent():
+                pass  # Which sources the answer cites, its end says; and nobody asks for follow-up questions.
             case DeltaEvent():
                 yield self._updated(AssistantMessageContentPartTextDelta(content_index=0, delta=told.text))
             case DoneEvent():
