@@ -36,6 +36,9 @@ from tests.test_model_servers import BUSY, OUT_OF_ORDER, QUOTA, TOO_LONG, error_
 pytestmark = on_one_database
 
 
+ZIPPED: dict[str, Any] = {"content-encoding": "gzip"}
+
+
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.llm.FIRST_RETRY_WAIT_SECONDS", 0.0)
@@ -50,6 +53,11 @@ def head(*lines: str, body: bytes = b"") -> Reply:
         await exchange.close()
 
     return reply
+
+
+async def ending(service: Service) -> Any:
+    """Ask, and return the stream's last event."""
+    return (await all_events(service))[-1]
 
 
 TRANSIENT: dict[str, Reply] = {
@@ -76,7 +84,7 @@ TRANSIENT: dict[str, Reply] = {
     "too many headers": head("HTTP/1.1 200 OK", *(f"x-{n}: 1" for n in range(200)), "content-length: 0"),
     "a header that is none": head("HTTP/1.1 200 OK", "no colon", "content-length: 0"),
     "a chunk that is none": head("HTTP/1.1 200 OK", "transfer-encoding: chunked", body=b"zz\r\n"),
-    "a body that is not zipped": raw_body(b"no", "application/json", **{"content-encoding": "gzip"}),
+    "a body that is not zipped": raw_body(b"no", "application/json", **ZIPPED),
 }
 
 
@@ -258,7 +266,7 @@ async def test_a_context_that_is_full_in_the_middle_cuts_the_answer_off(
 ) -> None:
     model_server.enqueue(raw_stream(PIECES, event(error={"code": 500, "message": "Context size has been exceeded."})))
 
-    assert (await all_events(service))[-1] == ("done", IsPartialDict(response=ANSWER, truncated=True))
+    assert await ending(service) == ("done", IsPartialDict(response=ANSWER, truncated=True))
 
 
 async def speak_slowly(exchange: Exchange) -> None:
@@ -276,7 +284,7 @@ async def test_an_answer_may_stream_for_longer_than_the_model_may_be_silent(
     service = await serve(OPENAI_TIMEOUT_SECONDS="1.5")
     model_server.enqueue(speak_slowly)
 
-    assert (await all_events(service))[-1] == ("done", IsPartialDict(response="0.1.2.3.4.5.6.7."))
+    assert await ending(service) == ("done", IsPartialDict(response="0.1.2.3.4.5.6.7."))
 
 
 async def test_a_model_that_falls_silent_is_given_up(serve: Serve, model_server: FakeOpenAI) -> None:
@@ -291,7 +299,7 @@ async def test_a_model_that_falls_silent_is_given_up(serve: Serve, model_server:
 
     model_server.enqueue(ping_for_ever)
 
-    assert (await all_events(service))[-1] == ("error", {"error": IsPartialDict(code="openai_timeout")})
+    assert await ending(service) == ("error", {"error": IsPartialDict(code="openai_timeout")})
     assert len(model_server.requests) == 1
 
 
@@ -306,7 +314,7 @@ async def test_an_answer_has_an_end_however_steadily_it_streams(serve: Serve, mo
 
     model_server.enqueue(speak_for_ever)
 
-    assert (await all_events(service))[-1] == ("error", {"error": IsPartialDict(code="openai_timeout")})
+    assert await ending(service) == ("error", {"error": IsPartialDict(code="openai_timeout")})
 
 
 async def test_a_turn_has_an_end_although_its_database_is_held_up(
@@ -338,7 +346,7 @@ async def test_a_number_of_tokens_that_cannot_be_believed_is_none(
     model_server.enqueue(raw_body(counted, "application/json"), raw_stream(streamed, DONE))
 
     assert (await service.chat()).json()["response"] == ANSWER
-    assert (await all_events(service))[-1] == ("done", IsPartialDict(response=ANSWER))
+    assert await ending(service) == ("done", IsPartialDict(response=ANSWER))
     assert (await service.chat()).status_code == 200
     assert {message.prompt_tokens for message in (await service.tables.messages())[:4]} == {None}
 
@@ -396,13 +404,13 @@ async def test_a_reader_learns_that_an_answer_was_cut_off(
     model_server.enqueue(completion(ANSWER, reason), raw_stream(PIECES, chunk(finish_reason=reason), DONE))
 
     asked = [await service.client.post("/chat", json={"message": "Why?"}, headers=key) for _ in range(2)]
-    streamed = await all_events(service)
+    streamed = await ending(service)
     session_id = asked[0].json()["session_id"]
     items = (await service.client.get(f"/chat/{session_id}/messages")).json()["data"]
     whole_one = await service.chat("And then?", session_id=session_id)
 
     assert [response.json() for response in asked] == [IsPartialDict(response=ANSWER, truncated=True)] * 2
-    assert streamed[-1] == ("done", IsPartialDict(response=ANSWER, truncated=True))
+    assert streamed == ("done", IsPartialDict(response=ANSWER, truncated=True))
     assert [item.get("truncated") for item in items] == [None, True]
     assert set(whole_one.json()) == {"response", "session_id", "timestamp"}
 
@@ -424,7 +432,7 @@ async def test_a_small_body_that_holds_a_large_one_is_given_up(
     service: Service, model_server: FakeOpenAI, path: str
 ) -> None:
     bomb = gzip.compress(b'{"choices": [{"message": {"content": "' + b"a" * 40_000_000)
-    model_server.enqueue(raw_body(bomb, "application/json", **{"content-encoding": "gzip"}))
+    model_server.enqueue(raw_body(bomb, "application/json", **ZIPPED))
 
     assert (await service.client.post(path, json={"message": "Why?"})).json()["error"]["code"] == "openai_error"
 

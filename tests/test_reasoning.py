@@ -107,8 +107,31 @@ def test_reasoning_alone_is_no_answer(text: str) -> None:
 def test_how_the_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject) -> None:
     parts = st.sampled_from(
         [
-            *("<think>", "</think>", "a", " ", "\n", "`", "```", "<|im_end|>", "<|im_start|>", "assistant", "</s>", "<s>"),
-            *("<|channel|>", "analysis", "final", "<|message|>", "<|end|>", "<|start|>", f"<{OWN}>", "[THINK]", "[/THINK]"),
+            *(
+                "<think>",
+                "</think>",
+                "a",
+                " ",
+                "\n",
+                "`",
+                "```",
+                "<|im_end|>",
+                "<|im_start|>",
+                "assistant",
+                "</s>",
+                "<s>",
+            ),
+            *(
+                "<|channel|>",
+                "analysis",
+                "final",
+                "<|message|>",
+                "<|end|>",
+                "<|start|>",
+                f"<{OWN}>",
+                "[THINK]",
+                "[/THINK]",
+            ),
             *("<", ">", "~~~"),
         ]
     )
