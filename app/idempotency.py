@@ -45,7 +45,7 @@ def turn_ids(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> 
     """Return random ids, or with a key the ids that follow from it."""
     if key is None:
         return TurnIds(uuid.uuid4(), uuid.uuid4())
-    # The reader and the session that the client named are part of the new one's id: others make another request.
+    # The ids also follow from the reader and from the session that the client named: with others it is another request.
     return TurnIds(
         new_session=uuid.uuid5(key, f"session {(request.session_id or '')!a}{owner or ''}"),
         question=uuid.uuid5(key, "message"),
