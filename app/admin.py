@@ -122,9 +122,8 @@ _TURNS = (
         *(_of_turn(name) for name in TOKEN_COUNTS),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
-    .where(
-        col(_question.role) == literal_column("'user'")
-    )  # The index has it as a constant, and is not used for a parameter.
+    # The index has the role as a constant, and is not used for a parameter.
+    .where(col(_question.role) == literal_column("'user'"))
 )
 _UNANSWERED = or_(col(_answer.id).is_(None), and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0))
 
