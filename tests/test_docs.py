@@ -240,7 +240,7 @@ def test_the_two_commands_are_shown_as_they_are() -> None:
 def test_every_request_that_is_shown_is_valid() -> None:
     bodies = [json.loads(shlex.split(command)[-1]) for command in commands() if command.startswith("curl")]
 
-    assert [ChatRequest.model_validate(body).model_dump(exclude_none=True) for body in bodies] == bodies
+    assert [ChatRequest.model_validate(body).model_dump(exclude_unset=True) for body in bodies] == bodies
     assert set().union(*bodies) == set(ChatRequest.model_fields)
 
 
