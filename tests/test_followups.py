@@ -13,9 +13,9 @@ from tests.marks import on_one_database
 
 ANSWER = "A robot walks.\n\n- On legs\n"
 BLOCK = (
-    "\n\n<follow-ups>\n1. How many legs?\n- Why legs [1]?\n\n* How many legs?\nاور یہ؟\nAnd wheels?\n</follow-ups>\n"
+    "\n\n<follow-ups>\n1. How many legs?\n- Why legs [1]?\n\n* How many legs?\nWhy?\nAnd wheels?\n</follow-ups>\n"
 )
-QUESTIONS = ["How many legs?", "Why legs?", "اور یہ؟"]
+QUESTIONS = ["How many legs?", "Why legs?", "Why?"]
 
 
 def split(*pieces: str) -> tuple[str, list[str]]:
