@@ -9,18 +9,22 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from sqlalchemy import Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from app.book.embeddings import Embedder, EmbeddingError
 from app.commands import CommandError, CommandSettings, opened_database, run
+from app.config import Settings
+from app.costs import Cost, costs, notes_on, totals
 from app.database import Database
+from app.gaps import MOST_QUESTIONS, REASONS, AskedGaps, Gap
 from app.models import ChatSession, Message, TokenUsage, read_sources, utc_now
 
 BATCH = 500
@@ -31,6 +35,8 @@ COLUMNS = (
     *("model", "prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "cited"),
 )
 """The columns of the CSV."""
+
+GAP_COLUMNS = ("group", "asked_in_group", "question", "asked", "nothing_found", "not_cited", "negative", "last_asked")
 
 
 def main() -> int:
@@ -51,6 +57,21 @@ def _parser() -> argparse.ArgumentParser:
         help="not answered from the book: without an answer, or with one that cites nothing",
     )
     report.add_argument("--csv", metavar="FILE", help="write a CSV file with all of it; - is the standard output")
+    view = report.add_mutually_exclusive_group()
+    view.add_argument(
+        "--gaps",
+        action="store_const",
+        dest="command",
+        const=_report_gaps,
+        help="show what the book could not answer instead, questions that are alike together, the most frequent first",
+    )
+    view.add_argument(
+        "--cost",
+        action="store_const",
+        dest="command",
+        const=_report_costs,
+        help="show what the answers of each day cost instead, by model",
+    )
     report.set_defaults(command=_report)
     prune = commands.add_parser("prune", help="delete the sessions in which nothing was asked for so many days")
     prune.add_argument("--days", type=_days, required=True, metavar="N")
@@ -76,15 +97,8 @@ def _days(value: str) -> int:
 
 
 async def _report(arguments: argparse.Namespace) -> None:
-    settings = CommandSettings.load()
-    async with opened_database(settings) as database:
-        turns = asked_turns(
-            database,
-            since=arguments.since,
-            until=arguments.until,
-            feedback=arguments.feedback,
-            unanswered=arguments.unanswered,
-        )
+    async with opened_database(CommandSettings.load()) as database:
+        turns = asked_turns(database, *_conditions(arguments))
         with suppress(BrokenPipeError):  # Whoever reads has seen enough.
             if arguments.csv:
                 with _csv_file(arguments.csv) as file:
@@ -92,6 +106,57 @@ async def _report(arguments: argparse.Namespace) -> None:
             else:
                 with _paged() as page:
                     await _write_table(page, turns)
+
+
+async def _report_gaps(arguments: argparse.Namespace) -> None:
+    settings, asked = CommandSettings.load(), AskedGaps()
+    async with opened_database(settings) as database:
+        async for turn in asked_turns(database, *_conditions(arguments), _IS_GAP):
+            asked.add(turn)
+    gaps = await _grouped(asked, settings)
+    if asked.is_cut:
+        _note(f"Only the latest {MOST_QUESTIONS:,} different questions are grouped.")
+    with suppress(BrokenPipeError):
+        if arguments.csv:
+            with _csv_file(arguments.csv) as file:
+                _write_rows(file, GAP_COLUMNS, _gap_rows(gaps))
+        else:
+            with _paged() as page:
+                _write_gaps(page, gaps)
+
+
+async def _grouped(asked: AskedGaps, settings: Settings) -> list[Gap]:
+    """Return the questions in groups by what they mean; without a key, or if the server fails, by their words."""
+    embedder = Embedder(settings)
+    if not embedder.is_available:
+        _note("OPENAI_API_KEY is not set, so the questions are grouped by their words.")
+        return asked.grouped_by_words()
+    try:
+        return await asked.grouped(embedder)
+    except EmbeddingError as error:
+        _note(f"{embedder.model} gave no embeddings ({error.kind}), so the questions are grouped by their words.")
+        return asked.grouped_by_words()
+    finally:
+        await embedder.close()
+
+
+async def _report_costs(arguments: argparse.Namespace) -> None:
+    if arguments.feedback or arguments.unanswered:
+        raise CommandError("--cost counts every answer: it goes with --since, --until and --csv only.")
+    settings = CommandSettings.load()
+    async with opened_database(settings) as database:
+        rows = await costs(database, settings.openai_prices, since=arguments.since, until=arguments.until)
+    with suppress(BrokenPipeError):
+        if arguments.csv:
+            with _csv_file(arguments.csv) as file:
+                _write_rows(file, Cost._fields, rows)
+        else:
+            with _paged() as page:
+                _write_costs(page, rows)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 _TIME, _ID = (inspect(Message).columns[name].type for name in ("created_at", "id"))
@@ -111,24 +176,22 @@ _TURNS = (
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
     .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
 )
-_UNANSWERED = or_(col(_answer.id).is_(None), and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0))
+_CITES_NOTHING = and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0)
+_UNANSWERED = or_(col(_answer.id).is_(None), _CITES_NOTHING)
+_IS_GAP = or_(_CITES_NOTHING, col(_answer.feedback) == "negative")
 
 
-def asked_turns(
-    db: Database,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    feedback: str | None = None,
-    unanswered: bool = False,
-) -> AsyncIterator[Row[Any]]:
-    """Yield the questions with their answers, the newest first, a few hundred rows in memory at a time."""
-    conditions = [
-        *([col(_question.created_at) >= since] if since else []),
-        *([col(_question.created_at) < until] if until else []),
-        *([col(_answer.feedback) == feedback] if feedback else []),
-        *([_UNANSWERED] if unanswered else []),
+def _conditions(arguments: argparse.Namespace) -> list[ColumnElement[bool]]:
+    return [
+        *([col(_question.created_at) >= arguments.since] if arguments.since else []),
+        *([col(_question.created_at) < arguments.until] if arguments.until else []),
+        *([col(_answer.feedback) == arguments.feedback] if arguments.feedback else []),
+        *([_UNANSWERED] if arguments.unanswered else []),
     ]
+
+
+def asked_turns(db: Database, *conditions: ColumnElement[bool]) -> AsyncIterator[Row[Any]]:
+    """Yield the questions with their answers, the newest first, a few hundred rows in memory at a time."""
     place = (col(_question.created_at), col(_question.id))
     return db.walk(_TURNS.where(*conditions), *place, batch=BATCH, descending=True)
 
@@ -153,6 +216,21 @@ async def _write_csv(file: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
     async for turn in turns:
         writer.writerow(map(as_cell, _values(turn)))
     file.flush()
+
+
+def _write_rows(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    writer.writerows([as_cell(value) for value in row] for row in rows)
+    file.flush()
+
+
+def _gap_rows(gaps: Sequence[Gap]) -> Iterator[Sequence[Any]]:
+    for number, gap in enumerate(gaps, 1):
+        for question in gap.questions:
+            reasons = (question.reasons[reason] for reason in REASONS)
+            last_asked = question.last_asked.isoformat(timespec="seconds")
+            yield number, gap.count, question.text, question.count, *reasons, last_asked
 
 
 def _values(turn: Row[Any]) -> Sequence[Any]:
@@ -205,6 +283,29 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
             f"{turn.created_at:%Y-%m-%d %H:%M}  {turn.feedback or '':8}  {cited:>5}  {tokens or '':>7}  {seconds:>7}  "
         )
         print(figures + _on_one_line(said, max(20, width - len(figures)) if width else 200), file=page)
+
+
+def _write_gaps(page: TextIO, gaps: Sequence[Gap]) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    print(
+        f"{'ASKED':>6}  {'NOTHING FOUND':>13}  {'NOT CITED':>9}  {'RATED DOWN':>10}  {'LAST':10}  QUESTIONS", file=page
+    )
+    for gap in gaps:
+        found, cited, rated = (gap.reasons[reason] or "" for reason in REASONS)
+        figures = f"{gap.count:>6,}  {found:>13}  {cited:>9}  {rated:>10}  {gap.last_asked:%Y-%m-%d}  "
+        questions = " / ".join(question.text for question in gap.questions)
+        print(figures + _on_one_line(questions, max(20, width - len(figures)) if width else 200), file=page)
+
+
+def _write_costs(page: TextIO, rows: Sequence[Cost]) -> None:
+    print(f"{'DAY (UTC)':10}  {'ANSWERS':>8}  {'TOKENS IN':>12}  {'TOKENS OUT':>12}  {'COST':>10}  MODEL", file=page)
+    for row in [*rows, *totals(rows)]:
+        day = row.day or "total"
+        money = "" if row.cost is None else f"{row.cost:,.4f}"
+        figures = f"{day!s:10}  {row.answers:>8,}  {row.prompt_tokens:>12,}  {row.completion_tokens:>12,}  {money:>10}"
+        print(f"{figures}  {_on_one_line(row.model, 60)}", file=page)
+    for note in notes_on(rows):
+        print(note, file=page)
 
 
 def _on_one_line(text: str, length: int) -> str:

@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import col
 from starlette.types import ASGIApp
 
-from app import dsn
+from app import admin, dsn
 from app.book.__main__ import main
 from app.config import Settings
 from app.connections import BoundedProtocol
@@ -48,6 +48,7 @@ STRANGERS_TOKEN = "a-strangers-own-token-02"
 ORIGIN = "http://localhost:3000"
 """The origin that may call the service by default."""
 
+type AdminCommand = Callable[..., Awaitable[tuple[int, str]]]
 type BookCommand = Callable[..., tuple[int, str]]
 type CreateDatabase = Callable[[str], str]
 type PlugIn = Callable[[Retriever | Exception], None]
@@ -397,6 +398,23 @@ def book_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
                 status = main()
             except SystemExit as error:
                 status = int(error.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.err + printed.out
+
+    return run
+
+
+@pytest.fixture
+def admin_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> AdminCommand:
+    """Run `python -m app.admin` with these arguments, beside the service; gives its status and what it printed, errors first."""
+
+    async def run(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["app.admin", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            status = await asyncio.to_thread(admin.main)
+        except SystemExit as error:
+            status = int(error.code or 0)
         printed = capsys.readouterr()
         return status, printed.err + printed.out
 
