@@ -12,20 +12,21 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from app.book.embeddings import Embedder, EmbeddingError
 from app.commands import CommandError, CommandSettings, opened_database, run
-from app.config import Settings
 from app.costs import Cost, costs, notes_on, totals
 from app.database import Database
-from app.gaps import MOST_QUESTIONS, REASONS, AskedGaps, Gap
 from app.models import ChatSession, Message, TokenUsage, read_sources, utc_now
+
+if TYPE_CHECKING:
+    from app.book.gaps import Gap, Reason
 
 BATCH = 500
 """How many rows are read, and how many sessions deleted, in one statement."""
@@ -36,7 +37,8 @@ COLUMNS = (
 )
 """The columns of the CSV."""
 
-GAP_COLUMNS = ("group", "asked_in_group", "question", "asked", "nothing_found", "not_cited", "negative", "last_asked")
+_REASONS: tuple["Reason", ...] = ("nothing_found", "not_cited", "negative")
+GAP_COLUMNS = ("group", "asked_in_group", "question", "asked", *_REASONS, "last_asked")
 
 
 def main() -> int:
@@ -109,13 +111,15 @@ async def _report(arguments: argparse.Namespace) -> None:
 
 
 async def _report_gaps(arguments: argparse.Namespace) -> None:
+    if find_spec("app.book") is None:  # The folder can be taken away.
+        raise CommandError("This service has no book.")
+    from app.book.gaps import AskedGaps  # noqa: PLC0415
+
     settings, asked = CommandSettings.load(), AskedGaps()
     async with opened_database(settings) as database:
         async for turn in asked_turns(database, *_conditions(arguments), _IS_GAP):
             asked.add(turn)
-    gaps = await _grouped(asked, settings)
-    if asked.is_cut:
-        _note(f"Only the latest {MOST_QUESTIONS:,} different questions are grouped.")
+    gaps = await asked.grouped(settings, _note)
     with suppress(BrokenPipeError):
         if arguments.csv:
             with _csv_file(arguments.csv) as file:
@@ -123,21 +127,6 @@ async def _report_gaps(arguments: argparse.Namespace) -> None:
         else:
             with _paged() as page:
                 _write_gaps(page, gaps)
-
-
-async def _grouped(asked: AskedGaps, settings: Settings) -> list[Gap]:
-    """Return the questions in groups by what they mean; without a key, or if the server fails, by their words."""
-    embedder = Embedder(settings)
-    if not embedder.is_available:
-        _note("OPENAI_API_KEY is not set, so the questions are grouped by their words.")
-        return asked.grouped_by_words()
-    try:
-        return await asked.grouped(embedder)
-    except EmbeddingError as error:
-        _note(f"{embedder.model} gave no embeddings ({error.kind}), so the questions are grouped by their words.")
-        return asked.grouped_by_words()
-    finally:
-        await embedder.close()
 
 
 async def _report_costs(arguments: argparse.Namespace) -> None:
@@ -225,10 +214,10 @@ def _write_rows(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[An
     file.flush()
 
 
-def _gap_rows(gaps: Sequence[Gap]) -> Iterator[Sequence[Any]]:
+def _gap_rows(gaps: Sequence["Gap"]) -> Iterator[Sequence[Any]]:
     for number, gap in enumerate(gaps, 1):
         for question in gap.questions:
-            reasons = (question.reasons[reason] for reason in REASONS)
+            reasons = (question.reasons[reason] for reason in _REASONS)
             last_asked = question.last_asked.isoformat(timespec="seconds")
             yield number, gap.count, question.text, question.count, *reasons, last_asked
 
@@ -285,13 +274,13 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
         print(figures + _on_one_line(said, max(20, width - len(figures)) if width else 200), file=page)
 
 
-def _write_gaps(page: TextIO, gaps: Sequence[Gap]) -> None:
+def _write_gaps(page: TextIO, gaps: Sequence["Gap"]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     print(
         f"{'ASKED':>6}  {'NOTHING FOUND':>13}  {'NOT CITED':>9}  {'RATED DOWN':>10}  {'LAST':10}  QUESTIONS", file=page
     )
     for gap in gaps:
-        found, cited, rated = (gap.reasons[reason] or "" for reason in REASONS)
+        found, cited, rated = (gap.reasons[reason] or "" for reason in _REASONS)
         figures = f"{gap.count:>6,}  {found:>13}  {cited:>9}  {rated:>10}  {gap.last_asked:%Y-%m-%d}  "
         questions = " / ".join(question.text for question in gap.questions)
         print(figures + _on_one_line(questions, max(20, width - len(figures)) if width else 200), file=page)

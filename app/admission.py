@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from app.conversations import is_answered
 from app.dependencies import StateRequest
 from app.errors import RateLimitedError
-from app.idempotency import identity_of, turn_ids
+from app.idempotency import identity_of, question_id
 from app.models import ChatRequest
 from app.ratelimit import Allowance
 
@@ -50,7 +50,7 @@ async def _is_paid(
         return False
     if request.state["broadcasts"].get(identity):
         return True
-    return await is_answered(request.state["database"], turn_ids(question, owner, idempotency_key).question)
+    return await is_answered(request.state["database"], question_id(idempotency_key))
 
 
 async def _refuse(error: RateLimitedError) -> None:

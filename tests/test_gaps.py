@@ -11,10 +11,10 @@ import pytest
 from dirty_equals import IsStr
 from sqlalchemy import insert
 
-from app import gaps
+from app.book import gaps
 from app.book.embeddings import Embedder
+from app.book.gaps import AskedGaps
 from app.config import Settings
-from app.gaps import AskedGaps
 from app.models import ChatSession, Message, MessageRole, utc_now
 from app.retrieval import Passage, Query
 from tests.conftest import AdminCommand, PlugIn, Service
@@ -48,7 +48,9 @@ async def test_questions_that_the_book_did_not_answer_are_grouped_the_most_frequ
     plug_in(find)
     model_server.enqueue(completion("Two [1]."), completion("Two [1]."), completion("It does not say."))
     await ask_all(service, "How many legs?", "Which leg is longest?", "Whose leg is it?")
-    await ask_all(service, "What is a lidar sensor?", "Explain what a lidar sensor is!", "what is a  lidar sensor", "Why?")
+    await ask_all(
+        service, "What is a lidar sensor?", "Explain what a lidar sensor is!", "what is a  lidar sensor", "Why?"
+    )
     await service.chat("And this?", selected_text="A text.")
     model_server.enqueue(failure(500))
     await service.chat("What is a lidar sensor?")
@@ -135,24 +137,24 @@ async def test_many_different_questions_are_grouped_by_meaning(
     for number, subject in enumerate([*subjects, *subjects[:20], *subjects[:10]]):
         asked.add(turn(f"{subject} form{number}"))
 
-    found = await asked.grouped(embedder)
+    found = await asked.grouped_by_meaning(embedder)
     await embedder.close()
 
     assert [gap.count for gap in found] == [*[3] * 10, *[2] * 10, *[1] * 10]
     assert all(len({question.text.split()[0] for question in gap.questions}) == 1 for gap in found)
 
 
-def test_only_the_latest_questions_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_latest_questions_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_ENV", "development")
     monkeypatch.setattr(gaps, "MOST_QUESTIONS", 2)
-    asked = AskedGaps()
+    asked, notes = AskedGaps(), list[str]()
     for minute, question in enumerate(("Legs?", "Wheels?", "Arms?", "legs")):
         asked.add(turn(question, 59 - minute))
 
-    found = asked.grouped_by_words()
+    found = await asked.grouped(Settings.load(), notes.append)
 
-    assert asked.is_cut
+    assert notes[0] == "Only the latest 2 different questions are grouped."
     assert [(gap.questions[0].text, gap.count) for gap in found] == [("Legs?", 2), ("Wheels?", 1)]
-    assert AskedGaps().grouped_by_words() == []
 
 
 async def answered(service: Service, *answers: tuple[str, str | None, int | None, int | None]) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Row
 
-from app.book.embeddings import Embedder, Vector
+from app.book.embeddings import Embedder, EmbeddingError, Vector
 from app.book.questions import shortened
 from app.book.words import searchable, without_common
+from app.config import Settings
 
 MOST_QUESTIONS = 2_000
 """How many different questions are grouped at most: the latest ones."""
@@ -34,10 +35,8 @@ _UNRELATED = (
 )
 """Models differ in how close to each other they put questions that have nothing in common."""
 
-type Reason = Literal["nothing found", "not cited", "negative"]
+type Reason = Literal["nothing_found", "not_cited", "negative"]
 """No passage was found; none of those that were found is cited; the reader was not content."""
-
-REASONS: tuple[Reason, ...] = ("nothing found", "not cited", "negative")
 
 
 @dataclass
@@ -81,21 +80,39 @@ class AskedGaps:
 
     def __init__(self) -> None:
         self._questions: dict[str, AskedGap] = {}
-        self.is_cut = False
-        """Whether there were more than MOST_QUESTIONS."""
+        self._is_cut = False
 
     def add(self, turn: Row[Any]) -> None:
         """Add a turn of the report."""
         key = " ".join(searchable(turn.question).casefold().split()) or turn.question
         if key not in self._questions:
             if len(self._questions) >= MOST_QUESTIONS:
-                self.is_cut = True
+                self._is_cut = True
                 return
             self._questions[key] = AskedGap(turn.question, turn.created_at)
         self._questions[key].reasons[_reason(turn)] += 1
 
-    async def grouped(self, embedder: Embedder) -> list[Gap]:
-        """Return the questions in groups by what they mean, the most frequent first; raises EmbeddingError."""
+    async def grouped(self, settings: Settings, note: Callable[[str], None]) -> list[Gap]:
+        """Return the questions in groups, the most frequent first: by what they mean, or else by their words.
+
+        What the groups do not say is noted: that there are no embeddings, or that there were more questions.
+        """
+        if self._is_cut:
+            note(f"Only the latest {MOST_QUESTIONS:,} different questions are grouped.")
+        embedder = Embedder(settings)
+        if not embedder.is_available:
+            note("OPENAI_API_KEY is not set, so the questions are grouped by their words.")
+            return self.grouped_by_words()
+        try:
+            return await self.grouped_by_meaning(embedder)
+        except EmbeddingError as error:
+            note(f"{embedder.model} gave no embeddings ({error.kind}), so the questions are grouped by their words.")
+            return self.grouped_by_words()
+        finally:
+            await embedder.close()
+
+    async def grouped_by_meaning(self, embedder: Embedder) -> list[Gap]:
+        """Return the questions in groups by what they mean; raises EmbeddingError."""
         questions = list(self._questions.values())
         vectors = await embedder.embed([*_UNRELATED, *(shortened(question.text) for question in questions)])
         unrelated = fmean(math.sumprod(*pair) for pair in combinations(vectors[: len(_UNRELATED)], 2))
@@ -109,7 +126,7 @@ class AskedGaps:
         )
 
     def grouped_by_words(self) -> list[Gap]:
-        """Return the questions in groups by the words that they have in common, the most frequent first."""
+        """Return the questions in groups by the words that they have in common."""
         questions = list(self._questions.values())
         words = [_words(question.text) for question in questions]
         in_questions = Counter(word for each in words for word in each)
@@ -120,7 +137,7 @@ class AskedGaps:
 def _reason(turn: Row[Any]) -> Reason:
     if turn.feedback == "negative":
         return "negative"
-    return "not cited" if turn.retrieved else "nothing found"
+    return "not_cited" if turn.retrieved else "nothing_found"
 
 
 class _Meaning(NamedTuple):
