@@ -396,7 +396,7 @@ async def test_a_failure_status_of_the_model_is_an_openai_error(
 
     assert response.status_code == 500
     body = error_body(response, "openai_error")
-    assert response.json() == {"error": {**body["error"], "message": message}}
+    assert response.json() == {"error": {**body["error"], "message": message, "retryable": message != OUT_OF_ORDER}}
     assert "Retry-After" not in response.headers
     assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
     traceback = error_record(service, "openai.error", response)["traceback"]
