@@ -23,13 +23,17 @@ from sqlmodel import col
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.costs import Cost, costs, notes_on, totals
 from app.database import Database
-from app.models import ChatSession, Message, TokenUsage, read_sources, utc_now
+from app.models import ChatSession, Message, TokenUsage, read_sources, storable, utc_now
+from app.pause import READING_SECONDS, begin_pause, end_pause
 
 if TYPE_CHECKING:
     from app.book.gaps import Gap, Reason
 
 BATCH = 500
 """How many rows are read, and how many sessions deleted, in one statement."""
+
+LONGEST_MESSAGE = 500
+"""How long what readers are told of a pause may be."""
 
 COLUMNS = (
     *("time", "session_id", "question", "selected_text", "answer", "sources", "feedback", "comment"),
@@ -79,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--days", type=_days, required=True, metavar="N")
     prune.add_argument("--dry-run", action="store_true", help="only count them")
     prune.set_defaults(command=_prune)
+    pause = commands.add_parser("pause", help="refuse questions from now on, and tell readers why")
+    pause.add_argument("--message", type=_message, metavar="TEXT", help="what readers are told")
+    pause.set_defaults(command=_pause)
+    resume = commands.add_parser("resume", help="answer questions again")
+    resume.set_defaults(command=_resume)
     return parser
 
 
@@ -96,6 +105,17 @@ def _days(value: str) -> int:
     if not (value.isdecimal() and 0 < int(value) < (utc_now().date() - date.min).days):
         raise argparse.ArgumentTypeError("must be a number of days")
     return int(value)
+
+
+def _message(value: str) -> str:
+    text = value.strip()
+    try:
+        storable(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 < len(text) <= LONGEST_MESSAGE:
+        raise argparse.ArgumentTypeError(f"must have from 1 to {LONGEST_MESSAGE} characters")
+    return text
 
 
 async def _report(arguments: argparse.Namespace) -> None:
@@ -335,6 +355,22 @@ async def _prune(arguments: argparse.Namespace) -> None:
             count, done = await prune(database, before=before), "deleted"
     since = f"in which nothing was asked since {before:%Y-%m-%d %H:%M} UTC"
     print(f"{count:,} session{'' if count == 1 else 's'} {done}, {since}.")  # noqa: T201
+
+
+async def _pause(arguments: argparse.Namespace) -> None:
+    async with opened_database(CommandSettings.load()) as database:
+        await begin_pause(database, arguments.message)
+    print(f"Paused: within {READING_SECONDS:.0f} seconds, every process refuses questions. {_RESUME}")  # noqa: T201
+
+
+_RESUME = "To go on: python -m app.admin resume"
+
+
+async def _resume(_arguments: argparse.Namespace) -> None:
+    async with opened_database(CommandSettings.load()) as database:
+        was_paused = await end_pause(database)
+    said = f"Questions are answered again within {READING_SECONDS:.0f} seconds." if was_paused else "It was not paused."
+    print(said)  # noqa: T201
 
 
 if __name__ == "__main__":

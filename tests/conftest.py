@@ -34,7 +34,7 @@ from app.config import Settings
 from app.connections import BoundedProtocol
 from app.dependencies import get_retriever
 from app.main import app
-from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
+from app.models import ChatSession, Message, MessageRole, Pause, TokenUsage, utc_now
 from app.retrieval import Retriever
 from tests.browser import Browser, Visit, readers, running_chromium
 from tests.fake_openai import FakeOpenAI
@@ -253,7 +253,7 @@ class Tables:
 
     async def clear(self) -> None:
         async with self.engine.begin() as connection:
-            for table in (ChatSession, TokenUsage):
+            for table in (ChatSession, TokenUsage, Pause):
                 await connection.execute(delete(table))
 
 

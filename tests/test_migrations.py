@@ -24,7 +24,7 @@ from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer
 
-TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings", "token_usage"}
+TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings", "token_usage", "pauses"}
 
 
 def tables(url: str) -> set[str]:
@@ -176,6 +176,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.duration_ms integer null",
         "messages.retrieved integer null",
         "messages.cited integer null",
+        "pauses.id smallint",
+        "pauses.message text null",
+        "pauses.began_at timestamp with time zone",
         "token_usage.day date",
         "token_usage.process uuid",
         "token_usage.tokens bigint",
@@ -202,6 +205,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
+        "pauses: PRIMARY KEY (id)",
         "token_usage: PRIMARY KEY (day, process)",
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
@@ -262,6 +266,9 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.duration_ms INTEGER null",
         "messages.retrieved INTEGER null",
         "messages.cited INTEGER null",
+        "pauses.id SMALLINT",
+        "pauses.message TEXT null",
+        "pauses.began_at DATETIME",
         "token_usage.day DATE",
         "token_usage.process CHAR(32)",
         "token_usage.tokens BIGINT",
