@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BATCH = 500
 """How many rows are read, and how many sessions deleted, in one statement."""
 
+MOST_PROCESSES = 10_000
 LONGEST_MESSAGE = 500
 """How long what readers are told of a pause may be."""
 
@@ -88,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     pause.set_defaults(command=_pause)
     resume = commands.add_parser("resume", help="answer questions again")
     resume.set_defaults(command=_resume)
+    doctor = commands.add_parser("doctor", help="look for what would fail a deployment; status 1 if there is anything")
+    doctor.add_argument(
+        "--ask", action="store_true", help="also ask the model for a small answer, which costs a few tokens"
+    )
+    doctor.add_argument("--processes", type=_processes, default=1, metavar="N", help="how many processes there will be")
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -104,6 +111,12 @@ def _moment(value: str) -> datetime:
 def _days(value: str) -> int:
     if not (value.isdecimal() and 0 < int(value) < (utc_now().date() - date.min).days):
         raise argparse.ArgumentTypeError("must be a number of days")
+    return int(value)
+
+
+def _processes(value: str) -> int:
+    if not (value.isdecimal() and 0 < int(value) <= MOST_PROCESSES):
+        raise argparse.ArgumentTypeError("must be a number of processes")
     return int(value)
 
 
@@ -371,6 +384,20 @@ async def _resume(_arguments: argparse.Namespace) -> None:
         was_paused = await end_pause(database)
     said = f"Questions are answered again within {READING_SECONDS:.0f} seconds." if was_paused else "It was not paused."
     print(said)  # noqa: T201
+
+
+async def _doctor(arguments: argparse.Namespace) -> None:
+    from app.doctor import examine  # noqa: PLC0415  # The model's client takes long to import.
+
+    faults = advice = 0
+    async for finding in examine(ask=arguments.ask, processes=arguments.processes):
+        print(finding, flush=True)  # noqa: T201
+        faults += finding.verdict == "FAULT"
+        advice += finding.verdict == "advice"
+    counted = f"{faults} fault{'' if faults == 1 else 's'}, {advice} piece{'' if advice == 1 else 's'} of advice."
+    if faults:
+        raise CommandError(counted)
+    print(counted)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The book: whether there is one, whether its website may ask, and whether questions can be compared with it."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.config import Settings
+from app.database import Database
+from app.doctor.findings import CHECK_SECONDS, Finding
+from app.errors import DatabaseError
+from app.models import EMBEDDING_DIMENSIONS
+from app.pause import read_pause
+
+
+async def examine_book(database: Database, settings: Settings) -> list[Finding]:
+    """Return what is found of the book, and of a pause; tables that are missing were reported before."""
+    findings = []
+    try:
+        if pause := await read_pause(database):
+            since = f"{pause.began_at:%Y-%m-%d %H:%M} UTC"
+            said = f"Questions are refused since {since}. To go on: python -m app.admin resume"
+            findings.append(Finding("advice", "pause", said))
+    except DatabaseError:
+        pass
+    if find_spec("app.book") is None:  # The folder can be taken away.
+        return findings
+    from app.book.search import Book  # noqa: PLC0415
+    from app.book.statements import PAGES_POSTGRESQL, PAGES_SQLITE, STATE_POSTGRESQL, STATE_SQLITE  # noqa: PLC0415
+
+    is_sqlite = database.dsn.sqlite
+    try:
+        book = Book(await database.execute((STATE_SQLITE if is_sqlite else STATE_POSTGRESQL, {})))
+        pages = [row.page for row in await database.execute((PAGES_SQLITE if is_sqlite else PAGES_POSTGRESQL, {}))]
+    except DatabaseError:
+        return findings
+    if not book.chunks:
+        said = "There is no book, so the model answers from what it knows. To read one in: python -m app.book ingest"
+        return [*findings, Finding("advice", "book", said)]
+    findings.append(Finding("ok", "book", f"{len(pages):,} pages, {book.chunks:,} chunks."))
+    findings += _origins(pages, settings)
+    if settings.openai_api_key:
+        findings.append(await _meaning(book, database, settings))
+    return findings
+
+
+def _origins(pages: Iterable[str | None], settings: Settings) -> Iterator[Finding]:
+    """Yield a fault for each website of the book whose pages may not ask."""
+    places = {urlsplit(page)[:2] for page in pages if page}
+    for scheme, host in sorted(places):
+        origin = f"{scheme}://{host}"
+        matches = settings.cors_origin_regex and re.fullmatch(settings.cors_origin_regex, origin)
+        if scheme in {"http", "https"} and not matches and not {"*", origin} & {*settings.cors_origins}:
+            said = f"The book is at {origin}, whose pages may not ask. Add it to CORS_ORIGINS."
+            yield Finding("advice" if settings.development else "FAULT", "websites", said)
+
+
+async def _meaning(book: Any, database: Database, settings: Settings) -> Finding:
+    """Return whether questions can be compared with the book by their meaning; without it, words alone decide."""
+    from app.book.embeddings import Embedder, EmbeddingError  # noqa: PLC0415
+
+    embedder, by_words = Embedder(settings), "so the book is searched by words alone"
+    model, known = embedder.model, book.dimensions(embedder.model)
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            [vector] = await embedder.embed(["What is a robot?"])
+    except (EmbeddingError, TimeoutError) as error:
+        kind = error.kind if isinstance(error, EmbeddingError) else "timeout"
+        said = f"{model} gives no embeddings of at most {EMBEDDING_DIMENSIONS} dimensions ({kind}), {by_words}."
+        return Finding("advice", "embeddings", f"{said} Set OPENAI_EMBEDDING_MODEL to one that the server has.")
+    finally:
+        await embedder.close()
+    if known is None:
+        others = ", ".join(sorted({name for name, _ in book.embeddings}))
+        said = f"The book has embeddings of {others}" if others else "The book has no embeddings"
+        again = "Read it in again, or set OPENAI_EMBEDDING_MODEL."
+        return Finding("advice", "embeddings", f"{said} and none of {model}, {by_words}. {again}")
+    if known != len(vector):
+        said = f"{model} gives {len(vector)} dimensions, and the book's embeddings have {known}, {by_words}."
+        return Finding("advice", "embeddings", f"{said} Read the book in again.")
+    if not database.dsn.sqlite and not book.vector_schema:
+        said = f"documents.embedding is real[], {by_words}. Install pgvector, and run:"
+        run = f"ALTER TABLE documents ALTER COLUMN embedding TYPE vector({EMBEDDING_DIMENSIONS});"
+        return Finding("advice", "embeddings", f"{said} {run}")
+    return Finding("ok", "embeddings", f"{model} gives {known} dimensions, as the book has them.")
