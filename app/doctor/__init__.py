@@ -22,6 +22,9 @@ from app.errors import DatabaseError
 from app.ratelimit import RateLimiter
 
 _SHORTEST_SECRET = 4
+_OF_MODEL = frozenset(
+    {"openai_api_key", "openai_base_url", "openai_custom_headers", "openai_org_id", "openai_project_id"}
+)
 
 
 async def examine(*, ask: bool = False, processes: int = 1) -> AsyncIterator[Finding]:
@@ -37,7 +40,7 @@ async def examine(*, ask: bool = False, processes: int = 1) -> AsyncIterator[Fin
         parts.append(_sites(settings))
     if "database_url" not in broken:
         parts.append(_database(settings, processes))
-    if "openai_api_key" not in broken:
+    if not _OF_MODEL & broken.keys():
         parts.append(examine_model(settings, ask=ask))
     secrets = [secret for secret in settings.secrets if len(secret) >= _SHORTEST_SECRET]
     for part in parts:
@@ -55,7 +58,10 @@ def read_settings() -> tuple[Settings, dict[str, str]]:
     except SettingsError as error:
         wrong = [line.split(maxsplit=1) for line in str(error).splitlines()[1:]]
     broken = {name.lower(): why for name, why in wrong}
-    return _Settings(**{name: Settings.model_fields[name].get_default() for name in broken}), broken
+    defaults = {name: Settings.model_fields[name].get_default() for name in broken}
+    if _OF_MODEL & broken.keys():  # The key must not be sent to another server than its own.
+        defaults["openai_api_key"] = None
+    return _Settings(**defaults), broken
 
 
 class _Settings(CommandSettings):

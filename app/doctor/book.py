@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.config import Settings
+from app.config import Settings, SettingsError
 from app.database import Database
 from app.doctor.findings import CHECK_SECONDS, Finding
 from app.errors import DatabaseError
@@ -24,7 +24,7 @@ async def examine_book(database: Database, settings: Settings) -> list[Finding]:
             said = f"Questions are refused since {since}. To go on: python -m app.admin resume"
             findings.append(Finding("advice", "pause", said))
     except DatabaseError:
-        pass
+        pass  # The tables were looked at before.
     if find_spec("app.book") is None:  # The folder can be taken away.
         return findings
     from app.book.search import Book  # noqa: PLC0415
@@ -66,17 +66,18 @@ async def _meaning(book: Any, database: Database, settings: Settings) -> Finding
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             [vector] = await embedder.embed(["What is a robot?"])
-    except (EmbeddingError, TimeoutError) as error:
-        kind = error.kind if isinstance(error, EmbeddingError) else "timeout"
+    except (EmbeddingError, SettingsError, TimeoutError) as error:
+        kind = error.kind if isinstance(error, EmbeddingError) else type(error).__name__
         said = f"{model} gives no embeddings of at most {EMBEDDING_DIMENSIONS} dimensions ({kind}), {by_words}."
         return Finding("advice", "embeddings", f"{said} Set OPENAI_EMBEDDING_MODEL to one that the server has.")
     finally:
         await embedder.close()
     if known is None:
-        others = ", ".join(sorted({name for name, _ in book.embeddings}))
-        said = f"The book has embeddings of {others}" if others else "The book has no embeddings"
+        others = ", ".join(sorted({name for name, _ in book.embeddings})) or "no model"
         again = "Read it in again, or set OPENAI_EMBEDDING_MODEL."
-        return Finding("advice", "embeddings", f"{said} and none of {model}, {by_words}. {again}")
+        return Finding(
+            "advice", "embeddings", f"The book has embeddings of {others}, not of {model}, {by_words}. {again}"
+        )
     if known != len(vector):
         said = f"{model} gives {len(vector)} dimensions, and the book's embeddings have {known}, {by_words}."
         return Finding("advice", "embeddings", f"{said} Read the book in again.")

@@ -41,7 +41,7 @@ async def examine_tables(database: Database, settings: Settings) -> list[Finding
     if VERSION_TABLE in visible and "SELECT" not in visible[VERSION_TABLE].missing:
         findings.append(await _revision(database))
     missing = sorted(set(names) - set(visible))
-    if missing and not any(finding.verdict == "FAULT" for finding in findings):
+    if missing and not any((finding.verdict, finding.subject) == ("FAULT", "tables") for finding in findings):
         said = f"The tables {', '.join(missing)} are missing. Run: alembic upgrade head"
         findings.append(Finding("FAULT", "tables", said))
     return findings
