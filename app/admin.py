@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
+from sqlalchemy import ColumnElement, Label, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.costs import Cost, costs, notes_on, totals
 from app.database import Database
-from app.models import ChatSession, Message, TokenUsage, read_sources, storable, utc_now
+from app.models import TOKEN_COUNTS, ChatSession, Message, TokenUsage, read_sources, storable, utc_now
 from app.pause import READING_SECONDS, begin_pause, end_pause
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ LONGEST_MESSAGE = 500
 COLUMNS = (
     *("time", "session_id", "question", "selected_text", "answer", "sources", "feedback", "comment"),
     *("model", "prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "cited"),
+    *("cached_tokens", "reasoning_tokens", "service_tier", "truncated"),
 )
 """The columns of the CSV."""
 
@@ -167,7 +168,7 @@ async def _report_costs(arguments: argparse.Namespace) -> None:
         raise CommandError("--cost counts every answer: it goes with --since, --until and --csv only.")
     settings = CommandSettings.load()
     async with opened_database(settings) as database:
-        rows = await costs(database, settings.openai_prices, since=arguments.since, until=arguments.until)
+        rows = await costs(database, settings, since=arguments.since, until=arguments.until)
     with suppress(BrokenPipeError):
         if arguments.csv:
             with _csv_file(arguments.csv) as file:
@@ -183,6 +184,14 @@ def _note(text: str) -> None:
 
 _TIME, _ID = (inspect(Message).columns[name].type for name in ("created_at", "id"))
 _question, _answer = aliased(Message), aliased(Message)
+
+
+def _of_turn(name: str) -> Label[int]:
+    """Return how many tokens a turn took: those of its answer, and those of answers that failed, which its question has."""
+    failed, answered = getattr(_question, name), getattr(_answer, name)
+    return func.coalesce(failed + answered, failed, answered).label(name)
+
+
 _TURNS = (
     select(
         col(_question.created_at),
@@ -193,7 +202,11 @@ _TURNS = (
         col(_answer.sources),
         col(_answer.feedback),
         col(_answer.feedback_comment),
-        *(getattr(_answer, name) for name in COLUMNS[COLUMNS.index("model") :]),
+        *(
+            getattr(_answer, name)
+            for name in ("model", "duration_ms", "retrieved", "cited", "service_tier", "truncated")
+        ),
+        *(_of_turn(name) for name in TOKEN_COUNTS),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
     .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
@@ -262,6 +275,7 @@ def _values(turn: Row[Any]) -> Sequence[Any]:
         *(turn.session_id, turn.question, turn.selected_text, turn.answer, sources),
         *(turn.feedback, turn.feedback_comment, turn.model),
         *(turn.prompt_tokens, turn.completion_tokens, turn.duration_ms, turn.retrieved, turn.cited),
+        *(turn.cached_tokens, turn.reasoning_tokens, turn.service_tier, "true" if turn.truncated else None),
     )
 
 
@@ -300,7 +314,8 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
         seconds = f"{turn.duration_ms / 1000:.1f}" if turn.duration_ms is not None else ""
         excerpt = f"“{_on_one_line(turn.selected_text, 40)}” " if turn.selected_text else ""
         comment = f" ({_on_one_line(turn.feedback_comment, 80)})" if turn.feedback_comment else ""
-        said = f"{excerpt}{turn.question} → {turn.answer or 'no answer'}{comment}"
+        end = " (cut off)" if turn.truncated else ""
+        said = f"{excerpt}{turn.question} → {turn.answer or 'no answer'}{end}{comment}"
         figures = (
             f"{turn.created_at:%Y-%m-%d %H:%M}  {turn.feedback or '':8}  {cited:>5}  {tokens or '':>7}  {seconds:>7}  "
         )
@@ -320,12 +335,15 @@ def _write_gaps(page: TextIO, gaps: Sequence["Gap"]) -> None:
 
 
 def _write_costs(page: TextIO, rows: Sequence[Cost]) -> None:
-    print(f"{'DAY (UTC)':10}  {'ANSWERS':>8}  {'TOKENS IN':>12}  {'TOKENS OUT':>12}  {'COST':>10}  MODEL", file=page)
+    print(
+        f"{'DAY (UTC)':10}  {'ANSWERS':>8}  {'TOKENS IN':>12}  {'CACHED':>12}  {'TOKENS OUT':>12}  {'COST':>10}  MODEL",
+        file=page,
+    )
     for row in [*rows, *totals(rows)]:
         day = row.day or "total"
         money = "" if row.cost is None else f"{row.cost:,.4f}"
-        figures = f"{day!s:10}  {row.answers:>8,}  {row.prompt_tokens:>12,}  {row.completion_tokens:>12,}  {money:>10}"
-        print(f"{figures}  {_on_one_line(row.model, 60)}", file=page)
+        tokens = f"{row.prompt_tokens:>12,}  {f'{row.cached_tokens:,}' if row.cached_tokens else '':>12}  {row.completion_tokens:>12,}"
+        print(f"{day!s:10}  {row.answers:>8,}  {tokens}  {money:>10}  {_on_one_line(row.model, 60)}", file=page)
     for note in notes_on(rows):
         print(note, file=page)
 

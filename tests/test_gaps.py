@@ -17,7 +17,7 @@ from app.book.gaps import AskedGaps
 from app.config import Settings
 from app.models import ChatSession, Message, MessageRole, utc_now
 from app.retrieval import Passage, Query
-from tests.conftest import AdminCommand, PlugIn, Service
+from tests.conftest import AdminCommand, PlugIn, Serve, Service
 from tests.fake_openai import FakeOpenAI, completion, failure
 from tests.marks import on_one_database
 from tests.test_admin import rate
@@ -157,8 +157,8 @@ async def test_only_the_latest_questions_are_grouped(monkeypatch: pytest.MonkeyP
     assert [(gap.questions[0].text, gap.count) for gap in found] == [("Legs?", 2), ("Wheels?", 1)]
 
 
-async def answered(service: Service, *answers: tuple[str, str | None, int | None, int | None]) -> None:
-    """Record answers: the time, the model, and the tokens of prompt and completion."""
+async def answered(service: Service, *answers: tuple[str, str | None, int | None, int | None, int | None]) -> None:
+    """Record answers: the time, the model, and the tokens of the prompt, of its cached part, and of the completion."""
     session_id, now = uuid.uuid4(), utc_now()
     rows = [
         {
@@ -169,9 +169,10 @@ async def answered(service: Service, *answers: tuple[str, str | None, int | None
             "created_at": datetime.fromisoformat(time),
             "model": model,
             "prompt_tokens": prompt,
+            "cached_tokens": cached,
             "completion_tokens": completion_,
         }
-        for time, model, prompt, completion_ in answers
+        for time, model, prompt, cached, completion_ in answers
     ]
     async with service.tables.engine.begin() as connection:
         await connection.execute(insert(ChatSession).values(id=session_id, created_at=now, updated_at=now))
@@ -184,12 +185,12 @@ async def test_the_cost_of_each_day_is_shown_by_model(
     monkeypatch.setenv("OPENAI_PRICES", '{"own": {"input": 1000, "output": 10000}}')
     await answered(
         service,
-        ("2026-11-01T23:59:59.9+00:00", "gpt-5.4-mini-2026-03-17", 1_000_000, 100_000),
-        ("2026-11-02T00:30:00+02:00", "gpt-5.4-mini-2026-03-17", 1_000_000, 0),
-        ("2026-11-02T00:00:00+00:00", "own", 20, 3),
-        ("2026-11-02T12:00:00+00:00", "own", None, None),
-        ("2026-11-02T12:00:00+00:00", "other", 7, 5),
-        ("2026-11-02T12:00:00+00:00", None, None, None),
+        ("2026-11-01T23:59:59.9+00:00", "gpt-5.4-mini-2026-03-17", 1_000_000, 400_000, 100_000),
+        ("2026-11-02T00:30:00+02:00", "gpt-5.4-mini-2026-03-17", 1_000_000, None, 0),
+        ("2026-11-02T00:00:00+00:00", "own", 20, 10, 3),
+        ("2026-11-02T12:00:00+00:00", "own", None, None, None),
+        ("2026-11-02T12:00:00+00:00", "other", 7, None, 5),
+        ("2026-11-02T12:00:00+00:00", None, None, None, None),
     )
 
     status, output = await admin_command("report", "--cost", "--csv", "-")
@@ -200,16 +201,16 @@ async def test_the_cost_of_each_day_is_shown_by_model(
 
     assert status == 0
     assert output.splitlines() == [
-        "day,model,answers,uncounted,prompt_tokens,completion_tokens,cost",
-        "2026-11-02,,1,1,0,0,",
-        "2026-11-02,other,1,0,7,5,",
-        "2026-11-02,own,2,1,20,3,0.05",
-        "2026-11-01,gpt-5.4-mini-2026-03-17,2,0,2000000,100000,1.95",
+        "day,model,answers,uncounted,prompt_tokens,cached_tokens,completion_tokens,cost",
+        "2026-11-02,,1,1,0,0,0,",
+        "2026-11-02,other,1,0,7,0,5,",
+        "2026-11-02,own,2,1,20,10,3,0.05",
+        "2026-11-01,gpt-5.4-mini-2026-03-17,2,0,2000000,400000,100000,1.68",
     ]
-    assert since.splitlines()[1:] == ["2026-11-02,own,1,0,20,3,0.05"]
+    assert since.splitlines()[1:] == ["2026-11-02,own,1,0,20,10,3,0.05"]
     assert [" ".join(line.split()) for line in table.splitlines()[5:]] == [
-        "total 2 2,000,000 100,000 1.9500 gpt-5.4-mini-2026-03-17",
-        "total 2 20 3 0.0500 own",
+        "total 2 2,000,000 400,000 100,000 1.6800 gpt-5.4-mini-2026-03-17",
+        "total 2 20 10 3 0.0500 own",
         "total 1 0 0",
         "total 1 7 5 other",
         "No price is known of an unnamed model, other: see OPENAI_PRICES.",
@@ -218,20 +219,21 @@ async def test_the_cost_of_each_day_is_shown_by_model(
 
 
 @on_one_database
-async def test_what_the_service_answers_costs_what_the_default_model_costs(
-    service: Service, model_server: FakeOpenAI, admin_command: AdminCommand
+async def test_what_the_service_answers_and_what_fails_is_counted(
+    serve: Serve, model_server: FakeOpenAI, admin_command: AdminCommand
 ) -> None:
+    service = await serve(OPENAI_MODEL="gpt-6-luna")
     await ask_all(service, "What walks?", "What rolls?")
+    model_server.enqueue(completion(None))
+    assert (await service.chat("What flies?")).status_code == 500
 
     _, output = await admin_command("report", "--cost", "--csv", "-")
 
-    [row] = csv.DictReader(io.StringIO(output, newline=""))
-    assert (row["model"], row["answers"], row["prompt_tokens"]) == (
-        Settings.model_fields["openai_model"].default,
-        "2",
-        "22",
-    )
-    assert float(row["cost"]) > 0
+    answered, failed = csv.DictReader(io.StringIO(output, newline=""))
+    names = ("model", "answers", "prompt_tokens", "completion_tokens")
+    assert [answered[name] for name in names] == ["gpt-5.4-mini", "2", "22", "14"]  # As the server calls it.
+    assert [failed[name] for name in names] == ["gpt-6-luna", "0", "11", "7"]
+    assert float(answered["cost"]) > float(failed["cost"]) > 0
 
 
 @pytest.mark.parametrize(

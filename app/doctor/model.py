@@ -14,8 +14,9 @@ from openai import APIConnectionError, APIStatusError, OpenAIError
 from app.config import Settings, SettingsError
 from app.doctor.findings import Finding
 from app.errors import ModelError
-from app.llm import LanguageModel, endpoint, openai_client
-from app.prompt import PromptMessage
+from app.llm import LanguageModel
+from app.prompt import Background, PromptMessage
+from app.provider import endpoint, openai_client
 
 LIST_SECONDS = 10.0
 
@@ -101,7 +102,7 @@ async def _answer(settings: Settings) -> Finding:
         PromptMessage(role="user", content="What is the opposite of no?"),
     ]
     try:
-        completion = await model.answer(prompt)
+        completion = await model.answer(lambda _: prompt, Background())
     except ModelError as error:
         said = f"{settings.openai_model} gave no answer ({error.code}{_status(error.__cause__)}): {error.message}"
         return Finding(
