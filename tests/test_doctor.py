@@ -27,7 +27,7 @@ ORIGIN = "https://book.example.org"
 def url(postgres_url: str) -> Iterator[str]:
     """A migrated PostgreSQL database without a book."""
     yield postgres_url
-    query(postgres_url, "DELETE FROM documents", "DELETE FROM pauses")
+    query(postgres_url, "DELETE FROM books", "DELETE FROM pauses")
 
 
 @pytest.fixture

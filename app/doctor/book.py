@@ -27,28 +27,26 @@ async def examine_book(database: Database, settings: Settings) -> list[Finding]:
         pass  # The tables were looked at before.
     if find_spec("app.book") is None:  # The folder can be taken away.
         return findings
-    from app.book.search import Book  # noqa: PLC0415
-    from app.book.statements import PAGES_POSTGRESQL, PAGES_SQLITE, STATE_POSTGRESQL, STATE_SQLITE  # noqa: PLC0415
+    from app.book.shelf import Shelf, known_books  # noqa: PLC0415
 
-    is_sqlite = database.dsn.sqlite
     try:
-        book = Book(await database.execute((STATE_SQLITE if is_sqlite else STATE_POSTGRESQL, {})))
-        pages = [row.page for row in await database.execute((PAGES_SQLITE if is_sqlite else PAGES_POSTGRESQL, {}))]
+        shelf = Shelf(await database.execute((known_books(is_sqlite=database.dsn.sqlite), {})))
     except DatabaseError:
         return findings
-    if not book.chunks:
+    if not shelf.chunks:
         said = "There is no book, so the model answers from what it knows. To read one in: python -m app.book ingest"
         return [*findings, Finding("advice", "book", said)]
-    findings.append(Finding("ok", "book", f"{len(pages):,} pages, {book.chunks:,} chunks."))
-    findings += _origins(pages, settings)
+    for row in shelf.rows:
+        findings.append(Finding("ok", "book", f"{row.address} has {row.pages:,} pages, {row.chunks:,} chunks."))
+    findings += _origins([row.address for row in shelf.rows], settings)
     if settings.openai_api_key:
-        findings.append(await _meaning(book, database, settings))
+        findings.append(await _meaning(shelf, database, settings))
     return findings
 
 
-def _origins(pages: Iterable[str | None], settings: Settings) -> Iterator[Finding]:
-    """Yield a fault for each website of the book whose pages may not ask."""
-    places = {urlsplit(page)[:2] for page in pages if page}
+def _origins(addresses: Iterable[str], settings: Settings) -> Iterator[Finding]:
+    """Yield a fault for each website of a book whose pages may not ask."""
+    places = {urlsplit(address)[:2] for address in addresses}
     for scheme, host in sorted(places):
         origin = f"{scheme}://{host}"
         matches = settings.cors_origin_regex and re.fullmatch(settings.cors_origin_regex, origin)
@@ -57,12 +55,12 @@ def _origins(pages: Iterable[str | None], settings: Settings) -> Iterator[Findin
             yield Finding("advice" if settings.development else "FAULT", "websites", said)
 
 
-async def _meaning(book: Any, database: Database, settings: Settings) -> Finding:
+async def _meaning(shelf: Any, database: Database, settings: Settings) -> Finding:
     """Return whether questions can be compared with the book by their meaning; without it, words alone decide."""
     from app.book.embeddings import Embedder, EmbeddingError  # noqa: PLC0415
 
     embedder, by_words = Embedder(settings), "so the book is searched by words alone"
-    model, known = embedder.model, book.dimensions(embedder.model)
+    model, known = embedder.model, shelf.dimensions(embedder.model)
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             [vector] = await embedder.embed(["What is a robot?"])
@@ -73,7 +71,7 @@ async def _meaning(book: Any, database: Database, settings: Settings) -> Finding
     finally:
         await embedder.close()
     if known is None:
-        others = ", ".join(sorted({name for name, _ in book.embeddings})) or "no model"
+        others = ", ".join(sorted({name for name, _ in shelf.embeddings})) or "no model"
         again = "Read it in again, or set OPENAI_EMBEDDING_MODEL."
         return Finding(
             "advice", "embeddings", f"The book has embeddings of {others}, not of {model}, {by_words}. {again}"
@@ -81,7 +79,7 @@ async def _meaning(book: Any, database: Database, settings: Settings) -> Finding
     if known != len(vector):
         said = f"{model} gives {len(vector)} dimensions, and the book's embeddings have {known}, {by_words}."
         return Finding("advice", "embeddings", f"{said} Read the book in again.")
-    if not database.dsn.sqlite and not book.vector_schema:
+    if not database.dsn.sqlite and not shelf.vector_schema:
         said = f"documents.embedding is real[], {by_words}. Install pgvector, and run:"
         run = f"ALTER TABLE documents ALTER COLUMN embedding TYPE vector({EMBEDDING_DIMENSIONS});"
         return Finding("advice", "embeddings", f"{said} {run}")
