@@ -36,8 +36,9 @@ async def examine_book(database: Database, settings: Settings) -> list[Finding]:
     if not shelf.chunks:
         said = "There is no book, so the model answers from what it knows. To read one in: python -m app.book ingest"
         return [*findings, Finding("advice", "book", said)]
-    for row in shelf.rows:
-        findings.append(Finding("ok", "book", f"{row.address} has {row.pages:,} pages, {row.chunks:,} chunks."))
+    findings += [
+        Finding("ok", "book", f"{row.address} has {row.pages:,} pages, {row.chunks:,} chunks.") for row in shelf.rows
+    ]
     findings += _origins([row.address for row in shelf.rows], settings)
     if settings.openai_api_key:
         findings.append(await _meaning(shelf, database, settings))
