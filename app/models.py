@@ -23,6 +23,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     Row,
+    SmallInteger,
     Text,
     TypeDecorator,
     cast,
@@ -201,6 +202,18 @@ class TokenUsage(SQLModel, table=True):
     process: uuid.UUID = Field(primary_key=True)
     """A random id of the process."""
     tokens: int = Field(sa_type=BigInteger)
+
+
+class Pause(SQLModel, table=True):
+    """What the owner has paused the service with; without a row, it answers."""
+
+    __tablename__ = "pauses"
+
+    id: int = Field(sa_type=SmallInteger, primary_key=True)
+    """Always 1."""
+    message: str | None = Field(default=None, sa_type=Text)
+    """What readers are told."""
+    began_at: datetime = Field(default_factory=utc_now)
 
 
 class StoredBook(SQLModel, table=True):
