@@ -22,6 +22,7 @@ from app.config import Environment, Settings
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
+from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
@@ -65,6 +66,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             broadcasts=Broadcasts(),
             limiter=limiter,
             budget=budget,
+            pauses=Pauses(database),
         )
 
 
