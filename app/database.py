@@ -146,7 +146,7 @@ class Database:
         try:
             return await self._run_in_place(engine.sync_engine, statements)
         except FAILURES as error:
-            if _code(error) in _POOLER_CODES:
+            if error_code(error) in _POOLER_CODES:
                 self._connector.expect_pooler()
             raise _translate(error) from error
         finally:
@@ -294,7 +294,7 @@ _READ_ONLY_CODE = "25006"
 _LOST_CODES = ("08", "57P")
 
 
-def _code(error: BaseException) -> str:
+def error_code(error: BaseException) -> str:
     """Return the SQLSTATE, SQLite's own name for the error, or an empty string."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None) or ""
@@ -313,7 +313,7 @@ def _is_useless_after(error: BaseException) -> bool:
     After a failover, old connections may lead to a server that only reads. Supavisor admits a client first, and tells it with
     its first statement that there is no connection for it.
     """
-    code = _code(error)
+    code = error_code(error)
     is_unusable = code in _POOLER_CODES or code == _READ_ONLY_CODE or code.startswith(_LOST_CODES)
     return is_unusable or (code == "XX000" and is_full(error))
 
@@ -329,7 +329,7 @@ def _retire(context: ExceptionContext) -> None:
 
 
 def _translate(error: Exception) -> DatabaseError:
-    code = _code(error)
+    code = error_code(error)
     if code in {"23505", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
         return DuplicateKeyError()
     if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
