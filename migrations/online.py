@@ -5,11 +5,14 @@ What came before it in the revision is committed then, and stays if it fails. So
 already, and a revision that was interrupted can be run again.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+
+logger = logging.getLogger("alembic.runtime.migration")
 
 
 def add_columns(table: str, *columns: sa.Column[Any]) -> None:
@@ -25,6 +28,7 @@ def create_index(name: str, table: str, columns: Sequence[str], **options: Any) 
     if not _is_postgresql():
         op.create_index(name, table, columns, if_not_exists=True, **options)
         return
+    logger.info("%s is built while readers go on; it waits for the transactions that are open now", name)
     with op.get_context().autocommit_block():
         is_valid = _find("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)", name=name)
         if is_valid is False:
