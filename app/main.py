@@ -19,6 +19,7 @@ from app import chat, chatkit, errors, health, history, logs, readers, regenerat
 from app.broadcast import Broadcasts
 from app.budget import Budget
 from app.config import Environment, Settings
+from app.connections import bound_connections
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
@@ -44,13 +45,16 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         if database.dsn.sqlite:
             await database.migrate()
         else:
-            checking = asyncio.create_task(database.check_revision())
+            checking = asyncio.create_task(
+                database.check_revision(counts_tokens=settings.daily_token_budget is not None)
+            )
             stack.callback(checking.cancel)
         limiter = RateLimiter(settings)
         stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
-        stack.enter_context(on_stop_signal(turns.close))
+        stack.enter_context(on_stop_signal(turns.end, grace_seconds=settings.shutdown_grace_seconds))
+        bound_connections()
         _warn_of_gaps(settings)
         # The objects that exist now will stay. Looking through them again and again would be most of the garbage
         # collector's work.

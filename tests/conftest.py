@@ -351,8 +351,10 @@ async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterato
     finally:
         for accepting in server.servers:
             accepting.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("app.connections.DRAIN_SECONDS", 0)
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
         while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn has no event for it.
             await asyncio.sleep(0.005)
         await server.lifespan.shutdown()

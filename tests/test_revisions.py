@@ -126,8 +126,9 @@ def test_an_interrupted_revision_can_be_run_again(url: str) -> None:
                     migrate(url, revision)
                 except _Interruption:
                     interruptions += 1
-                    # An index that is not finished is left behind like this.
-                    query(url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid::regclass::text LIKE 'ix_%'")
+                    if index := re.search(r"CREATE INDEX CONCURRENTLY (\w+)", watch.outside[-1]):
+                        # One that is not finished is left behind like this.
+                        query(url, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index[1]}'::regclass")
                 else:
                     assert len(watch.outside) < step
                     break
