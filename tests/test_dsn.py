@@ -196,7 +196,7 @@ def test_what_is_copied_along_with_the_string_is_left_out(string: str) -> None:
         ("postgresql://postgres.ref:x@aws-0-eu-west-1.pooler.supabase.com:6543/postgres", "postgres.ref:x@aws-0-eu-west-1.pooler.supabase.com:6543/postgres", True),
         ("postgresql://pscale_api_x.y:pscale_pw_z@aws-eu-1.pg.psdb.cloud:6432/postgres?sslmode=verify-full", "pscale_api_x.y:pscale_pw_z@aws-eu-1.pg.psdb.cloud:6432/postgres", True),
         ("postgresql://fly-user:x@pgbouncer.abc.flympg.net/fly-db", "fly-user:x@pgbouncer.abc.flympg.net/fly-db", True),
-        ("postgresql://ws:xau_k@eu-central-1.sql.xata.sh:5432/db:main?sslmode=require", "ws:xau_k@eu-central-1.sql.xata.sh:5432/db:main", False),
+        ("postgresql://ws:xau_k@eu-central-1.sql.xata.sh:5432/db:main?sslmode=require", "ws:xau_k@eu-central-1.sql.xata.sh:5432/db%3Amain", False),
         ("postgres://me%40server:p%2Fw@server.postgres.database.azure.com/postgres?sslmode=Require", "me%40server:p%2Fw@server.postgres.database.azure.com/postgres", False),
         ("postgresql://postgres:x@[2600:1f16::1]:5432/db?sslmode=require&amp;connect_timeout=10", "postgres:x@[2600:1f16::1]:5432/db", False),
     ],
