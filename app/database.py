@@ -407,7 +407,11 @@ def _translate(error: Exception) -> DatabaseError:
         return MissingTableError()
     if code == "42501":
         return _ForbiddenError()
-    if code in _CONFLICT_CODES or _is_useless_after(error) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if (
+        code in _CONFLICT_CODES
+        or _is_useless_after(error)
+        or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    ):
         return _InterruptedError()
     return DatabaseError()
 

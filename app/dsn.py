@@ -77,7 +77,7 @@ _WORD = r"""([a-z_]+)\s*=\s*('(?:\\.|[^'\\])*'|(?:\\.|[^\s'\\;])*)"""
 _WORDS = re.compile(rf"(?=.*\b(?:host|dbname|user)\s*=)\s*(?:{_WORD}\s*)+", re.DOTALL)
 """libpq's other form: `host=… user=…`."""
 
-_QUOTED = re.compile(r"""(["'`])(.*)\1|“(.*)”|‘(.*)’|<(.*)>""", re.DOTALL)
+_QUOTED = re.compile(r"""(["'`])(.*)\1|“(.*)”|\u2018(.*)\u2019|<(.*)>""", re.DOTALL)
 _BEFORE = re.compile(
     r"(?:export\s+|set\s+|ENV\s+|\$env:|-e\s+)?[A-Za-z_]\w*\s*(?:=|:\s)\s*|psql\s+(?:-d\s+|--dbname[=\s]\s*)?|jdbc:(?=postgres)"
 )
@@ -85,7 +85,7 @@ _BEFORE = re.compile(
 _COMMENT = re.compile(r"(?:^|\s+)(?:#|(?://|--)(?=\s)).*$")
 _NEXT_VARIABLE = re.compile(r"\s*(?:export\s+)?[A-Z][A-Z0-9_]*\s*=")
 
-_PASTED_BEFORE = re.compile(r"""(?:export\s+)?(?:\w+\s*[=:]\s*)?(?:psql\s+|jdbc:)?["'`“‘]?""")
+_PASTED_BEFORE = re.compile(r"""(?:export\s+)?(?:\w+\s*[=:]\s*)?(?:psql\s+|jdbc:)?["'`“\u2018]?""")
 """The text before a string that an error may show: it holds no password."""
 
 _REFERENCE = re.compile(r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$\w+")
@@ -215,7 +215,7 @@ def _refuse_what_pasting_adds(text: str) -> None:
     if scheme and before:
         shown = before if _PASTED_BEFORE.fullmatch(before) else "other text"
         raise ValueError(f"is not a connection string alone: before {scheme} it has {shown.strip()}")
-    if rest and rest[-1] in "\"'`;,”’":
+    if rest and rest[-1] in "\"'`;,”\u2019":
         raise ValueError(f"is not a connection string alone: it ends with {rest[-1]}")
     if re.search(r"[\r\n\t]", text):
         raise ValueError("has a line break or a tab in it; a connection string is one line")

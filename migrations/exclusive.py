@@ -135,4 +135,6 @@ async def _longest_holder(connection: AsyncConnection) -> str:
     if row is None:
         return "another transaction held a lock on a table"
     since = "" if row.seconds is None else f" for {row.seconds:.0f} seconds"
-    return f"process {row.pid} of the database ({row.application_name or row.usename}) has held a lock on a table{since}"
+    return (
+        f"process {row.pid} of the database ({row.application_name or row.usename}) has held a lock on a table{since}"
+    )

@@ -55,9 +55,7 @@ class Readers:
 
 
 @asynccontextmanager
-async def reading(
-    *services: Service, readers: int, name: str = "Reader", pause: float = 0
-) -> AsyncIterator[Readers]:
+async def reading(*services: Service, readers: int, name: str = "Reader", pause: float = 0) -> AsyncIterator[Readers]:
     """Have so many readers ask each service until the block ends, and wait for their last answers.
 
     Each pauses for so many seconds after an answer.

@@ -105,7 +105,11 @@ async def test_a_service_that_may_only_read_is_not_ready(serve: Serve, database_
 @pytest.mark.parametrize(
     ("withhold", "settings", "remedy"),
     [
-        ("REVOKE INSERT, UPDATE ON token_usage FROM", {"DAILY_TOKEN_BUDGET": "1000"}, "GRANT INSERT, UPDATE ON token_usage TO"),
+        (
+            "REVOKE INSERT, UPDATE ON token_usage FROM",
+            {"DAILY_TOKEN_BUDGET": "1000"},
+            "GRANT INSERT, UPDATE ON token_usage TO",
+        ),
         ("REVOKE ALL ON token_usage FROM", {}, None),
         ("REVOKE SELECT ON document_words FROM", {}, "GRANT SELECT ON document_words TO"),
         ("REVOKE UPDATE ON messages FROM", {}, "GRANT UPDATE ON messages TO"),
@@ -159,7 +163,9 @@ async def test_row_level_security_that_lets_nothing_through_is_named_in_the_log(
         await execute(service, "ALTER TABLE messages DISABLE ROW LEVEL SECURITY", f"DROP OWNED BY {role}")
 
     assert response.status_code == 503
-    assert {r["run"] for r in restricted.log("database.forbidden")} == {"ALTER TABLE messages DISABLE ROW LEVEL SECURITY"}
+    assert {r["run"] for r in restricted.log("database.forbidden")} == {
+        "ALTER TABLE messages DISABLE ROW LEVEL SECURITY"
+    }
 
 
 @on_postgresql

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="needs nginx"),
 ]
 
-LATER_REVISION = '''
+LATER_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
@@ -49,7 +49,7 @@ def upgrade():
 
 def downgrade():
     op.drop_column("messages", "later")
-'''
+"""
 
 
 @pytest.fixture

@@ -17,14 +17,18 @@ from sqlalchemy import Connection, Engine, event
 from tests.conftest import ROOT, CreateDatabase, check, eventually, migrate, query
 from tests.postgres import PostgresServer
 
-REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).walk_revisions()]
+REVISIONS = [
+    revision.revision for revision in ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).walk_revisions()
+]
 REVISIONS.reverse()
 
 SESSION = "00000000-0000-4000-8000-000000000000"
 ROWS = (
     f"INSERT INTO chat_sessions (id, created_at, updated_at) VALUES ('{SESSION}', now(), now())",
-    f"INSERT INTO messages (id, session_id, role, content, created_at) "
-    f"SELECT gen_random_uuid(), '{SESSION}', 'user', 'Why?', now() FROM generate_series(1, 3)",
+    f"""
+    INSERT INTO messages (id, session_id, role, content, created_at)
+    SELECT gen_random_uuid(), '{SESSION}', 'user', 'Why?', now() FROM generate_series(1, 3)
+    """,
 )
 """These tables grow with every question. A scan or a rewrite of the others takes a moment."""
 
@@ -36,7 +40,9 @@ SCANS_UNDER_LOCK = """
 """
 """The large tables that this transaction has read or changed row by row, and locked against those who write."""
 
-LETS_OTHERS_WRITE = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE)\b|.*\bCONCURRENTLY\b|.*\bVALIDATE CONSTRAINT\b", re.DOTALL)
+LETS_OTHERS_WRITE = re.compile(
+    r"\s*(SELECT|INSERT|UPDATE|DELETE)\b|.*\bCONCURRENTLY\b|.*\bVALIDATE CONSTRAINT\b", re.DOTALL
+)
 """What may run outside of a transaction."""
 
 COLUMNS = """
@@ -46,7 +52,7 @@ COLUMNS = """
 """
 
 
-class _Interruption(Exception):
+class InterruptionError(Exception):
     """The process that migrates is ended."""
 
 
@@ -72,7 +78,7 @@ class Watch:
         if not statement.lstrip().startswith("SELECT"):
             self.outside.append(statement)
             if len(self.outside) == self.fail_after:
-                raise _Interruption(statement)
+                raise InterruptionError(statement)
 
 
 @contextmanager
@@ -124,7 +130,7 @@ def test_an_interrupted_revision_can_be_run_again(url: str) -> None:
             with watching(fail_after=step) as watch:
                 try:
                     migrate(url, revision)
-                except _Interruption:
+                except InterruptionError:
                     interruptions += 1
                     if index := re.search(r"CREATE INDEX CONCURRENTLY (\w+)", watch.outside[-1]):
                         # One that is not finished is left behind like this.
@@ -184,7 +190,9 @@ async def test_a_lock_that_is_not_to_be_had_ends_the_migration_with_its_holder(
     await asyncio.to_thread(migrate, url, "0001")
 
     async with dumping(url):
-        with pytest.raises(CommandError, match=r"cannot be migrated: .* \(a-dump\) has held a lock on a table for \d+ seconds"):
+        with pytest.raises(
+            CommandError, match=r"cannot be migrated: .* \(a-dump\) has held a lock on a table for \d+ seconds"
+        ):
             await asyncio.to_thread(migrate, url, "0002")
 
     assert await asyncio.to_thread(query, url, "SELECT version_num FROM book_chat_alembic_version") == [("0001",)]

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from dirty_equals import IsPartialDict, IsStr
 
+from app import main
 from app.connections import KEEP_ALIVE_SECONDS
 from tests import commands
 from tests.conftest import API_KEY, ROOT, Serve, eventually, running_service
@@ -221,7 +222,10 @@ async def test_other_ways_to_start_it_go_on_working(command: str, checkout: Path
 
 @pytest.mark.parametrize(
     "start",
-    ["import app.__main__; app.__main__.main()", "import os, uvicorn; uvicorn.run('app.main:app', port=int(os.environ['PORT']))"],
+    [
+        "import app.__main__; app.__main__.main()",
+        "import os, uvicorn; uvicorn.run('app.main:app', port=int(os.environ['PORT']))",
+    ],
     ids=["python -m app", "uvicorn app.main:app"],
 )
 async def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(tmp_path: Path, start: str) -> None:
@@ -295,3 +299,17 @@ async def test_any_other_failure_to_start_is_one_record_with_its_traceback(
         IsPartialDict(level="CRITICAL", event="service.failed", error_message=IsStr, traceback=IsStr),
         IsPartialDict(level="ERROR", event="Application startup failed. Exiting."),
     ]
+
+
+async def test_a_server_that_runs_no_lifespan_is_told_from_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(main.app), base_url="http://test") as client:
+        response = await client.post("/chat", json={"message": "Why?"})
+
+    assert response.status_code == 500
+    error = response.json()["error"]
+    assert (error["code"], error["request_id"], error["retryable"]) == (
+        "internal_error",
+        response.headers["X-Request-ID"],
+        False,
+    )
+    assert '"event": "lifespan.missing"' in capsys.readouterr().out
