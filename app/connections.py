@@ -12,15 +12,15 @@ from typing import Any, cast, override
 
 import h11
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from app.errors import invalid_request
 
-KEEP_ALIVE_SECONDS = 75.0
+KEEP_ALIVE_SECONDS = 75
 """How long a connection is kept without a request: longer than the 60 seconds for which proxies keep theirs."""
 _UVICORNS_KEEP_ALIVE_SECONDS = 5
 """What it is if nobody says."""
-DRAIN_SECONDS = 3.0
+DRAIN_SECONDS = 3
 """How long an idle connection is kept when the process stops, for a question that is on its way already."""
 REQUEST_SECONDS = 30.0
 """How long a request may take to arrive, body included; and how long a new connection may stay silent."""
@@ -115,14 +115,19 @@ class BoundedProtocol(H11Protocol):
         self._is_draining = True
         self.timeout_keep_alive = DRAIN_SECONDS
         self._announce_end()
-        if self.cycle is None or self.cycle.response_complete:
+        if self._current_cycle is None or self._current_cycle.response_complete:
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(DRAIN_SECONDS, self.timeout_keep_alive_handler)
 
+    @property
+    def _current_cycle(self) -> RequestResponseCycle | None:
+        return self.cycle  # Its declared type leaves out that there is none before the first request.
+
     def _announce_end(self) -> None:
         """Have the response say that it is the last: else a proxy could send its next question into a connection that closes."""
-        if self.cycle and not self.cycle.response_started:
-            self.cycle.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
+        cycle = self._current_cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
 
     def _await_request(self) -> None:
         """Have the connection end if a request has begun and does not arrive."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Float,
     FromClause,
     Integer,
@@ -210,7 +211,9 @@ _BEGIN_SESSION = insert(ChatSession).values(
     owner=bindparam("session_owner"),
     title=bindparam("session_title"),
 )
-_MESSAGE_VALUES = {name: bindparam(f"message_{name}", type_=_COLUMNS[name].type) for name in MessageBase.model_fields}
+_MESSAGE_VALUES: dict[str, ColumnElement[Any]] = {
+    name: bindparam(f"message_{name}", type_=_COLUMNS[name].type) for name in MessageBase.model_fields
+}
 # A claim runs out by the database's clock.
 _MESSAGE_VALUES["answering_until"] = TimeInDatabase(bindparam("message_answering_seconds", type_=Float()))
 _INSERT_MESSAGE = insert(Message).values(_MESSAGE_VALUES)

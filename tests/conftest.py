@@ -351,8 +351,7 @@ async def running(application: "ASGIApp", listener: socket.socket) -> AsyncItera
     """
     import uvicorn
 
-    from app.__main__ import KEEP_ALIVE_SECONDS
-    from app.connections import BoundedProtocol
+    from app.connections import KEEP_ALIVE_SECONDS, BoundedProtocol
 
     # asyncio does so itself, but only for listeners that it made.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
