@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     Field,
     HttpUrl,
     RedisDsn,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -81,6 +83,20 @@ def _origin(text: str) -> str:
             f"{text!r} is not an origin such as https://book.example.org; CORS_ORIGIN_REGEX takes patterns"
         )
     return str(url).removesuffix("/")
+
+
+class Price(BaseModel):
+    """What a model costs for a million tokens, in any currency."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cached_input: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """What the tokens of a prompt cost that the provider had cached. Unset: as much as the others."""
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+_PRICES = TypeAdapter(dict[str, Price])
 
 
 class Environment(BaseSettings):
@@ -173,6 +189,8 @@ class Settings(DatabaseSettings):
     """The longest that an answer may take, retries included."""
     openai_max_retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a model call is repeated after a transient failure, while nothing of its answer has been shown."""
+    openai_prices: Annotated[dict[str, Price], NoDecode] = {}
+    """A JSON object of what models cost for a million tokens: `input`, `output` and, if it differs, `cached_input`."""
     max_answer_chars: Annotated[int, Field(gt=0)] = 100_000
     """The most characters that an answer may have; a longer one is cut off."""
 
@@ -252,6 +270,14 @@ class Settings(DatabaseSettings):
         if ours := {"model", "messages", "stream"} & value.keys():
             raise ValueError(f"must not set {', '.join(sorted(ours))}")
         return value
+
+    @field_validator("openai_prices", mode="before")
+    @classmethod
+    def _prices_are_understood(cls, value: object) -> object:
+        try:
+            return _PRICES.validate_json(value) if isinstance(value, str) else value
+        except ValidationError:
+            raise ValueError('is not a JSON object such as {"my-model": {"input": 0.5, "output": 2}}') from None
 
     @field_validator("cors_origins", mode="before")
     @classmethod

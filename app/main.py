@@ -24,6 +24,7 @@ from app.connections import bound_connections
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
+from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
@@ -70,6 +71,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             broadcasts=Broadcasts(),
             limiter=limiter,
             budget=budget,
+            pauses=Pauses(database),
         )
 
 

@@ -35,6 +35,7 @@ TABLES = {
     "book_pages",
     "embeddings",
     "token_usage",
+    "pauses",
 }
 
 
@@ -210,6 +211,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.service_tier text null",
         "messages.cached_tokens integer null",
         "messages.reasoning_tokens integer null",
+        "pauses.id smallint",
+        "pauses.message text null",
+        "pauses.began_at timestamp with time zone",
         "token_usage.day date",
         "token_usage.process uuid",
         "token_usage.tokens bigint",
@@ -240,6 +244,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
+        "pauses: PRIMARY KEY (id)",
         "token_usage: PRIMARY KEY (day, process)",
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
@@ -324,6 +329,9 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.service_tier TEXT null",
         "messages.cached_tokens INTEGER null",
         "messages.reasoning_tokens INTEGER null",
+        "pauses.id SMALLINT",
+        "pauses.message TEXT null",
+        "pauses.began_at DATETIME",
         "token_usage.day DATE",
         "token_usage.process CHAR(32)",
         "token_usage.tokens BIGINT",
