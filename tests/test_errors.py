@@ -54,9 +54,20 @@ MESSAGES = {
 }
 
 
+RETRYABLE = {
+    *("openai_error", "openai_timeout", "openai_rate_limited"),
+    *("database_error", "internal_error", "not_ready"),
+}
+
+
 def error_body(response: httpx2.Response, code: str, details: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
     """Return the whole body that a response with this code has."""
-    error = {"code": code, "message": MESSAGES[code], "request_id": response.headers["X-Request-ID"]}
+    error = {
+        "code": code,
+        "message": MESSAGES[code],
+        "request_id": response.headers["X-Request-ID"],
+        "retryable": code in RETRYABLE,
+    }
     return {"error": {**error, "details": list(details)} if details else error}
 
 
@@ -385,7 +396,7 @@ async def test_a_failure_status_of_the_model_is_an_openai_error(
 
     assert response.status_code == 500
     body = error_body(response, "openai_error")
-    assert response.json() == {"error": {**body["error"], "message": message}}
+    assert response.json() == {"error": {**body["error"], "message": message, "retryable": message != OUT_OF_ORDER}}
     assert "Retry-After" not in response.headers
     assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
     traceback = error_record(service, "openai.error", response)["traceback"]

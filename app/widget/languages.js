@@ -2,7 +2,8 @@
  * The words of the interface. To add a language, add an entry with all the keys of `en` under its code, such as `de` or `pt-BR`.
  *
  * The page's `lang` selects the language; English is used where there is none. `{…}` is filled in. `errors` has what a reader is
- * told for each error code of the service; in English the service's own message is shown if there is none here.
+ * told for each error code of the service, and as `out_of_order` for an `openai_error` that asking again does not help; in English the
+ * service's own message is shown if there is none here.
  */
 
 const en = {
@@ -158,6 +159,9 @@ const languages = {
       openai_rate_limited: "معاون مصروف ہے۔ تھوڑی دیر بعد دوبارہ کوشش کریں۔",
       openai_refused: "معاون اس سوال کا جواب نہیں دے گا۔ براہ کرم کسی اور طرح پوچھیں۔",
       openai_error: "معاون جواب نہیں دے سکا۔ براہ کرم دوبارہ کوشش کریں۔",
+      out_of_order: "معاون خراب ہے۔ جب تک اس کا منتظم اسے ٹھیک نہیں کرتا، دوبارہ پوچھنے سے فائدہ نہیں۔",
+      turn_in_progress: "اس سوال کا جواب لکھا جا رہا ہے۔ تھوڑی دیر بعد دوبارہ پوچھیں۔",
+      idempotency_conflict: "یہ سوال پہلے کسی اور شکل میں پوچھا جا چکا ہے۔ براہ کرم اسے نئے سرے سے پوچھیں۔",
       database_error: "گفتگو پڑھی یا محفوظ نہیں کی جا سکی۔ براہ کرم دوبارہ کوشش کریں۔",
       internal_error: "ہماری طرف سے کچھ خرابی ہوئی۔",
       not_found: "یہ گفتگو اب موجود نہیں۔",

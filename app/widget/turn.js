@@ -29,9 +29,6 @@ import { Failure } from "./service.js";
  * @property {(isOpen: boolean) => void} onOwnWords  called when a field for reasons opens and closes
  */
 
-/** What asking again does not help against. */
-const FINAL = ["openai_refused", "not_found", "http_error"];
-
 /** What the reader is told when to ask again after: nothing is wrong that somebody would have to look up. */
 const LIMITS = ["rate_limited", "budget_exhausted"];
 
@@ -159,7 +156,7 @@ export class Turn {
     const isLimit = LIMITS.includes(failure.code);
     const retry = this.#say(messageOf(failure, words, lang), {
       isProblem: true,
-      canRetry: !FINAL.includes(failure.code),
+      canRetry: failure.retryable,
       reference: isLimit ? undefined : failure.reference,
     });
     if (retry && failure.retryAfter && isLimit) this.#countDown(failure.retryAfter, retry);
@@ -365,7 +362,8 @@ export function quoted(text, words) {
 
 /** Returns what a reader is told of a failure. @param {Failure} failure @param {Words} words @param {string} lang */
 export function messageOf(failure, words, lang) {
-  const own = words.errors[failure.code];
+  const isOutOfOrder = failure.code === "openai_error" && !failure.retryable;
+  const own = words.errors[isOutOfOrder ? "out_of_order" : failure.code];
   const text = own ?? (lang === "en" || !words.errors.internal_error ? failure.message : words.errors.internal_error);
   const details = failure.details.map(({ field, reason }) => `${field} ${reason}`).join("; ");
   return [fill(text, { origin: location.origin }), details && `(${details})`].filter(Boolean).join(" ");
