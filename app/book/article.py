@@ -20,14 +20,55 @@ _BREAK = "\ufdd3"
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = frozenset(
     {
-        *("address", "article", "aside", "body", "center", "dd", "details", "div", "dl", "fieldset", "figcaption", "figure"),
-        *("footer", "form", "header", "hgroup", "hr", "legend", "li", "main", "menu", "ol", "p", "section", "tbody", "td"),
+        *(
+            "address",
+            "article",
+            "aside",
+            "body",
+            "center",
+            "dd",
+            "details",
+            "div",
+            "dl",
+            "fieldset",
+            "figcaption",
+            "figure",
+        ),
+        *(
+            "footer",
+            "form",
+            "header",
+            "hgroup",
+            "hr",
+            "legend",
+            "li",
+            "main",
+            "menu",
+            "ol",
+            "p",
+            "section",
+            "tbody",
+            "td",
+        ),
         *("tfoot", "th", "thead", "tr", "ul", "video"),
     }
 )
 _UNREAD = frozenset(
     {
-        *("script", "style", "noscript", "template", "svg", "iframe", "object", "embed", "canvas", "head", "nav", "dialog"),
+        *(
+            "script",
+            "style",
+            "noscript",
+            "template",
+            "svg",
+            "iframe",
+            "object",
+            "embed",
+            "canvas",
+            "head",
+            "nav",
+            "dialog",
+        ),
         *("input", "select", "textarea", "audio", "source", "track", "datalist", "option", "search", "rp"),
     }
 )
@@ -56,7 +97,9 @@ _FRAME = frozenset(
         *("footnote-back", "fn-backref", "data-footnote-backref", "reversefootnote", "backrefs", "MathJax_Preview"),
     }
 )
-_FRAME_IDS = frozenset({"pagination", "table-of-contents", "feedback-toolbar", "toc", "TOC", "disqus_thread", "quarto-margin-sidebar"})
+_FRAME_IDS = frozenset(
+    {"pagination", "table-of-contents", "feedback-toolbar", "toc", "TOC", "disqus_thread", "quarto-margin-sidebar"}
+)
 _FRAME_ROLES = frozenset({"navigation", "search", "doc-toc", "doc-backlink", "contentinfo", "banner", "dialog", "menu"})
 _MATH = frozenset({"math", "arithmatex"})
 _TITLE_CLASS = re.compile(
@@ -539,7 +582,9 @@ class _Reader:
         math = node if node.tag == "math" else node.css_first("math")
         if math is not None:
             tex = formulas.tex_of(math)
-            is_displayed = math.attributes.get("display") == "block" or "katex-display" in classes or _is_displayed(node)
+            is_displayed = (
+                math.attributes.get("display") == "block" or "katex-display" in classes or _is_displayed(node)
+            )
         elif node.tag == "img":
             tex, is_displayed = node.attributes.get("alt") or "", "displayed" in classes
         else:
@@ -569,7 +614,9 @@ class _Reader:
 
 
 def _is_section(node: LexborNode) -> bool:
-    return node.tag == "section" or any(_SECTION_CLASS.fullmatch(name) for name in (node.attributes.get("class") or "").split())
+    return node.tag == "section" or any(
+        _SECTION_CLASS.fullmatch(name) for name in (node.attributes.get("class") or "").split()
+    )
 
 
 def _level(node: LexborNode) -> int:
@@ -669,7 +716,10 @@ def _holds_lines(node: LexborNode) -> bool:
         if not _LINE.isdisjoint((parent.attributes.get("class") or "").split()):
             return True
         parent = parent.parent
-    return any(child.tag in {"div", "li", "tr"} or not _LINE.isdisjoint((child.attributes.get("class") or "").split()) for child in _elements(node))
+    return any(
+        child.tag in {"div", "li", "tr"} or not _LINE.isdisjoint((child.attributes.get("class") or "").split())
+        for child in _elements(node)
+    )
 
 
 def _language(pre: LexborNode) -> str:

@@ -7,28 +7,96 @@ from selectolax.lexbor import LexborNode
 
 _DELIMITED = re.compile(r"\\\(((?:[^\\]|\\(?![()]))*+)\\\)|\\\[((?:[^\\]|\\(?![\[\]]))*+)\\\]", re.DOTALL)
 _OPERATORS = {
-    **{"\u2211": r"\sum", "\u220f": r"\prod", "\u222b": r"\int", "\u221e": r"\infty", "\u2202": r"\partial"},
-    **{"\u2207": r"\nabla", "\u2264": r"\le", "\u2265": r"\ge", "\u2260": r"\ne", "\u2248": r"\approx"},
-    **{"\u2208": r"\in", "\u2209": r"\notin", "\u2282": r"\subset", "\u2286": r"\subseteq", "\u222a": r"\cup"},
-    **{"\u2229": r"\cap", "\u2192": r"\to", "\u21d2": r"\Rightarrow", "\u21d4": r"\Leftrightarrow"},
-    **{"\u00d7": r"\times", "\u22c5": r"\cdot", "\u00b1": r"\pm", "\u2212": "-", "\u2200": r"\forall"},
-    **{"\u2203": r"\exists", "\u2032": "'", "\u2061": "", "\u2062": "", "\u2063": "", "\u2064": ""},
-    **{"{": r"\{", "}": r"\}"},
+    "\u2211": r"\sum",
+    "\u220f": r"\prod",
+    "\u222b": r"\int",
+    "\u221e": r"\infty",
+    "\u2202": r"\partial",
+    "\u2207": r"\nabla",
+    "\u2264": r"\le",
+    "\u2265": r"\ge",
+    "\u2260": r"\ne",
+    "\u2248": r"\approx",
+    "\u2208": r"\in",
+    "\u2209": r"\notin",
+    "\u2282": r"\subset",
+    "\u2286": r"\subseteq",
+    "\u222a": r"\cup",
+    "\u2229": r"\cap",
+    "\u2192": r"\to",
+    "\u21d2": r"\Rightarrow",
+    "\u21d4": r"\Leftrightarrow",
+    "\u00d7": r"\times",
+    "\u22c5": r"\cdot",
+    "\u00b1": r"\pm",
+    "\u2212": "-",
+    "\u2200": r"\forall",
+    "\u2203": r"\exists",
+    "\u2032": "'",
+    "\u2061": "",
+    "\u2062": "",
+    "\u2063": "",
+    "\u2064": "",
+    "{": r"\{",
+    "}": r"\}",
 }
 _GREEK = dict(
     zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩϵϕϑ",  # noqa: RUF001  # Greek letters, as formulas have them.
+        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩϵϕϑ",  # Greek letters, as formulas have them.
         (
-            *(r"\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi".split()),
-            *(r"\pi \rho \sigma \tau \upsilon \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi".split()),
-            *(r"\Pi \Sigma \Upsilon \Phi \Psi \Omega \epsilon \phi \vartheta".split()),
+            *(
+                [
+                    r"\alpha",
+                    r"\beta",
+                    r"\gamma",
+                    r"\delta",
+                    r"\varepsilon",
+                    r"\zeta",
+                    r"\eta",
+                    r"\theta",
+                    r"\iota",
+                    r"\kappa",
+                    r"\lambda",
+                    r"\mu",
+                    r"\nu",
+                    r"\xi",
+                ]
+            ),
+            *(
+                [
+                    r"\pi",
+                    r"\rho",
+                    r"\sigma",
+                    r"\tau",
+                    r"\upsilon",
+                    r"\varphi",
+                    r"\chi",
+                    r"\psi",
+                    r"\omega",
+                    r"\Gamma",
+                    r"\Delta",
+                    r"\Theta",
+                    r"\Lambda",
+                    r"\Xi",
+                ]
+            ),
+            *([r"\Pi", r"\Sigma", r"\Upsilon", r"\Phi", r"\Psi", r"\Omega", r"\epsilon", r"\phi", r"\vartheta"]),
         ),
         strict=True,
     )
 )
 _ACCENTS = {
-    **{"^": "hat", "\u02c6": "hat", "\u00af": "bar", "\u203e": "overline", "~": "tilde", "\u02dc": "tilde"},
-    **{"\u2192": "vec", "\u20d7": "vec", "\u02d9": "dot", "\u00a8": "ddot", ".": "dot"},
+    "^": "hat",
+    "\u02c6": "hat",
+    "\u00af": "bar",
+    "\u203e": "overline",
+    "~": "tilde",
+    "\u02dc": "tilde",
+    "\u2192": "vec",
+    "\u20d7": "vec",
+    "\u02d9": "dot",
+    "\u00a8": "ddot",
+    ".": "dot",
 }
 
 
@@ -60,7 +128,7 @@ def tex_of(math: LexborNode) -> str:
 def _tex(node: LexborNode) -> str:  # noqa: PLR0911  # Each element has its own form.
     parts = [_tex(part) for part in _elements(node)]
     match node.tag, parts:
-        case ("mi" | "mn" | "mo" | "mtext" | "ms"), _:
+        case (("mi" | "mn" | "mo" | "mtext" | "ms"), _):
             return _token(node)
         case "annotation" | "annotation-xml", _:
             return ""
@@ -72,16 +140,16 @@ def _tex(node: LexborNode) -> str:  # noqa: PLR0911  # Each element has its own 
             return rf"\sqrt[{index}]{{{base}}}"
         case "msup", [base, above]:
             return f"{_grouped(base)}^{{{above}}}"
-        case ("msub" | "munder"), [base, below]:
+        case (("msub" | "munder"), [base, below]):
             return f"{_grouped(base)}_{{{below}}}"
         case "mover", [base, above]:
             accent = _ACCENTS.get(above) or _ACCENTS.get({r"\to": "\u2192"}.get(above, ""))
             return rf"\{accent}{{{base}}}" if accent else f"{_grouped(base)}^{{{above}}}"
-        case ("msubsup" | "munderover"), [base, below, above]:
+        case (("msubsup" | "munderover"), [base, below, above]):
             return f"{_grouped(base)}_{{{below}}}^{{{above}}}"
         case "mtable", _:
             return rf"\begin{{matrix}}{r' \\ '.join(parts)}\end{{matrix}}"
-        case ("mtr" | "mlabeledtr"), _:
+        case (("mtr" | "mlabeledtr"), _):
             return " & ".join(parts)
         case _:
             return " ".join(part for part in parts if part)
