@@ -224,7 +224,7 @@ def book_url(text: str) -> str:
         is_usable = False
     if not is_usable:
         raise TreeError(f"{text!r} is not an address such as https://book.example.org/docs/")
-    return f"{url.scheme}://{url.netloc.lower()}{_quoted(url.path.rstrip('/'))}/"
+    return f"{url.scheme}://{url.netloc.lower()}{quoted(url.path.rstrip('/'))}/"
 
 
 def _as_line(skipped: Skipped) -> str:
@@ -291,7 +291,7 @@ def _read_page(folder: Path, file: str, root: str, keep_numbers: bool) -> _Page:
             raise _SkipError(f"is {'a draft' if name == 'draft' else name}")
     keep_numbers = keep_numbers or front_matter.get("parse_number_prefixes", "").lower() == "false"
     slug, name = _slug(file, front_matter, keep_numbers=keep_numbers)
-    address = root + _quoted(slug.lstrip("/"))
+    address = root + quoted(slug.lstrip("/"))
     skipped: list[Skipped] = []
     try:
         chunks = chunk_page(
@@ -423,5 +423,6 @@ def _without_number(name: str) -> str:
     return prefix[1] if prefix else name
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
+    """Return the path as browsers send it."""
     return quote(path, safe="/%!$&'()*+,;=:@-._~[]|")
