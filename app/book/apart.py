@@ -66,7 +66,7 @@ class Apart:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # Ctrl-C is for this process alone, which then ends the other one.
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603  # Its arguments are ours.
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         self._exchange(self._process, (time.time, ()), _START_SECONDS)

@@ -186,9 +186,9 @@ def _refusal(root: LexborNode) -> str | None:
         if name == "robots" and is_noindex(meta.attributes.get("content") or ""):
             return "is not to be indexed (noindex)"
     for meta in root.css("meta[http-equiv][content]"):
-        if (meta.attributes.get("http-equiv") or "").lower() == "refresh":
-            if _REFRESH.match(meta.attributes.get("content") or ""):
-                return "only leads to another page (meta refresh)"
+        kind, content = meta.attributes.get("http-equiv") or "", meta.attributes.get("content") or ""
+        if kind.lower() == "refresh" and _REFRESH.match(content):
+            return "only leads to another page (meta refresh)"
     return None
 
 

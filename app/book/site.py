@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
-from xml.etree import ElementTree as ET  # noqa: S405  # Expat bounds what entities grow to, and reads no others.
+from xml.etree import ElementTree as ET  # Expat bounds what entities grow to, and reads no others.
 
 from app.book.apart import Call, TooLongError, at_once
 from app.book.article import Article, read_article
@@ -26,7 +27,11 @@ _PRESCAN_BYTES = 4_096
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _WIDER = {
     **dict.fromkeys(("iso8859-1", "ascii", "latin-1", "cp1252"), "cp1252"),
-    **{"iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874", "shift_jis": "cp932", "euc_kr": "cp949"},
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
     **dict.fromkeys(("gb2312", "gbk", "hz"), "gb18030"),
     # A page that can be read as bytes of ASCII is in no such encoding, whatever it says.
     **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"), "utf-8"),
@@ -43,6 +48,8 @@ class Page:
     address: str
     """Where it lies, which is its address unless it says itself that it has another."""
     article: Article
+    origin: dict[str, str] | None = None
+    """What is to be noted of where it came from."""
 
 
 @dataclass
@@ -52,22 +59,33 @@ class Pages:
     url: str
     read: list[Page] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    kept: dict[str, tuple[list[Chunk], dict[str, str]]] = field(default_factory=dict)
+    """Pages that have not changed, with their origins."""
 
-    def add(self, name: str, address: str, article: Article) -> None:
+    def keep(self, name: str, chunks: list[Chunk], origin: dict[str, str]) -> None:
+        """Take a page as it is in the database."""
+        self.kept[name] = (chunks, origin)
+
+    def add(self, name: str, address: str, article: Article, origin: dict[str, str] | None = None) -> None:
         """Take the page, or note why it is left out."""
         reason = article.refusal or _no_page(name, article)
         if reason:
             self.skipped.append(Skipped(name, reason))
         else:
-            self.read.append(Page(name, address, article))
+            self.read.append(Page(name, address, article, origin))
 
     def book(self, notes: Iterable[str] = ()) -> Book:
         """Return the book of these pages; raises TreeError if they say nothing."""
-        addresses = _addresses(self.read, self.url)
         site_names = _site_names(self.read)
         chunks: list[Chunk] = []
+        origins: dict[str, dict[str, str]] = {}
         first: dict[str, str] = {}
-        count = 0
+        for name, (known, origin) in self.kept.items():
+            first[known[0].page] = first[origin.get("digest", "")] = name
+            origins[known[0].page] = origin
+            chunks += known
+        addresses = _addresses(self.read, self.url, frozenset(origins))
+        count = len(self.kept)
         for page in self.read:
             address = addresses[page.name]
             same = first.get(address) or first.get(page.article.digest)
@@ -76,6 +94,8 @@ class Pages:
                 continue
             first[address] = first[page.article.digest] = page.name
             count += 1
+            if page.origin:
+                origins[address] = page.origin
             title = page.article.heading or _own_title(page.article.full_title, site_names) or _last_part(address)
             chunks += chunk_sections(page.article.sections, page=address, title=title)
         if not chunks:
@@ -83,7 +103,7 @@ class Pages:
             raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
         languages = Counter(page.article.language for page in self.read if page.article.language)
         locale = languages.most_common(1)[0][0].replace("_", "-") if languages else None
-        return Book(self.url, count, chunks, self.skipped, list(notes), locale)
+        return Book(self.url, count, chunks, self.skipped, list(notes), locale, origins)
 
 
 def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call = at_once) -> Book:
@@ -135,9 +155,9 @@ def article_of(content: bytes, charset: str | None = None) -> Article:
 
 def decoded(content: bytes, charset: str | None = None) -> str:
     """Return the text of a page as browsers decode it: by its byte order mark, its server, or what it says of itself."""
-    for mark, encoding in _MARKS.items():
+    for mark, marked in _MARKS.items():
         if content.startswith(mark):
-            return content[len(mark) :].decode(encoding, "replace")
+            return content[len(mark) :].decode(marked, "replace")
     said = _XML_ENCODING.search(content[:_PRESCAN_BYTES]) or _CHARSET.search(content[:_PRESCAN_BYTES])
     for name in (charset, said[1].decode("ascii", "replace") if said else None):
         if (encoding := _encoding(name or "")) is not None:
@@ -201,43 +221,27 @@ def locations(content: bytes) -> tuple[list[str], list[str]]:
     """Return the addresses of the pages that a sitemap lists, and those of further sitemaps; of a broken one, what comes first."""
     pages: list[str] = []
     sitemaps: list[str] = []
-    parser = ET.XMLPullParser(["end"])
     try:
-        parser.feed(content)
-        parser.close()
+        for _, element in ET.iterparse(BytesIO(content)):  # noqa: S314  # As above.
+            namespace, _, tag = element.tag.rpartition("}")
+            location = element.find(f"{namespace}}}loc" if namespace else "loc")
+            if location is not None and (address := (location.text or "").strip()):
+                {"url": pages, "sitemap": sitemaps}.get(tag, []).append(address)
+            if tag in {"url", "sitemap"}:
+                element.clear()
     except ET.ParseError:
         pass
-    events = _events(parser)
-    for element in events:
-        tag = element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
-        if tag not in {"url", "sitemap"}:
-            continue
-        for child in element:
-            is_location = isinstance(child.tag, str) and child.tag.rpartition("}")[2] == "loc"
-            own_namespace = isinstance(child.tag, str) and child.tag.rpartition("}")[0] == element.tag.rpartition("}")[0]
-            if is_location and own_namespace and (text := (child.text or "").strip()):
-                (pages if tag == "url" else sitemaps).append(text)
     if not pages and not sitemaps and not content.lstrip().startswith(b"<"):
         lines = content.decode("utf-8", "replace").split()
         pages = [line for line in lines if line.startswith(("http://", "https://"))]
     return pages, sitemaps
 
 
-def _events(parser: "ET.XMLPullParser[ET.Element]") -> Iterable[ET.Element]:
-    try:
-        for event in parser.read_events():
-            element = event[1]
-            if isinstance(element, ET.Element):
-                yield element
-    except ET.ParseError:
-        return
-
-
-def _addresses(pages: Sequence[Page], url: str) -> Mapping[str, str]:
+def _addresses(pages: Sequence[Page], url: str, others: frozenset[str]) -> Mapping[str, str]:
     """Return the address of each page by its name: its canonical one, unless others claim the same."""
     canonical = {page.name: _canonical(page, url) for page in pages}
     claims = Counter(address for address in canonical.values() if address)
-    natural = {page.address for page in pages}
+    natural = {*others, *(page.address for page in pages)}
     addresses = {}
     for page in pages:
         address = canonical[page.name]
@@ -274,4 +278,3 @@ def _own_title(full_title: str, site_names: frozenset[str]) -> str | None:
 def _last_part(address: str) -> str:
     parts = urlsplit(address)
     return unquote(parts.path.rstrip("/").rpartition("/")[2]).partition(".")[0] or parts.netloc
-

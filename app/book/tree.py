@@ -100,6 +100,8 @@ class Book:
     """What its owner should know besides, each a sentence."""
     locale: str | None = None
     """The language that the pages say they are in."""
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What is noted of where each page came from, by its address, for the next run."""
 
 
 _OUTSIDE = "leads out of the folder"
@@ -259,13 +261,11 @@ def files_in(
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith((".", "_"))
-            and name not in _UNREAD_FOLDERS
-            and not _is_excluded(paths[name], exclude)
+            if not name.startswith((".", "_")) and name not in _UNREAD_FOLDERS and not is_excluded(paths[name], exclude)
         )
         for name in sorted(files):
             is_page = (suffixes is None or name.endswith(suffixes)) and not name.startswith((".", "_"))
-            if not is_page or _is_excluded(paths[name], exclude):
+            if not is_page or is_excluded(paths[name], exclude):
                 continue
             path = Path(parent, name)
             if path.is_symlink() and not _is_within(os.path.realpath(path), home):
@@ -278,7 +278,8 @@ def _is_within(path: str, home: str) -> bool:
     return path == home or path.startswith(os.path.join(home, ""))  # noqa: PTH118  # Both are strings, from realpath.
 
 
-def _is_excluded(path: str, patterns: Sequence[str]) -> bool:
+def is_excluded(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path in the folder matches one of the patterns."""
     # A pattern such as **/drafts/** also means the folder itself, at the root too.
     candidates = (path, f"/{path}", f"{path}/", f"/{path}/")
     return any(fnmatchcase(candidate, pattern.removeprefix("./")) for pattern in patterns for candidate in candidates)
