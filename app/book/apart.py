@@ -1,7 +1,4 @@
-"""Reading pages in a process of its own, since no parser can promise that a page takes little time and memory.
-
-`python -m app.book.apart` is that process: it answers each call on its standard input until this ends.
-"""
+"""Reading pages in a process of its own, since no parser can promise that a page takes little time and memory."""
 
 import pickle
 import subprocess
@@ -65,9 +62,10 @@ class Apart:
         return result  # type: ignore[no-any-return]  # It is what the function returned.
 
     def _start(self) -> subprocess.Popen[bytes]:
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer_calls; answer_calls()"
         # Ctrl-C is for this process alone, which then ends the other one.
         self._process = subprocess.Popen(  # noqa: S603  # Its arguments are ours.
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         self._exchange(self._process, (time.time, ()), _START_SECONDS)
         return self._process
@@ -95,7 +93,8 @@ class Apart:
                 process.communicate()
 
 
-def _answer_calls() -> None:
+def answer_calls() -> None:
+    """Be the other process: answer each call on the standard input until this ends."""
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # Nothing else may be written among the answers.
     while True:
@@ -122,7 +121,3 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + PAGE_SECONDS + 1, hard))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, hard))
-
-
-if __name__ == "__main__":
-    _answer_calls()

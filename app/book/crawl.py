@@ -42,6 +42,8 @@ _ANSWER_SECONDS = 120.0
 """How long one answer may take, for servers that never stop sending."""
 _FAILED_SHARE = 0.1
 """If more of the pages than this fail, the site is not well, and its book stays as it was."""
+_SAMPLE = 50
+"""How many addresses a check asks for."""
 _SITEMAP_NAMES = ("sitemap.xml", "sitemap-index.xml", "sitemap_index.xml", "sitemap.xml.gz", "sitemap.txt")
 _HTML = frozenset({"text/html", "application/xhtml+xml", ""})
 _NOT_PAGES = re.compile(
@@ -153,8 +155,8 @@ class Crawler:
         addresses = await self._listed()
         if not addresses:
             self._follows_links = True
-            addresses = [self.site]
-            self._notes.append("The site has no sitemap, so links were followed from its first page.")
+            addresses = [self.site, *self._known]  # A page that has not changed comes without its links.
+            self._notes.append("No sitemap lists the site's pages, so links were followed from its first page.")
         self._enqueue(state, addresses)
         await self._fetch_all(state)
         return self._book(state)
@@ -376,6 +378,50 @@ class Crawler:
         return self._pages.book(self._notes)
 
 
+@dataclass(frozen=True)
+class Check:
+    """What became of asking a running site for the addresses of its book."""
+
+    asked: int
+    dead: list[Skipped]
+
+
+async def check(book: Book) -> Check:
+    """Ask the running site for a sample of the addresses that readers would be sent to, evenly spread over the book."""
+    chunks = book.chunks[:: max(1, len(book.chunks) // _SAMPLE)][:_SAMPLE]
+    by_page: dict[str, set[str]] = {}
+    for chunk in chunks:
+        by_page.setdefault(chunk.page, set()).add(chunk.source)
+    places = asyncio.Semaphore(_AT_ONCE)
+    async with httpx2.AsyncClient(
+        headers={"User-Agent": user_agent()}, timeout=_TIMEOUT, follow_redirects=True
+    ) as client:
+        asked = [_dead_of(client, places, page, sources) for page, sources in by_page.items()]
+        dead = [found for of_page in await asyncio.gather(*asked) for found in of_page]
+    return Check(sum(map(len, by_page.values())), dead)
+
+
+async def _dead_of(
+    client: httpx2.AsyncClient, places: asyncio.Semaphore, page: str, sources: set[str]
+) -> list[Skipped]:
+    async with places:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS), client.stream("GET", page) as response:
+                if not response.is_success:
+                    return [Skipped(page, f"answered {response.status_code}")]
+                article = article_of(await _content(response, MAX_FILE_BYTES), _charset(response.headers))
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
+            return [Skipped(page, f"cannot be reached ({_named(error)})")]
+        except (_GoneError, RecursionError) as error:
+            return [Skipped(page, str(error))]
+    anchors = {unquote(anchor) for anchor in article.anchors}
+    return [
+        Skipped(source, "has no such anchor")
+        for source in sorted(sources)
+        if (anchor := unquote(urldefrag(source).fragment)) and anchor not in anchors
+    ]
+
+
 def _checked(url: str, response: _Response) -> _Answer:
     """Return the answer if it is a page; raises _GoneError."""
     if not response.is_success:
@@ -387,7 +433,7 @@ def _checked(url: str, response: _Response) -> _Answer:
         raise _GoneError("is not to be indexed (X-Robots-Tag)")
     validators = {"etag": response.headers.get("etag"), "modified": response.headers.get("last-modified")}
     origin = {name: value for name, value in validators.items() if value}
-    return _Answer(url, is_unchanged=False, content=response.content, charset=_charset(response), origin=origin)
+    return _Answer(url, is_unchanged=False, content=response.content, charset=_charset(response.headers), origin=origin)
 
 
 def user_agent() -> str:
@@ -427,8 +473,8 @@ def _unzipped(content: bytes) -> bytes:
         raise _GoneError(f"is no gzip file: {error}") from error
 
 
-def _charset(response: _Response) -> str | None:
-    found = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", response.headers.get("content-type", ""), re.IGNORECASE)
+def _charset(headers: httpx2.Headers) -> str | None:
+    found = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", headers.get("content-type", ""), re.IGNORECASE)
     return found[1] if found else None
 
 

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
 from app.book.chunks import Chunk
+from app.book.crawl import Known
 from app.book.embeddings import Embedder, EmbeddingError, Vector, padded
 from app.book.tree import Book
 from app.book.words import index_words, prune_words
@@ -103,6 +104,22 @@ async def ingest(
                 f"The embeddings could not be made: {error}\n"
                 "The book is as it was. What is embedded already is kept: run the same command again to go on."
             ) from error
+
+
+async def known_pages(url: str, dsn: Dsn) -> dict[str, Known]:
+    """Return what the database has of a book that was read from its running site, by where each page came from.
+
+    Raises IngestError.
+    """
+    async with _opened(dsn) as engine, engine.connect() as connection:
+        rows = (await connection.execute(_chunks_of(url))).all()
+    by_page: dict[str, list[Chunk]] = defaultdict(list)
+    origins: dict[str, dict[str, str]] = {}
+    for row in rows:
+        by_page[row.page].append(Chunk(row.source, row.page, row.title, row.position, row.content))
+        if row.origin:
+            origins[row.page] = row.origin
+    return {origin["from"]: Known(origin, by_page[page]) for page, origin in origins.items()}
 
 
 async def remove(url: str, dsn: Dsn) -> int:
@@ -281,8 +298,13 @@ class _Ingest:
             await connection.commit()
 
     def _is_changed(self, row: Row[Any], chunk: Chunk, paid: Mapping[str, int]) -> bool:
-        now = (chunk.source, chunk.position, chunk.page, self._locale)
-        return row.digest in paid or (row.source, row.position, row.page, row.locale) != now
+        now = (chunk.source, chunk.position, chunk.page, self._locale, self._origin(chunk))
+        return row.digest in paid or (row.source, row.position, row.page, row.locale, row.origin) != now
+
+    def _origin(self, chunk: Chunk) -> dict[str, str] | None:
+        """Return what is noted of where the chunk's page came from; the page's first chunk has it."""
+        origin = self._book.origins.get(chunk.page) if chunk.position == 0 else None
+        return dict(origin) if origin else None
 
     async def _update(
         self, connection: AsyncConnection, rows: Sequence[tuple[Row[Any], Chunk]], paid: Mapping[str, int]
@@ -339,6 +361,8 @@ class _Ingest:
 
     def _meta(self, key: str, chunk: Chunk, paid: Mapping[str, int]) -> dict[str, Any]:
         meta: dict[str, Any] = {"book": self._book.url, "page": chunk.page, "locale": self._locale, "digest": key}
+        if origin := self._origin(chunk):
+            meta["origin"] = origin
         if self._embedder and key in paid:
             meta |= {"model": self._embedder.model, "dimensions": paid[key]}
         return meta
@@ -399,7 +423,23 @@ def _rows_of(url: str) -> Select[Any]:
         _in_meta("digest").label("digest"),
         _in_meta("model").label("model"),
         col(Document.meta)["dimensions"].as_integer().label("dimensions"),
+        col(Document.meta)["origin"].label("origin"),
     ).where(_in_meta("book") == url)
+
+
+def _chunks_of(url: str) -> Select[Any]:
+    return (
+        select(
+            col(Document.source),
+            col(Document.title),
+            col(Document.position),
+            col(Document.content),
+            _in_meta("page").label("page"),
+            col(Document.meta)["origin"].label("origin"),
+        )
+        .where(_in_meta("book") == url)
+        .order_by(_in_meta("page"), col(Document.position))
+    )
 
 
 def _others_than(url: str) -> Select[Any]:
