@@ -24,7 +24,10 @@ _EMBEDDING_SECONDS = 30.0
 
 def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
-    return run(_parser(), when_stopped="Stopped. The book is as it was.")
+    return run(
+        _parser(),
+        when_stopped="Stopped. The book is as it was. Embeddings that are paid for are kept: the same command goes on from there.",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,22 +1,29 @@
 """The commands that change the book: their progress, and their account of what they did."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.book.apart import Apart
 from app.book.crawl import Check, Crawler, check
-from app.book.embeddings import Embedder
+from app.book.embeddings import PRICES, Embedder
 from app.book.ingest import IngestError, Report, ingest, known_pages, remove
 from app.book.site import is_site, read_site
 from app.book.tree import SUFFIXES, Book, TreeError, book_url, counted, files_in, generator_of, locale_of, read_book
 from app.config import Settings
 
 __all__ = ["IngestError", "Source", "TreeError", "read_in", "take_out"]
+
+
+class _Show(Protocol):
+    """Is told how many of how many things are done, and what they cost."""
+
+    def __call__(self, done: int, total: int, cost: str = "") -> None: ...  # As the class says.
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,11 @@ async def read_in(source: Source, settings: Settings, embedder: Embedder) -> boo
     try:
         with _progress(console, "Embedding") as show:
             report = await ingest(
-                book, settings.database, embedder if embedder.is_available else None, locale=locale, on_progress=show
+                book,
+                settings.database,
+                embedder if embedder.is_available else None,
+                locale=locale,
+                on_progress=lambda done, total, tokens: show(done, total, _cost(embedder.model, tokens)),
             )
     finally:
         await embedder.close()
@@ -71,12 +82,28 @@ def _as_lines(checked: Check) -> list[str]:
 
 
 @contextmanager
-def _progress(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(console: Console, name: str) -> Iterator[_Show]:
     """Show on a terminal how far something is; gives what is to be told so."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=None, visible=False)
-        yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
+
+        def show(done: int, total: int, cost: str = "") -> None:
+            progress.update(bar, completed=done, total=total, description=cost, visible=True)
+
+        yield show
+
+
+def _cost(model: str, tokens: int) -> str:
+    """Return about what the tokens cost, if the price is known."""
+    price = PRICES.get(model)
+    return "" if price is None else f"about ${tokens * price / 1_000_000:,.4f}"
 
 
 async def _book(source: Source, settings: Settings, console: Console) -> Book:
@@ -119,6 +146,11 @@ async def take_out(url: str, settings: Settings) -> None:
     print(f"{root}: {counted(await remove(root, settings.database), 'chunk')} deleted")  # noqa: T201
 
 
+def _spent(report: Report, embedder: Embedder) -> str:
+    cost = _cost(embedder.model, report.tokens)
+    return f": {report.tokens:,} tokens, {cost}" if report.tokens and cost else ""
+
+
 def _account(book: Book, report: Report, locale: str, settings: Settings, embedder: Embedder) -> list[str]:
     url = settings.database.url
     unset = "" if settings.database_url else ", since DATABASE_URL is not set"
@@ -126,7 +158,9 @@ def _account(book: Book, report: Report, locale: str, settings: Settings, embedd
     lines = [
         f"{book.url} ({locale}), in the database {url.database}{f' on {url.host}' if url.host else ''}{unset}:",
         f"  {counted(book.pages, 'page')}, {counted(len(book.chunks), 'chunk')}: {changes}",
-        f"  {counted(report.embedded, 'chunk')} embedded with {embedder.model}" if embedder.is_available else "",
+        f"  {counted(report.embedded, 'chunk')} embedded with {embedder.model}{_spent(report, embedder)}"
+        if embedder.is_available
+        else "",
     ]
     for (model, dimensions), count in report.replaced.items():
         lines.append(f"  {counted(count, 'embedding')} of {model} with {dimensions} dimensions replaced")

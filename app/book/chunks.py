@@ -23,7 +23,11 @@ SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 _MAX_HEADING_CHARS = 120
 _MAX_TITLE_CHARS = 400
 
-_CUSTOM_ANCHOR = re.compile(r"\s*\{#(?P<anchor>(?:.(?!\{#|\}))*.)\}$")
+_CUSTOM_ANCHOR = re.compile(r"\{#(?P<anchor>(?:.(?!\{#|\}))*.)\}$")
+_ATTRIBUTES = re.compile(
+    r"\{:?[ ]*+(?=[#.])(?:[#.][^\s{}#.][^\s{}]*[ ]*+|[\w-]+=(?:\"[^\"{}]*\"|'[^'{}]*'|[^\s\"'{}]+)[ ]*+|-[ ]*+)++\}[ ]*$"
+)
+"""A heading's attribute list, as other generators have it: `{ #id .class }`."""
 _DIRECTIVE = re.compile(r"(?<!:):[A-Za-z](?:[\w-]*[A-Za-z0-9])?(?:\[([^\[\]]*)\])?(?:\{[^{}]*\})?(?![\w:-])", re.ASCII)
 _DISPLAYED = re.compile(rf"^([ \t>]*(?:[-*+][ \t]+)?){MATH_FENCE}$", re.MULTILINE)
 
@@ -186,7 +190,13 @@ def _parsed(markdown: str, *, is_mdx: bool) -> tuple[MarkdownIt, list[Token]]:
 def _heading(parser: MarkdownIt, content: str, slugger: Slugger) -> tuple[str, str]:
     """Return the heading's text and its anchor."""
     custom = _CUSTOM_ANCHOR.search(content)
-    [inline] = parser.parseInline(content[: custom.start()] if custom else content)
+    listed = None if custom else _ATTRIBUTES.search(content)
+    if listed and (anchor := re.search(r"#([^\s{}]+)", listed[0])):
+        content = f"{content[: listed.start()]}{{#{anchor[1]}}}"
+        custom = _CUSTOM_ANCHOR.search(content)
+    elif listed:
+        content = content[: listed.start()]
+    [inline] = parser.parseInline(content[: custom.start()].rstrip() if custom else content.rstrip())
     parts = inline.children or []
     shown = " ".join(HIDDEN.sub("", "".join(map(_text_of, parts))).replace(MARK, "").split())
     if custom:

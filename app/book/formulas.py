@@ -125,7 +125,7 @@ def tex_of(math: LexborNode) -> str:
     return (math.attributes.get("alttext") or "").strip() or " ".join(_tex(math).split())
 
 
-def _tex(node: LexborNode) -> str:  # noqa: PLR0911  # Each element has its own form.
+def _tex(node: LexborNode) -> str:  # noqa: C901, PLR0911  # Each element has its own form.
     parts = [_tex(part) for part in _elements(node)]
     match node.tag, parts:
         case (("mi" | "mn" | "mo" | "mtext" | "ms"), _):

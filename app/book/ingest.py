@@ -1,5 +1,6 @@
 """Storing the book: what has changed is embedded, and then the database goes from the old book to the new one at once."""
 
+import asyncio
 import hashlib
 import uuid
 from collections import Counter, defaultdict
@@ -41,8 +42,13 @@ LOCK = 0x626F6F6C
 _BATCH = 200
 _SQLITE_BUSY_SECONDS = 60
 
-type OnProgress = Callable[[int, int], None]
-"""Is told how many of how many chunks are embedded."""
+_AT_ONCE = 6
+"""How many batches are embedded at the same time."""
+_STOP_SECONDS = 10.0
+"""How long a run that is stopped waits for what it has asked for, since that is paid for."""
+
+type OnProgress = Callable[[int, int, int], None]
+"""Is told how many of how many chunks are embedded, and about how many tokens all of them have."""
 
 
 class IngestError(Exception):
@@ -60,6 +66,8 @@ class Report:
     deleted: int = 0
     embedded: int = 0
     """Chunks that were sent to the embedding model."""
+    tokens: int = 0
+    """How many tokens they had, as far as the server says so."""
     without_embedding: int = 0
     """Chunks that are found by their words alone."""
     replaced: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -88,7 +96,7 @@ async def ingest(
     embedder: Embedder | None,
     *,
     locale: str | None = None,
-    on_progress: OnProgress = lambda _done, _of: None,
+    on_progress: OnProgress = lambda _done, _of, _tokens: None,
 ) -> Report:
     """Make the database hold exactly these chunks of the book at its address; other books in it stay as they are.
 
@@ -204,6 +212,11 @@ class _Ingest:
         self._dimensions: int | None = None
         """How many the model's vectors have, once it has answered."""
         self._has_borrowed = False
+        self._done = 0
+        self._chars = 0
+        self._embedded_chars = 0
+        self._keeping = asyncio.Lock()
+        """SQLite has one writer at a time."""
         self._report = Report()
 
     async def run(self) -> Report:
@@ -272,21 +285,72 @@ class _Ingest:
         return [key for key in missing if key not in found]
 
     async def _embed(self, missing: list[str]) -> None:
-        """Embed what has these digests, and keep each batch; raises EmbeddingError."""
+        """Embed what has these digests, and keep each batch; raises EmbeddingError.
+
+        The first batch shows what the server accepts; then several are under way at once. When the run is stopped, or one of
+        them fails, those that are under way and so paid for are waited for and kept.
+        """
         if self._embedder is None:
             return
         texts = {key: embedded_text(chunk) for key, chunk in self._chunks}
-        done = 0
-        self._on_progress(done, len(missing))
-        for batch in self._embedder.batches([texts[key] for key in missing]):
-            vectors = await self._embedder.embed(batch)
-            if self._dimensions not in {None, len(vectors[0])}:
-                raise EmbeddingError("dimensions", "The model's embeddings changed their dimensions.")
-            self._dimensions = len(vectors[0])
-            await self._keep(dict(zip(missing[done:], vectors, strict=False)))
-            done += len(batch)
-            self._report.embedded += len(batch)
-            self._on_progress(done, len(missing))
+        total, self._done = len(missing), 0
+        self._show(total, sum(len(texts[key]) for key in missing))
+        first, *_ = self._embedder.batches([texts[key] for key in missing])
+        await self._finish({asyncio.create_task(self._embed_batch(missing[: len(first)], texts, total))})
+        rest = missing[len(first) :]
+        running: set[asyncio.Task[None]] = set()
+        position = 0
+        try:
+            for batch in self._embedder.batches([texts[key] for key in rest]):
+                keys = rest[position : position + len(batch)]
+                position += len(batch)
+                if len(running) >= _AT_ONCE:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                running.add(asyncio.create_task(self._embed_batch(keys, texts, total)))
+        finally:
+            await self._finish(running)
+
+    async def _embed_batch(self, keys: Sequence[str], texts: Mapping[str, str], total: int) -> None:
+        if self._embedder is None:
+            return
+        vectors = await self._embedder.embed([texts[key] for key in keys])
+        if self._dimensions not in {None, len(vectors[0])}:
+            raise EmbeddingError("dimensions", "The model's embeddings changed their dimensions.")
+        self._dimensions = len(vectors[0])
+        async with self._keeping:
+            await self._keep(dict(zip(keys, vectors, strict=True)))
+        self._done += len(keys)
+        self._report.embedded += len(keys)
+        self._report.tokens = self._embedder.tokens
+        self._embedded_chars += sum(len(texts[key]) for key in keys)
+        self._show(total, None)
+
+    def _show(self, total: int, chars: int | None) -> None:
+        """Tell how far it is, and about how many tokens there will be: a quarter of the characters until it is known better."""
+        self._chars = self._chars if chars is None else chars
+        tokens = self._report.tokens
+        rate = tokens / self._embedded_chars if tokens and self._embedded_chars else 0.25
+        self._on_progress(self._done, total, round(self._chars * rate))
+
+    @staticmethod
+    async def _finish(running: set[asyncio.Task[None]]) -> None:
+        """Wait for these tasks, also when this one is being stopped; raises what one of them raised."""
+        if not running:
+            return
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError:
+            await asyncio.wait(running, timeout=_STOP_SECONDS)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
+        results = await asyncio.gather(*running, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _keep(self, vectors: Mapping[str, Vector]) -> None:
         """Keep embeddings until their chunks are stored."""
