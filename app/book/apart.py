@@ -1,5 +1,6 @@
 """Reading pages in a process of its own, since no parser can promise that a page takes little time and memory."""
 
+import importlib
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any, Protocol, Self, override
 
 PAGE_SECONDS = 10
 """How much of a processor's time a page may take."""
-_WALL_SECONDS = 60.0
+_WALL_FACTOR = 6
+"""On a busy machine, a page may take so many times that until it is read."""
 _START_SECONDS = 60.0
 _MEMORY_BYTES = 2_000_000_000
 
@@ -21,7 +23,7 @@ class TooLongError(Exception):
 
     @override
     def __str__(self) -> str:
-        return f"takes more than {PAGE_SECONDS} seconds to read, or too much memory"
+        return "takes too much time or memory to read"
 
 
 class Call(Protocol):
@@ -38,7 +40,8 @@ def at_once[T](function: Callable[..., T], *arguments: Any) -> T:
 class Apart:
     """Calls functions in another process, which is ended when a call takes too long and started anew for the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: int = PAGE_SECONDS) -> None:
+        self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -53,7 +56,7 @@ class Apart:
         with self._lock:
             try:
                 process = self._process or self._start()
-                has_failed, result = self._exchange(process, (function, arguments), _WALL_SECONDS)
+                has_failed, result = self._exchange(process, (function, arguments), self._seconds * _WALL_FACTOR)
             except (EOFError, OSError, pickle.UnpicklingError) as error:
                 self._end()
                 raise TooLongError from error
@@ -62,12 +65,12 @@ class Apart:
         return result  # type: ignore[no-any-return]  # It is what the function returned.
 
     def _start(self) -> subprocess.Popen[bytes]:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer_calls; answer_calls()"
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer_calls; answer_calls({self._seconds})"
         # Ctrl-C is for this process alone, which then ends the other one.
         self._process = subprocess.Popen(  # noqa: S603  # Its arguments are ours.
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
-        self._exchange(self._process, (time.time, ()), _START_SECONDS)
+        self._exchange(self._process, (_prepare, ()), _START_SECONDS)
         return self._process
 
     @staticmethod
@@ -93,7 +96,12 @@ class Apart:
                 process.communicate()
 
 
-def answer_calls() -> None:
+def _prepare() -> None:
+    """Import what reads pages, which is no part of a page's time."""
+    importlib.import_module("app.book.site")
+
+
+def answer_calls(seconds: int) -> None:
     """Be the other process: answer each call on the standard input until this ends."""
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # Nothing else may be written among the answers.
@@ -102,7 +110,7 @@ def answer_calls() -> None:
             function, arguments = pickle.load(calls)  # noqa: S301  # Our own process wrote it.
         except EOFError:
             return
-        _limit()
+        _limit(seconds)
         try:
             answer = (False, function(*arguments))
         except Exception as error:  # noqa: BLE001  # The caller gets it.
@@ -111,13 +119,13 @@ def answer_calls() -> None:
         answers.flush()
 
 
-def _limit() -> None:
+def _limit(seconds: int) -> None:
     """Let the system end this process when the next call takes too much, where it can."""
     try:
         import resource  # noqa: PLC0415  # Windows has none; there, only the time on the wall counts.
     except ModuleNotFoundError:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + PAGE_SECONDS + 1, hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + seconds + 1, hard))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, hard))

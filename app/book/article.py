@@ -104,7 +104,8 @@ _FRAME_ROLES = frozenset({"navigation", "search", "doc-toc", "doc-backlink", "co
 _MATH = frozenset({"math", "arithmatex"})
 _TITLE_CLASS = re.compile(
     r"(?:admonition|callout|custom-block|aside|alert|blockquote-tag|card|hint|topic)[-_]*(?:title|heading|header)"
-    r"|(?:title|heading)[-_](?:text|container)"
+    r"(?:[-_](?:text|container|\w{4,5}))?$",
+    re.IGNORECASE,
 )
 _LINE = frozenset({"line", "token-line", "code-line", "ec-line", "highlight-line", "view-line", "code__line"})
 _LANGUAGE = re.compile(r"(?:language|lang|highlight|highlight-source|sourceCode|brush:)[-_ ]([\w+#.-]+)")
@@ -122,6 +123,8 @@ _MAIN_SHARE = 0.6
 """How much of a page's text what is taken for its main part must hold."""
 _LONG_LIST_CHARS = 1_500
 _LONGEST_POWER = 12
+_LANGUAGE_LEVELS = 8
+"""How far around a listing an element may be that names its language: listings can stand in tables."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def _is_frame(node: LexborNode) -> bool:
         return True
     attributes = node.attributes
     if not attributes:
-        return tag == "footer"
+        return tag in {"footer", "button"}
     classes = set((attributes.get("class") or "").split())
     role = (attributes.get("role") or "").lower()
     if tag in _HEADINGS or tag in {"main", "body", "article"} or role == "main":
@@ -391,7 +394,7 @@ class _Reader:
             self._read_image(node, classes)
         elif tag == "sup" and not _footnote(node):
             self._add(_raised(node))
-        elif tag in {"summary", "dt", "label", "button"} or any(_TITLE_CLASS.fullmatch(name) for name in classes):
+        elif tag in {"summary", "dt", "label", "button"} or any(_TITLE_CLASS.search(name) for name in classes):
             self._read_title(node)
         elif tag == "a" and _footnote(node):
             pass
@@ -413,7 +416,9 @@ class _Reader:
         text = _in_lines("".join(self._line))
         self._line.clear()
         if text:
+            floating = self._floating  # It stands after this text, if there is one.
             self._add_block(kind, text)
+            self._floating = floating
 
     def _add_block(self, kind: str, text: str) -> None:
         self._count += 1
@@ -452,7 +457,7 @@ class _Reader:
             if text:
                 self._add_block("paragraph", f"**{text}**")
             return
-        anchor = self._anchor_of(node) or self._anchor_within(node) or floating or enclosing
+        anchor = self._anchor_of(node) or self._anchor_within(node) or enclosing or floating
         if level == 1 and self.outline.title is None and text:
             anchor = ""  # The page's own title is where the page begins.
         if text:
@@ -510,7 +515,7 @@ class _Reader:
 
     def _read_code(self, node: LexborNode) -> None:
         self._end_block()
-        if node.css("pre"):  # mdBook puts one into another.
+        if len(node.css("pre")) > 1:  # mdBook puts one into another.
             self._read_children(node)
             return
         code = _code(node).strip("\n")
@@ -728,7 +733,7 @@ def _language(pre: LexborNode) -> str:
     code = pre.css_first("code")
     around = [code] if code is not None else []
     node: LexborNode | None = pre
-    for _ in range(5):
+    for _ in range(_LANGUAGE_LEVELS):
         if node is None or node.tag in {"body", "main", "article", "section"}:
             break
         around.append(node)

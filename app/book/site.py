@@ -114,7 +114,7 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
     """
     pages = Pages(book_url(url))
     listed = _listed(folder, pages.url)
-    for file in files_in(folder, exclude, SUFFIXES, pages.skipped):
+    for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped), key=_index_first):
         if any(part.startswith("_") for part in Path(file).parts[:-1]):
             continue
         try:
@@ -129,6 +129,11 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
 def is_site(folder: Path) -> bool:
     """Whether the folder is a built site: it has a page for its root."""
     return any((folder / f"index{suffix}").is_file() for suffix in SUFFIXES)
+
+
+def _index_first(file: str) -> tuple[str, bool, str]:
+    folder, _, name = file.rpartition("/")
+    return folder, not name.startswith("index."), name
 
 
 class _UnreadableError(Exception):
@@ -171,7 +176,7 @@ def decoded(content: bytes, charset: str | None = None) -> str:
 def _encoding(name: str) -> str | None:
     try:
         known = codecs.lookup(name.strip().strip("\"'")).name
-        b"".decode(known)
+        b" ".decode(known)
     except (LookupError, ValueError):  # Some codecs are none of text.
         return None
     return _WIDER.get(known, known)
