@@ -34,6 +34,7 @@ from app.errors import (
     SessionNotFoundError,
     TurnInProgressError,
 )
+from app.followups import Telling
 from app.idempotency import claim_question, give_up, identity_of, mark_as_claimed, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
@@ -48,9 +49,10 @@ from app.models import (
     SourcesEvent,
     as_done,
 )
-from app.prompt import PastTurn, assemble_prompt
+from app.prompt import Background, PastTurn, PromptMessage, assemble_prompt
 from app.ratelimit import Allowance
 from app.retrieval import Retrieval, Retriever, retrieve_nothing
+from app.turns import deadline
 
 router = APIRouter(tags=["chat"])
 
@@ -65,9 +67,6 @@ IdempotencyKey = Annotated[
     # In the IETF draft the key is a structured field's string, which has quotes.
     BeforeValidator(lambda value: value.strip('"') if isinstance(value, str) else value),
 ]
-
-CLAIM_MARGIN_SECONDS = 10.0
-"""How much longer than the model's deadline a claim lasts: the time for retrieval and the database."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ async def new_turn(
 TurnDep = Annotated[Turn, Depends(get_turn)]
 
 
-@router.post("/chat", responses=ERROR_RESPONSES)
+@router.post("/chat", responses=ERROR_RESPONSES, response_model_exclude_none=True)
 async def chat(turn: TurnDep, turns: TurnsDep) -> ChatResponse:
     """Answer a question about the book.
 
@@ -141,9 +140,11 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
     DatabaseError, either may be missing. No connection is held while the model thinks. With an idempotency key, a recorded
     answer is returned as it is; IdempotencyConflictError and TurnInProgressError say why there is none to return.
     """
-    keep_out_of_log(turn.request.message, turn.request.selected_text, turn.request.page_url)
+    request = turn.request
+    keep_out_of_log(request.message, request.selected_text, request.page_url, request.reader_note)
     ids = turn_ids(turn.request, turn.owner, turn.idempotency_key)
-    async with look_up(turn.request, turn.retriever) as retrieval:
+    seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
+    async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
         history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
         conversation = await find_conversation(
             turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
@@ -163,12 +164,11 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
             selected_text=turn.request.selected_text,
             created_at=time_after(conversation.last_message_at),
         )
-        claim_seconds = turn.settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
         if turn.idempotency_key is None:
-            mark_as_claimed(question, seconds=claim_seconds)
+            mark_as_claimed(question, seconds=seconds)
             return await _answer(turn, question, conversation, retrieval, emit)
 
-        async with claim_question(turn.db, question, conversation, seconds=claim_seconds) as claim:
+        async with claim_question(turn.db, question, conversation, seconds=seconds) as claim:
             if claim.recorded_reply is None:
                 return await _answer(turn, question, conversation, retrieval, emit)
             return _replay(question, claim.recorded_reply, emit)
@@ -178,7 +178,7 @@ def look_up(request: ChatRequest, retriever: Retriever) -> Retrieval:
     """Return the look-up of passages for the question; a question about an excerpt gets none."""
     if request.selected_text:
         retriever = retrieve_nothing
-    return Retrieval(retriever, request.message, page_url=request.page_url)
+    return Retrieval(retriever, request.message, page_url=request.page_url, scope=request.scope)
 
 
 async def _answer(
@@ -202,7 +202,7 @@ async def _answer(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         if turn.idempotency_key is None and not isinstance(error, DatabaseError):
-            await give_up(turn.db, question)
+            await give_up(turn.db, question, error)
         raise
     reply = await record_reply(turn.db, question, answer)
     if emit and (reply.content, reply.session_id) != (answer.text, question.session_id):
@@ -224,25 +224,32 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
 
     Raises ModelError; an answer that is nothing but markers of passages that do not exist is none.
     """
-    passages = await retrieval.passages()
+    found = await retrieval.findings()
     sources = [
-        Source(number=number, title=passage.title, url=passage.source) for number, passage in enumerate(passages, 1)
+        Source(number=number, title=passage.title, url=passage.source)
+        for number, passage in enumerate(found.passages, 1)
     ]
     if sources and emit:
         emit(SourcesEvent(sources=sources))
-    prompt = assemble_prompt(
-        request.message,
-        book_title=settings.book_title,
-        instructions=settings.assistant_instructions,
-        excerpt=request.selected_text,
-        passages=passages,
-        history=history,
-    )
-    completion = await model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
-    text, cited = cite(completion.text, len(passages))
+
+    def compose(background: Background) -> Sequence[PromptMessage]:
+        return assemble_prompt(
+            request.message,
+            book_title=settings.book_title,
+            instructions=settings.assistant_instructions,
+            excerpt=request.selected_text,
+            found=found.with_only(background.passages),
+            history=background.history,
+            reader_note=request.reader_note,
+            follow_ups=request.follow_ups and emit is not None,
+        )
+
+    telling = Telling(emit, has_follow_ups=request.follow_ups)
+    completion = await model.answer(compose, Background(history, found.passages), emit and telling.add)
+    text, cited = cite(telling.end(completion.text), completion.passages)
     if not text.strip():
-        raise ModelError
-    return Answer(text, [sources[number - 1] for number in cited], completion, retrieved=len(passages))
+        raise ModelError(usage=completion.usage)
+    return Answer(text, [sources[number - 1] for number in cited], completion)
 
 
 def _replay(question: MessageBase, reply: Row[Any], emit: Emit | None) -> DoneEvent:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from app import connections
 from tests.conftest import Serve, eventually, running
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 
 type Connect = Callable[..., Awaitable["Client"]]
 
@@ -49,7 +50,7 @@ class Client:
     async def is_ended(self) -> bool:
         """Read on to the end; returns False if the connection stays open."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await self.reader.read()
         except ConnectionError:
             return True
@@ -96,7 +97,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
             super().connection_lost(exc)
             lost.set()
 
-    monkeypatch.setattr("tests.conftest.BoundedProtocol", Observed)
+    monkeypatch.setattr(connections, "BoundedProtocol", Observed)
     return lost
 
 
@@ -241,7 +242,7 @@ async def test_what_follows_a_refused_request_on_its_connection_is_not_served(lo
 
         assert await client.reader.read() == b""
         client.writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await lost.wait()
     assert served == ["POST"]
 
@@ -267,8 +268,9 @@ async def test_a_refused_client_that_never_stops_is_cut_off(monkeypatch: pytest.
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
         chunked(1),
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nxPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nxPOST / HTTP/1.1\r\nHost: x",
     ],
-    ids=["nothing", "headers", "body", "chunks", "second request"],
+    ids=["nothing", "headers", "body", "chunks", "second request", "headers of the second request"],
 )
 async def test_a_request_that_does_not_arrive_ends_its_connection(
     beginning: str, monkeypatch: pytest.MonkeyPatch
@@ -278,6 +280,16 @@ async def test_a_request_that_does_not_arrive_ends_its_connection(
         client = await connect()
         await client.send(beginning)
 
+        assert await client.is_ended()
+
+
+async def test_headers_without_an_end_are_refused() -> None:
+    async with serving(ECHO) as connect:
+        client = await connect()
+        await client.send("POST / HTTP/1.1\r\nHost: x\r\nX-Long: " + "x" * 16_384)
+
+        status, _ = await client.response()
+        assert status == 400
         assert await client.is_ended()
 
 
@@ -329,7 +341,7 @@ async def test_a_response_that_nobody_reads_ends_its_connection(
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(f"GET / HTTP/1.1\r\nHost: x\r\n{connection}\r\n")
 
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await lost.wait()
 
 

@@ -33,6 +33,7 @@ from tests.fake_openai import (
     stall,
 )
 from tests.marks import on_one_database, on_postgresql
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, free_port
 
 MARK = "Zanzibar"
@@ -298,7 +299,7 @@ async def test_a_body_announced_as_too_large_is_refused_before_it_is_sent(servic
     head = "POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 999999999\r\n\r\n"
 
     writer.write(head.encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         status_line = await reader.readline()
     writer.close()
     await writer.wait_closed()
@@ -492,18 +493,30 @@ async def test_a_failure_in_passing_is_retried_and_one_reply_is_stored(serve: Se
 
 
 @on_one_database
-@pytest.mark.parametrize("retry_after", ["7", "Wed, 21 Oct 2065 07:28:00 GMT"])
-async def test_a_long_retry_after_is_passed_on_and_not_waited_for(
-    serve: Serve, model_server: FakeOpenAI, retry_after: str
+@pytest.mark.parametrize(
+    ("asked", "told"), [("7", "7"), ("7.2", "8"), ("Wed, 21 Oct 2065 07:28:00 GMT", IsStr(regex=r"\d{9,10}"))]
+)
+async def test_a_long_retry_after_is_told_in_seconds_and_not_waited_for(
+    serve: Serve, model_server: FakeOpenAI, asked: str, told: str
 ) -> None:
     service = await serve(OPENAI_MAX_RETRIES="2")
-    model_server.enqueue(failure(429, **{"retry-after": retry_after}))
+    model_server.enqueue(failure(429, **{"retry-after": asked}))
 
     response = await service.chat()
 
     assert response.json() == error_body(response, "openai_rate_limited")
-    assert response.headers["Retry-After"] == retry_after
+    assert response.headers["Retry-After"] == told
     assert len(model_server.requests) == 1
+
+
+@on_one_database
+@pytest.mark.parametrize("asked", ["-1", "0", "0.0", "soon", "nan", "1e400", "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_retry_after_that_cannot_be_meant_is_not_told(
+    service: Service, model_server: FakeOpenAI, asked: str
+) -> None:
+    model_server.enqueue(failure(503, **{"retry-after": asked}))
+
+    assert "Retry-After" not in (await service.chat()).headers
 
 
 @on_one_database
@@ -595,7 +608,7 @@ async def test_a_question_that_cannot_be_stored_is_answered_without_waiting_for_
     service = await serve(OPENAI_TIMEOUT_SECONDS="600")
     model_server.enqueue(stall)
 
-    async with without_messages_table(service.tables), asyncio.timeout(10):
+    async with without_messages_table(service.tables), asyncio.timeout(PATIENCE_SECONDS):
         response = await service.chat()
 
     assert response.status_code == 500
@@ -617,7 +630,7 @@ async def test_a_reply_that_cannot_be_stored_is_not_given_and_the_question_remai
 
     asking = asyncio.create_task(service.chat("What is a robot?"))
     await model_server.wait_for_requests(1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await service.tables.messages():
             pass
     async with without_messages_table(service.tables):
@@ -649,7 +662,7 @@ async def test_a_postgresql_without_tables_is_noticed_at_the_start_with_the_comm
     def checked() -> list[dict[str, Any]]:
         return [record for record in service.log() if record["event"].startswith("database.")]
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not checked():  # noqa: ASYNC110  # A log has no event for it.
             await asyncio.sleep(0.005)
     assert checked() == [IsPartialDict(event="database.not_migrated", level="ERROR", run="alembic upgrade head")]

@@ -38,6 +38,8 @@ class Source:
     """`site` if the folder is a built site, `source` if it is its Markdown; None if the folder shows it."""
     locale: str | None
     """The language of the pages; None if they or the path say it."""
+    title: str | None
+    """What the book is called; None if its site says it."""
     exclude: Sequence[str]
     keep_numbers: bool
     check: bool
@@ -59,6 +61,7 @@ async def read_in(source: Source, settings: Settings, embedder: Embedder) -> boo
                 settings.database,
                 embedder if embedder.is_available else None,
                 locale=locale,
+                title=source.title,
                 on_progress=lambda done, total, tokens: show(done, total, _cost(embedder.model, tokens)),
             )
     finally:
@@ -171,7 +174,7 @@ def _account(book: Book, report: Report, locale: str, settings: Settings, embedd
             "The same command adds them later."
         )
     for other, other_model, count in report.others:
-        if other_model not in {None, embedder.model} and embedder.is_available:
+        if other_model != embedder.model and embedder.is_available:
             lines.append(
                 f"  {other} has {counted(count, 'embedding')} of {other_model}. Until it is read in again too, "
                 "questions find every book of this database by words alone."

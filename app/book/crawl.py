@@ -263,6 +263,7 @@ class Crawler:
                 self._pages.skipped.append(Skipped(address, "is forbidden by robots.txt"))
             else:
                 state.addresses.append(address)
+                self._pages.order[address] = len(self._pages.order)
 
     def _note_once(self, note: str) -> None:
         if note not in self._notes:

@@ -62,6 +62,9 @@ class Pages:
     kept: dict[str, tuple[list[Chunk], dict[str, str]]] = field(default_factory=dict)
     """Pages that have not changed, with their origins."""
 
+    order: dict[str, int] = field(default_factory=dict)
+    """The place of each page in the book, by its name; without one, pages stand in the order in which they came."""
+
     def keep(self, name: str, chunks: list[Chunk], origin: dict[str, str]) -> None:
         """Take a page as it is in the database."""
         self.kept[name] = (chunks, origin)
@@ -77,13 +80,13 @@ class Pages:
     def book(self, notes: Iterable[str] = ()) -> Book:
         """Return the book of these pages; raises TreeError if they say nothing."""
         site_names = _site_names(self.read)
-        chunks: list[Chunk] = []
         origins: dict[str, dict[str, str]] = {}
         first: dict[str, str] = {}
+        found: dict[str, list[Chunk]] = {}
         for name, (known, origin) in self.kept.items():
             first[known[0].page] = first[origin.get("digest", "")] = name
             origins[known[0].page] = origin
-            chunks += known
+            found[name] = known
         addresses = _addresses(self.read, self.url, frozenset(origins))
         count = len(self.kept)
         for page in self.read:
@@ -97,13 +100,19 @@ class Pages:
             if page.origin:
                 origins[address] = page.origin
             title = page.article.heading or _own_title(page.article.full_title, site_names) or _last_part(address)
-            chunks += chunk_sections(page.article.sections, page=address, title=title)
+            found[page.name] = chunk_sections(page.article.sections, page=address, title=title)
+        chunks = [chunk for name in sorted(found, key=self._place) for chunk in found[name]]
         if not chunks:
             lines = (f"  {skipped.file} {skipped.reason}" for skipped in self.skipped[:20])
             raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
         languages = Counter(page.article.language for page in self.read if page.article.language)
         locale = languages.most_common(1)[0][0].replace("_", "-") if languages else None
-        return Book(self.url, count, chunks, self.skipped, list(notes), locale, origins)
+        names = Counter(page.article.site_name for page in self.read if page.article.site_name)
+        title = names.most_common(1)[0][0] if names else None
+        return Book(self.url, count, chunks, self.skipped, list(notes), locale, origins, title=title)
+
+    def _place(self, name: str) -> int:
+        return self.order.get(name, len(self.order))
 
 
 def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call = at_once) -> Book:
