@@ -1,6 +1,7 @@
 """The book's commands, run with `python -m app.book`."""
 
 import argparse
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -31,16 +32,34 @@ _NO_BOOK = "There is no book in the database. Please run: uv run python -m app.b
 
 def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
-    return run(_parser(), when_stopped="Stopped. The book is as it was.")
+    return run(
+        _parser(),
+        when_stopped="Stopped. The book is as it was. Embeddings that are paid for are kept: the same command goes on from there.",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app.book", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ingest = commands.add_parser("ingest", help="read in a book, or what has changed in it")
-    ingest.add_argument("folder", type=Path, metavar="DIR", help="the folder of its pages, such as docs")
-    ingest.add_argument("--url", required=True, help="the address of that folder's root on the site")
-    ingest.add_argument("--locale", help="the language of the pages, such as ur (default: en)")
+    ingest.add_argument(
+        "source",
+        type=_source,
+        metavar="SOURCE",
+        help="the folder of its Markdown, the folder of its built site, or the address of its running site",
+    )
+    ingest.add_argument("--url", help="the address of that folder's root on the site; of a running site, its own")
+    ingest.add_argument(
+        "--kind",
+        choices=["site", "source"],
+        help="whether the folder is a built site or its source, if it could be both",
+    )
+    ingest.add_argument("--locale", help="the language of the pages, such as ur (default: what they say, or en)")
+    ingest.add_argument(
+        "--check",
+        action="store_true",
+        help="ask the running site for a sample of the addresses, and list the dead ones",
+    )
     ingest.add_argument("--title", type=_title, help="what the book is called (default: as its site, or BOOK_TITLE)")
     ingest.add_argument(
         "--exclude",
@@ -75,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _source(text: str) -> Path | str:
+    return text if re.match("https?://", text, re.IGNORECASE) else Path(text)
+
+
 def _title(text: str) -> str:
     title = " ".join(text.split())
     if not title or len(title) > _LONGEST_TITLE:
@@ -92,15 +115,21 @@ async def _ingest(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     patience = {name: value for name, value in _PATIENCE.items() if name not in settings.model_fields_set}
     with _changes() as changes:
-        folder = changes.Folder(
-            path=arguments.folder,
+        source = changes.Source(
+            place=arguments.source,
             url=arguments.url,
+            kind=arguments.kind,
             locale=arguments.locale,
             title=arguments.title,
             exclude=arguments.exclude,
             keep_numbers=arguments.keep_number_prefixes,
+            check=arguments.check,
         )
-        await changes.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
+        is_right = await changes.read_in(source, settings, Embedder(settings.model_copy(update=patience)))
+    if not is_right:
+        raise CommandError(
+            "Addresses of the book are dead. Please compare --url with the address of a page of the site."
+        )
 
 
 async def _list(_arguments: argparse.Namespace) -> None:
