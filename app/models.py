@@ -203,6 +203,17 @@ class TokenUsage(SQLModel, table=True):
     tokens: int = Field(sa_type=BigInteger)
 
 
+class ToolUsage(SQLModel, table=True):
+    """How often readers' assistants have called one tool on one day, in UTC."""
+
+    __tablename__ = "tool_usage"
+
+    day: date = Field(primary_key=True)
+    tool: str = Field(sa_type=Text, primary_key=True)
+    """`search` or `fetch`."""
+    calls: int = Field(sa_type=BigInteger)
+
+
 class StoredBook(SQLModel, table=True):
     """A book in the database: what was read in under one address, and how much of it there is."""
 
