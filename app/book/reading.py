@@ -1,7 +1,7 @@
 """Whole pages of a book as Markdown, for readers' assistants and for `llms.txt`."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Any
@@ -100,14 +100,11 @@ async def llms_txt(database: Database, book: Row[Any], *, title: str) -> str:
     return "\n".join(lines)
 
 
-async def llms_full_txt(database: Database, book: Row[Any]) -> list[str]:
-    """Return the text of each page, in their order."""
-    texts = []
+async def page_texts(database: Database, book: Row[Any]) -> AsyncIterator[str]:
+    """Yield the text of each page with its address, in their order, one page in memory at a time."""
     for number in range(book.pages):
-        rows = await database.execute((_PAGE_NUMBERED, {"book": book.id, "number": number}))
-        if rows:
-            texts.append(f"{_as_markdown(rows)}\n\nSource: {rows[0].address}\n")
-    return texts
+        if rows := await database.execute((_PAGE_NUMBERED, {"book": book.id, "number": number})):
+            yield f"{_as_markdown(rows)}\n\nSource: {rows[0].address}\n"
 
 
 def _description(page: Row[Any]) -> str:
