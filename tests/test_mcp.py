@@ -8,14 +8,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp import Client
 
+from app.book.shelf import SEPARATOR
 from tests.books import LEGS, WHEELS, Section, opened, replace_book
 from tests.conftest import ORIGIN, ROOT, Serve, Service, eventually, query
-
-mcp_types = pytest.importorskip("mcp_types")
+from tests.fake_openai import FakeOpenAI, failure
 
 OTHER_BOOK = "https://other.example.org/ur/"
-URDU = Section("legs", "روبوٹ چھ ٹانگوں پر چلتا ہے۔", title="ٹانگیں", locale="ur", book=OTHER_BOOK)
+URDU = Section("legs", "روبوٹ چھ ٹانگوں پر چلتا ہے", title="ٹانگیں", locale="ur", book=OTHER_BOOK)
 OLD, NEW = "2025-06-18", "2026-07-28"
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 META = {
@@ -30,7 +31,7 @@ async def service(serve: Serve, database_url: str) -> Any:
     """The service with two books in it."""
     async with opened(database_url) as database:
         await replace_book(
-            database, LEGS, WHEELS, URDU, Section("legs", "Its knees bend.", title="Legs › Knees", position=1)
+            database, LEGS, WHEELS, URDU, Section("legs", "Its knees bend.", title=f"Legs{SEPARATOR}Knees", position=1)
         )
         yield await serve(MCP_ENABLED="true")
 
@@ -69,8 +70,6 @@ async def found(service: Service, question: str, **how: Any) -> list[dict[str, A
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_the_official_client_searches_and_reads(service: Service, mode: str) -> None:
-    from mcp import Client
-
     async with Client(f"{service.client.base_url}/mcp".replace("//mcp", "/mcp"), mode=mode) as client:
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == ["search", "fetch"]
@@ -243,9 +242,7 @@ async def test_a_database_that_fails_is_a_tool_error(service: Service, database_
     assert "xyzzy" not in service.output
 
 
-async def test_without_an_embedding_words_decide(service: Service, model_server: Any) -> None:
-    from tests.fake_openai import failure
-
+async def test_without_an_embedding_words_decide(service: Service, model_server: FakeOpenAI) -> None:
     model_server.enqueue_embeddings(failure(500))
     assert (await found(service, "hexapod"))[0]["text"].startswith(LEGS.text)
 
