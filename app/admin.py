@@ -1,4 +1,4 @@
-"""For the person who runs the service: what readers asked, and what is no longer kept. Run with `python -m app.admin`."""
+"""For the person who runs the service, `python -m app.admin`: what readers asked, and the deletion of old conversations."""
 
 import argparse
 import csv
@@ -209,7 +209,8 @@ _TURNS = (
         *(_of_turn(name) for name in TOKEN_COUNTS),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
-    .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
+    # The index has the role as a constant, and is not used for a parameter.
+    .where(col(_question.role) == literal_column("'user'"))
 )
 _CITES_NOTHING = and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0)
 _UNANSWERED = or_(col(_answer.id).is_(None), _CITES_NOTHING)

@@ -1,4 +1,4 @@
-"""What a turn under way tells, kept for whoever follows it."""
+"""The events of a running turn, kept for whoever follows it."""
 
 import asyncio
 import uuid

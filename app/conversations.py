@@ -126,7 +126,7 @@ def _session_with_turns(turns: int, *, bounded: bool) -> Select[Any]:
     """
     session: BindParameter[uuid.UUID] = bindparam("session")
     reply, question, earlier = aliased(Message), aliased(Message), aliased(Message)
-    # A reply that was written before replies named their question belongs to the question that came before it.
+    # Old replies do not name their question: it is the last one before them.
     question_before = (
         select(col(earlier.id))
         .where(

@@ -123,7 +123,7 @@ async def load_messages(
     right after its question, or right before it with the newest first, however late it was recorded. An `after` that is not in
     the session is followed by nothing. A row's `is_answering` tells of a question whose reply is on its way.
     """
-    # A page is cut from whole turns, the first of which is that of `after`, so that its other half is not lost.
+    # A page is cut from whole turns. It begins with the turn of `after`, whose answer may be still to come.
     root, cursor = aliased(Message), aliased(Message)
     turns = select(col(root.id), col(root.created_at)).where(
         col(root.session_id) == session_id, col(root.reply_to).is_(None)

@@ -363,19 +363,9 @@ def _note(text: str) -> str:
 type Scope = Literal["book", "page"]
 
 
-class ChatRequest(ApiModel):
-    """A reader's question."""
+class ReaderContext(ApiModel):
+    """Where a reader asks, and who asks."""
 
-    message: Annotated[str, AfterValidator(storable), AfterValidator(_not_blank)] = Field(
-        schema_extra={"examples": ["What is a humanoid robot?"]}
-    )
-    """The question itself."""
-    session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
-    """The session to continue; a new one begins if it is absent or not known."""
-    selected_text: Annotated[Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank)] = Field(
-        default=None, schema_extra={"examples": [None]}
-    )
-    """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
     page_url: Annotated[
         Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank), AfterValidator(_web_address)
     ] = Field(default=None, schema_extra={"examples": [None]})
@@ -392,8 +382,6 @@ class ChatRequest(ApiModel):
 
     Blank counts as absent.
     """
-    follow_ups: bool = Field(default=False, schema_extra={"examples": [False]})
-    """Whether a stream is to end with questions that the reader may ask next."""
 
     @field_validator("scope")
     @classmethod
@@ -401,6 +389,23 @@ class ChatRequest(ApiModel):
         if scope == "page" and info.data.get("page_url", "wrong") is None:
             raise ValueError("needs a page_url")
         return scope
+
+
+class ChatRequest(ReaderContext):
+    """A reader's question."""
+
+    message: Annotated[str, AfterValidator(storable), AfterValidator(_not_blank)] = Field(
+        schema_extra={"examples": ["What is a humanoid robot?"]}
+    )
+    """The question itself."""
+    session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
+    """The session to continue; a new one begins if it is absent or not known."""
+    selected_text: Annotated[Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank)] = Field(
+        default=None, schema_extra={"examples": [None]}
+    )
+    """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
+    follow_ups: bool = Field(default=False, schema_extra={"examples": [False]})
+    """Whether a stream is to end with questions that the reader may ask next."""
 
 
 class ChatResponse(ApiModel):

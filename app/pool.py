@@ -118,9 +118,10 @@ class Connector:
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Connect as asyncpg does; raises RefusedError if a connection that is open is worth waiting for instead."""
         if time.monotonic() - self._refused_at > WAKE_SECONDS + REFUSAL_SECONDS:
-            self._away_since = None  # Nobody has asked since: it may have been back, and sleep again.
+            # Nobody has connected since: the database may have woken up and fallen asleep again.
+            self._away_since = None
         if self._open_count() and time.monotonic() - self._gave_up_at < 2 * REFUSAL_SECONDS:
-            raise RefusedError  # What was left to others is theirs to take first.
+            raise RefusedError  # A connection has just been left to others, who may take it first.
         while True:
             try:
                 connection = await asyncpg.connect(*args, **kwargs)
