@@ -3,7 +3,6 @@
 import json
 import re
 import string
-from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
@@ -126,10 +125,10 @@ class Environment(BaseSettings):
 class DatabaseSettings(Environment):
     """What a migration needs to know."""
 
-    database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
-    """The PostgreSQL connection string, as the provider shows it. Required in production."""
     database_pooled: bool | None = None
     """Whether the service reaches the database through a pooler in transaction mode. Unset: read from `database_url`."""
+    database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
+    """The PostgreSQL connection string, as the provider shows it. Required in production."""
 
     @classmethod
     def load(cls) -> Self:
@@ -152,14 +151,14 @@ class DatabaseSettings(Environment):
     @classmethod
     def _database_url_is_usable(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            dsn.parse(value.get_secret_value())
+            dsn.parse(value.get_secret_value(), pooled=info.data.get("database_pooled"))
         return _required_in_production(value, info)
 
     @cached_property
     def database(self) -> Dsn:
         """The database to connect to; the embedded one if none is named."""
-        parsed = dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
-        return parsed if self.database_pooled is None else replace(parsed, pooled=self.database_pooled)
+        url = self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL
+        return dsn.parse(url, pooled=self.database_pooled)
 
 
 class Settings(DatabaseSettings):

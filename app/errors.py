@@ -11,6 +11,7 @@ ChatError                        the service itself failed               500 int
 │   ├── DuplicateKeyError        … a row with this key exists
 │   ├── MissingReferenceError    … the row to refer to does not exist
 │   └── MissingTableError        … it has not been migrated
+├── NotStartedError              its server has not started it           500 internal_error
 ├── NotReadyError                the readiness check failed              503 not_ready
 ├── SessionNotFoundError         no such conversation                    404 not_found
 ├── AnswerNotFoundError          no such answer in it                    404 not_found
@@ -132,6 +133,13 @@ class MissingReferenceError(DatabaseError):
 
 class MissingTableError(DatabaseError):
     """The database has no such table, or the table no such column."""
+
+
+class NotStartedError(ChatError):
+    """The server serves requests without having run the application's lifespan; the log says so."""
+
+    event = None
+    retryable = False
 
 
 class NotReadyError(ChatError):

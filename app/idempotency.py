@@ -26,7 +26,7 @@ from app.errors import (
     ModelError,
     TurnInProgressError,
 )
-from app.models import TOKEN_COUNTS, ChatRequest, Message, MessageBase, utc_now
+from app.models import TOKEN_COUNTS, ChatRequest, Message, MessageBase, TimeInDatabase, utc_now
 
 GIVING_UP_SECONDS = 10.0
 """How long the end of a claim may take; the claim runs out by itself too."""
@@ -77,7 +77,7 @@ async def claim_question(
     """
     mark_as_claimed(question, seconds=seconds)
     try:
-        yield await _claim(db, question, conversation, identity)
+        yield await _claim(db, question, conversation, identity, seconds=seconds)
     except (IdempotencyConflictError, TurnInProgressError):
         raise
     except BaseException as error:
@@ -91,7 +91,9 @@ def mark_as_claimed(question: MessageBase, *, seconds: float) -> None:
     question.answering_until = utc_now() + timedelta(seconds=seconds)
 
 
-async def _claim(db: Database, question: MessageBase, conversation: Conversation, identity: Identity) -> Claim:
+async def _claim(
+    db: Database, question: MessageBase, conversation: Conversation, identity: Identity, *, seconds: float
+) -> Claim:
     try:
         await record_question(db, question, conversation)
     except DuplicateKeyError:
@@ -113,13 +115,13 @@ async def _claim(db: Database, question: MessageBase, conversation: Conversation
     # The claim can be ours already: the first try arrived, and then its connection was lost.
     is_free = or_(
         col(Message.answering_until).is_(None),
-        col(Message.answering_until) <= utc_now(),
+        col(Message.answering_until) <= TimeInDatabase(),
         col(Message.claim_id) == question.claim_id,
     )
     taken_over = (
         update(Message)
         .where(col(Message.id) == question.id, is_free)
-        .values(claim_id=question.claim_id, answering_until=question.answering_until)
+        .values(claim_id=question.claim_id, answering_until=TimeInDatabase(seconds))
         .returning(col(Message.id))
     )
     if not await db.execute((taken_over, {})):

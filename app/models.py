@@ -20,6 +20,7 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     Enum,
+    Float,
     Index,
     LargeBinary,
     Row,
@@ -27,9 +28,12 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     cast,
+    literal,
     text,
     type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, SQLModel
@@ -47,6 +51,26 @@ SQLModel.metadata.naming_convention = {
 def utc_now() -> datetime:
     """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+class TimeInDatabase(FunctionElement[datetime]):
+    """The time so many seconds from now by the database's clock, the one that all processes share; NULL for NULL seconds."""
+
+    inherit_cache = True
+
+    def __init__(self, seconds: ColumnElement[float] | float = 0.0) -> None:
+        super().__init__(literal(seconds, Float()) if isinstance(seconds, (float, int)) else seconds)
+
+
+@compiles(TimeInDatabase, "postgresql")
+def _time_in_postgresql(element: TimeInDatabase, compiler: Any, **kwargs: Any) -> str:
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
+
+
+@compiles(TimeInDatabase, "sqlite")
+def _time_in_sqlite(element: TimeInDatabase, compiler: Any, **kwargs: Any) -> str:
+    # It counts milliseconds, and times are stored with microseconds.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kwargs)} || ' seconds')"
 
 
 class MessageRole(StrEnum):

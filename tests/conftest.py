@@ -352,8 +352,7 @@ async def running(application: "ASGIApp", listener: socket.socket) -> AsyncItera
     """
     import uvicorn
 
-    from app.__main__ import KEEP_ALIVE_SECONDS
-    from app.connections import BoundedProtocol
+    from app.connections import KEEP_ALIVE_SECONDS, BoundedProtocol
 
     # asyncio does so itself, but only for listeners that it made.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -371,8 +370,10 @@ async def running(application: "ASGIApp", listener: socket.socket) -> AsyncItera
     finally:
         for accepting in server.servers:
             accepting.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("app.connections.DRAIN_SECONDS", 0)
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
         while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn has no event for it.
             await asyncio.sleep(0.005)
         await server.lifespan.shutdown()

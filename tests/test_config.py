@@ -374,7 +374,7 @@ def test_everything_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPat
     "database_url",
     [
         POSTGRESQL_URL.replace("postgresql", "mysql"),
-        POSTGRESQL_URL.removesuffix("/book"),
+        POSTGRESQL_URL.removesuffix("/book").replace("reader", ""),
         POSTGRESQL_URL.replace(".org/", ".org:port/"),
         f"{POSTGRESQL_URL}?sslmode={PASSWORD}",
         f"postgresql://db.example.org/book?user=reader&passfile={PASSWORD}",
