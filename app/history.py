@@ -25,8 +25,8 @@ from app.models import (
     MessageRole,
     Order,
     PageQuery,
+    TimeInDatabase,
     read_sources,
-    utc_now,
 )
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
@@ -153,7 +153,7 @@ def is_answering() -> Label[bool]:
     """Return the column `is_answering` that `as_item` needs: whether a question's reply is on its way."""
     reply = aliased(Message)
     is_open = ~select(reply).where(col(reply.reply_to) == col(Message.id)).exists()
-    return and_(col(Message.answering_until) > utc_now(), is_open).label("is_answering")
+    return and_(col(Message.answering_until) > TimeInDatabase(), is_open).label("is_answering")
 
 
 def _within_page(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:

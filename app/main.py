@@ -7,24 +7,30 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from http import HTTPStatus
 from importlib.util import find_spec
-from typing import override
+from typing import TYPE_CHECKING, override
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, chatkit, errors, health, history, logs, readers, regeneration, stream, widget
+from app import chat, chatkit, errors, health, history, logs, mcp, readers, regeneration, stream, widget
 from app.broadcast import Broadcasts
 from app.budget import Budget
 from app.config import Environment, Settings
+from app.connections import bound_connections
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
+from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
+
+if TYPE_CHECKING:
+    from app.mcp_tools import Tools
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +50,18 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         if database.dsn.sqlite:
             await database.migrate()
         else:
-            checking = asyncio.create_task(database.check_revision())
+            checking = asyncio.create_task(
+                database.check_revision(counts_tokens=settings.daily_token_budget is not None)
+            )
             stack.callback(checking.cancel)
         limiter = RateLimiter(settings)
         stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
-        stack.enter_context(on_stop_signal(turns.close))
+        stack.enter_context(on_stop_signal(turns.end, grace_seconds=settings.shutdown_grace_seconds))
+        bound_connections()
+        retriever = await stack.enter_async_context(open_retriever(settings, database))
+        mcp_tools = await _open_mcp_tools(settings, database, retriever, stack) if settings.mcp_enabled else None
         _warn_of_gaps(settings)
         # The objects that exist now will stay. Looking through them again and again would be most of the garbage
         # collector's work.
@@ -60,11 +71,13 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             settings=settings,
             database=database,
             model=model,
-            retriever=await stack.enter_async_context(open_retriever(settings, database)),
+            retriever=retriever,
             turns=turns,
             broadcasts=Broadcasts(),
             limiter=limiter,
             budget=budget,
+            pauses=Pauses(database),
+            mcp_tools=mcp_tools,
         )
 
 
@@ -79,6 +92,18 @@ def open_retriever(settings: Settings, database: Database) -> AbstractAsyncConte
     return (SampleSearch if is_default else BookSearch)(settings, database)
 
 
+async def _open_mcp_tools(
+    settings: Settings, database: Database, retriever: Retriever, stack: AsyncExitStack
+) -> "Tools":
+    """Return what serves `/mcp`; it searches with the retriever if that is the book's own."""
+    from app.book.search import BookSearch  # noqa: PLC0415  # The folder can be taken away.
+    from app.mcp_tools import Tools  # noqa: PLC0415  # The SDK takes long to import, and is an extra.
+
+    if not isinstance(retriever, BookSearch):
+        retriever = await stack.enter_async_context(BookSearch(settings, database))
+    return await stack.enter_async_context(Tools(settings, retriever))
+
+
 def _warn_of_gaps(settings: Settings) -> None:
     if settings.openai_api_key is None:
         logger.warning("openai.offline", extra={"fields": {"reason": "OPENAI_API_KEY is not set; answers only quote"}})
@@ -88,6 +113,12 @@ def _warn_of_gaps(settings: Settings) -> None:
     if settings.rate_limit is None and settings.daily_token_budget is None and not settings.development:
         reason = "neither RATE_LIMIT nor DAILY_TOKEN_BUDGET is set; whoever finds the address can ask the model as often as they like"
         logger.warning("openai.unlimited", extra={"fields": {"reason": reason}})
+
+
+def _tell_of_missing_lifespan() -> None:
+    logs.configure(Environment())
+    reason = "the server has not run the application's lifespan; with uvicorn, leave out --lifespan off"
+    logger.critical("lifespan.missing", extra={"fields": {"reason": reason}})
 
 
 class _CORS(CORSMiddleware):
@@ -110,11 +141,19 @@ class CORSFromSettings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        # The widget's scripts say themselves that every page may load them.
-        if scope["type"] != "http" or scope["path"].startswith(("/widget.js", "/widget/")):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        settings: Settings = scope["state"]["settings"]
+        settings: Settings | None = scope.get("state", {}).get("settings")
+        if settings is None:
+            _tell_of_missing_lifespan()
+            response = await errors.respond_to_error(Request(scope), errors.NotStartedError())
+            await response(scope, receive, send)
+            return
+        # The widget's scripts say themselves that every page may load them.
+        if scope["path"].startswith(("/widget.js", "/widget/")):
+            await self.app(scope, receive, send)
+            return
         cors = _CORS(
             self.app,
             allow_origins=settings.cors_origins,
@@ -127,6 +166,10 @@ class CORSFromSettings:
                 "X-Request-ID",
                 "ChatKit-Device-Id",
                 "ChatKit-Frame-Instance-Id",
+                # A client of the Model Context Protocol in a browser sends these.
+                "MCP-Protocol-Version",
+                "Mcp-Method",
+                "Mcp-Name",
             ),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
@@ -148,6 +191,7 @@ app.include_router(regeneration.router)
 app.include_router(history.router)
 app.include_router(readers.router)
 app.include_router(chatkit.router)
+app.include_router(mcp.router)
 app.include_router(health.router)
 app.include_router(widget.router)
 # The last one added is the outermost.

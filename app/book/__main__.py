@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from app.book import answers, evaluation
+from app.book import answers, evaluation, reading
 from app.book.embeddings import Embedder, EmbeddingError
 from app.book.search import PASSAGES, BookSearch, Hit
-from app.book.shelf import known_books
+from app.book.shelf import comparable, known_books
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.retrieval import Query
 
@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--limit", type=_positive, default=PASSAGES, metavar="N", help="how many chunks to show")
     search.add_argument("--words", action="store_true", help="search by words alone")
     search.set_defaults(command=_search)
+    llms_txt = commands.add_parser("llms-txt", help="print a book's llms.txt, for the root of its site")
+    llms_txt.add_argument("--book", metavar="URL", help="the address of the book, if there are several")
+    llms_txt.add_argument(
+        "--full", action="store_true", help="print the text of all pages too, as llms-full.txt has it"
+    )
+    llms_txt.set_defaults(command=_llms_txt)
     evaluate = commands.add_parser("evaluate", help="measure how often the right page is found for a file of questions")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="a JSON object on each line, with question and pages")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
@@ -202,6 +208,31 @@ def _as_lines(number: int, hit: Hit) -> str:
     return (
         f"{number:2}. {hit.title}\n    {hit.source}\n    score {hit.score:.4f} ({found_by})\n    {first_line[:100]}\n"
     )
+
+
+async def _llms_txt(arguments: argparse.Namespace) -> None:
+    settings = CommandSettings.load()
+    async with opened_database(settings) as database:
+        books = await database.execute((known_books(is_sqlite=database.dsn.sqlite), {}))
+        book = _chosen(books, arguments.book)
+        print(await reading.llms_txt(database, book, title=book.title or settings.book_title), end="")  # noqa: T201
+        if arguments.full:
+            async for text in reading.page_texts(database, book):
+                print(f"\n{text}", end="")  # noqa: T201
+
+
+def _chosen(books: Sequence[Row[Any]], address: str | None) -> Row[Any]:
+    """Return the book with the address, or the only one; raises CommandError if there is none."""
+    if not books:
+        raise CommandError(_NO_BOOK)
+    chosen = [book for book in books if address is None or comparable(book.address) == comparable(address)]
+    if len(chosen) != 1:
+        known = "\n".join(f"  {book.address}" for book in books)
+        reason = (
+            "There is no book at this address" if address else "There are several books; please name one with --book"
+        )
+        raise CommandError(f"{reason}:\n{known}")
+    return chosen[0]
 
 
 async def _evaluate(arguments: argparse.Namespace) -> None:

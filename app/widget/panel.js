@@ -21,10 +21,10 @@ import { messageOf, quoted, Turn } from "./turn.js";
 const SMALL = matchMedia("(max-width: 640px), (max-height: 440px)");
 
 const POLL_MS = 2000;
-const MOST_POLLS = 90;
+const MOST_POLLS = 165;
 
 /** The reader's own question must be changed, not sent again. */
-const TO_BE_CHANGED = ["validation_error", "payload_too_large"];
+const TO_BE_CHANGED = ["validation_error", "payload_too_large", "too_long_for_model"];
 
 /**
  * @typedef {object} PanelOptions
@@ -322,6 +322,7 @@ export class Panel {
           messageId: item.id,
           sources: item.sources ?? [],
           feedback: item.feedback?.rating ?? null,
+          truncated: item.truncated,
         });
       }
     }
@@ -414,6 +415,7 @@ export class Panel {
       lang: this.#options.lang,
       onVisit: (event, url) => this.#visit(event, url),
       onRetry: (turn) => this.#retry(turn),
+      onContinue: () => this.#ask(this.#words.more),
       onOwnWords: (isOpen) => this.#setAside(isOpen),
       onRate: (messageId, rating, comment) => this.#service.rate(this.#shown.session ?? "", messageId, rating, comment),
     });
@@ -599,6 +601,7 @@ export class Panel {
           messageId: data.message_id,
           sources: data.sources ?? [],
           feedback: null,
+          truncated: data.truncated,
         };
         this.status.textContent = `${this.#words.answer}: ${turn.finish(answered)}`;
       }
