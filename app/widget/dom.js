@@ -21,6 +21,17 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+/**
+ * Returns a paragraph that a screen reader says by itself. Only what changes is said, so its text comes a moment after it.
+ * @param {string} text
+ * @param {Record<string, unknown>} [properties]
+ */
+export function announced(text, properties = {}) {
+  const paragraph = h("p", { role: "status", ...properties });
+  setTimeout(() => paragraph.append(text), 50);
+  return paragraph;
+}
+
 const ICONS = {
   book: "M12 6.5C10 5 7 4.5 3 5v13.5c4-.5 7 0 9 1.5 2-1.5 5-2 9-1.5V5c-4-.5-7 0-9 1.5Zm0 0V20",
   close: "M6 6l12 12M18 6 6 18",

@@ -220,7 +220,8 @@ math.tml-display { display: block; inline-size: 100% }
 .own-words input { flex: 1; min-inline-size: 0; padding: 0.35em 0.8em; border: 1px solid color-mix(in srgb, var(--ink) 45%, transparent); border-radius: 0.6rem; background: var(--surface); color: inherit; font: inherit }
 .earlier { display: block; margin: 0 auto 1.4rem !important; font-size: 0.9em !important; color: var(--muted) !important }
 
-.waiting { display: flex; align-items: center; gap: 0.7em; margin: 0; color: var(--muted) }
+.waiting { display: flex; align-items: center; gap: 0.7em; color: var(--muted) }
+.waiting p { margin: 0 }
 .dots { display: inline-flex; gap: 0.28em; flex: none }
 .dots i { inline-size: 0.45em; block-size: 0.45em; border-radius: 50%; background: var(--accent); animation: pulse 1.2s ease-in-out infinite }
 .dots i:nth-child(2) { animation-delay: 0.15s }

@@ -3,7 +3,7 @@
  */
 
 import { Answer, copyButton, link, safeUrl } from "./answer.js";
-import { h, icon, iconButton } from "./dom.js";
+import { announced, h, icon, iconButton } from "./dom.js";
 import { fill } from "./languages.js";
 import { Failure } from "./service.js";
 
@@ -90,7 +90,7 @@ export class Turn {
     this.reply.hidden = false;
     this.#clear();
     const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
-    this.state.replaceChildren(h("p", { class: "waiting" }, dots, h("span", {}, why)));
+    this.state.replaceChildren(h("div", { class: "waiting" }, dots, announced(why)));
     this.onGrow();
   }
 
@@ -140,7 +140,7 @@ export class Turn {
   stop() {
     this.#clear();
     this.reply.hidden = false;
-    this.#say(this.options.words.stopped, { canRetry: true });
+    this.#say(announced(this.options.words.stopped), { canRetry: true });
     this.onGrow();
   }
 
@@ -148,7 +148,7 @@ export class Turn {
   leaveUnanswered() {
     this.#clear();
     this.reply.hidden = false;
-    this.#say(this.options.words.unanswered, { canRetry: true });
+    this.#say(h("p", {}, this.options.words.unanswered), { canRetry: true });
   }
 
   /** Says why there is no answer, and when to ask again. @param {Failure} failure */
@@ -157,7 +157,7 @@ export class Turn {
     this.reply.hidden = false;
     const { words, lang } = this.options;
     const isLimit = LIMITS.includes(failure.code);
-    const retry = this.#say(messageOf(failure, words, lang), {
+    const retry = this.#say(h("p", {}, messageOf(failure, words, lang)), {
       isProblem: true,
       canRetry: !FINAL.includes(failure.code),
       reference: isLimit ? undefined : failure.reference,
@@ -185,14 +185,14 @@ export class Turn {
     this.reply.classList.remove("streaming");
   }
 
-  /** @param {string} text @param {{ isProblem?: boolean, canRetry: boolean, reference?: string }} how */
+  /** @param {HTMLElement} text @param {{ isProblem?: boolean, canRetry: boolean, reference?: string }} how */
   #say(text, { isProblem = false, canRetry, reference }) {
     const { words } = this.options;
     const retry = canRetry
       ? h("button", { type: "button", class: "retry", onclick: () => this.options.onRetry(this) }, words.retry)
       : null;
     const note = reference ? h("small", {}, fill(words.reference, { id: reference })) : null;
-    const message = h("div", isProblem ? { role: "alert" } : {}, h("p", {}, text), note);
+    const message = h("div", isProblem ? { role: "alert" } : {}, text, note);
     this.state.replaceChildren(
       h("div", { class: isProblem ? "problem" : "notice" }, isProblem && icon("warn"), message, retry),
     );
@@ -212,6 +212,7 @@ export class Turn {
       if (left > 90) countdown.textContent = fill(words.fromTime, { time });
       else if (left > 0) countdown.textContent = fill(words.inSeconds, { seconds: left });
       else {
+        countdown.setAttribute("aria-live", "polite");
         countdown.textContent = words.again;
         clearInterval(this.#timer);
       }
@@ -266,6 +267,8 @@ export class Turn {
       this.onGrow();
       row.nextElementSibling?.scrollIntoView({ block: "nearest" });
     };
+    /** @param {string} text @param {...Node} parts */
+    const say = (text, ...parts) => follow(announced(text), ...parts);
     /** @param {Rating} rating @param {string} [comment] */
     const send = async (rating, comment) => {
       const before = feedback;
@@ -283,15 +286,11 @@ export class Turn {
     };
     /** @param {Rating} rating */
     const rate = async (rating) => {
-      if (await send(rating))
-        follow(
-          h("p", { role: "status" }, rating === "positive" ? words.whyGood : words.whyBad),
-          this.#reasons(rating, comment),
-        );
       /** @param {string} text */
-      async function comment(text) {
-        if (await send(rating, text)) follow(h("p", { role: "status" }, words.thanks));
-      }
+      const comment = async (text) => {
+        if (await send(rating, text)) say(words.thanks);
+      };
+      if (await send(rating)) say(rating === "positive" ? words.whyGood : words.whyBad, this.#reasons(rating, comment));
     };
     mark(feedback);
     return [good, bad];
