@@ -235,7 +235,7 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
             return page
 
         yield open_page
-    assert complaints == []
+    assert complaints == [], complaints
 
 
 async def _connect(playwright: Playwright, chromium: Browser) -> PlaywrightBrowser:

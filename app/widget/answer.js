@@ -3,7 +3,8 @@
  * and links lead to web and mail addresses only. Nothing in an answer makes the browser fetch anything.
  */
 
-import { h, iconButton } from "./dom.js";
+import { h } from "./dom.js";
+import { iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { Lexer, Marked } from "./vendor/marked.js";
 
@@ -371,8 +372,12 @@ export function link(url, properties, onVisit, ...children) {
  * @param {string} address
  */
 export function safeUrl(address) {
-  const url = URL.parse(address, document.baseURI);
-  return url && ["http:", "https:", "mailto:"].includes(url.protocol) ? url : null;
+  try {
+    const url = new URL(address, document.baseURI);
+    return ["http:", "https:", "mailto:"].includes(url.protocol) ? url : null;
+  } catch {
+    return null;
+  }
 }
 
 /**

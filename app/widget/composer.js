@@ -2,21 +2,29 @@
  * Where the reader writes: the field, the text that was selected for the question, and the buttons that send and stop.
  */
 
-import { h, icon, iconButton } from "./dom.js";
+import { announced, h } from "./dom.js";
+import { icon, iconButton } from "./icons.js";
+import { fill } from "./languages.js";
 import { quoted } from "./turn.js";
 
 /** @import { Words } from "./languages.js" */
 /** @import { Store } from "./store.js" */
+
+/** So many characters of a page can be asked about: the service's default. */
+const MOST_SELECTED = 20_000;
+
+/** A text of so many characters fills the field, whatever it is. */
+const LONG_TEXT = 5000;
 
 export class Composer {
   #options;
   #words;
   /** @type {string | null} */
   #excerpt = null;
+  #isRunning = false;
 
   /**
-   * @param {{ words: Words, store: Store, onAsk: (message: string, excerpt: string | null) => boolean, onStop: () => void }} options
-   *   `onAsk` returns whether the question is asked
+   * @param {{ words: Words, lang: string, store: Store, onAsk: (message: string, excerpt: string | null) => void, onStop: () => void }} options
    */
   constructor(options) {
     const { words } = options;
@@ -73,9 +81,21 @@ export class Composer {
 
   #submit() {
     const message = this.textbox.value.trim();
-    if (!message || !this.#options.onAsk(message, this.#excerpt)) return;
+    const excerpt = this.#excerpt;
+    if (!message || this.#isTooLong) return;
     this.write("");
     this.choose(null);
+    this.#options.onAsk(message, excerpt);
+  }
+
+  /** The text that the next question is about. */
+  get excerpt() {
+    return this.#excerpt;
+  }
+
+  get #isTooLong() {
+    // Characters of most languages are one unit each, so most texts need not be counted.
+    return this.#excerpt !== null && this.#excerpt.length > MOST_SELECTED && [...this.#excerpt].length > MOST_SELECTED;
   }
 
   /** Puts this text into the field. @param {string} text */
@@ -84,10 +104,9 @@ export class Composer {
     this.fit();
   }
 
-  /** Puts a question back into the field, to be changed. @param {string} message @param {string | null} excerpt */
+  /** Puts a question back into the field, to be changed, before what is there. @param {string} message @param {string | null} excerpt */
   putBack(message, excerpt) {
-    if (this.textbox.value) return;
-    this.write(message);
+    this.write([message, this.textbox.value].filter(Boolean).join("\n"));
     if (excerpt) this.choose(excerpt);
   }
 
@@ -96,12 +115,32 @@ export class Composer {
     this.#excerpt = excerpt;
     this.chosen.hidden = excerpt === null;
     this.chosen.replaceChildren();
+    this.#offerToSend();
     if (excerpt === null) return;
     const remove = iconButton("close", this.#words.removeExcerpt, () => {
       this.choose(null);
       this.textbox.focus();
     });
-    this.chosen.append(icon("quote"), quoted(excerpt, this.#words), remove);
+    const shown = this.#isTooLong ? this.#tellTooLong(excerpt) : quoted(excerpt, this.#words);
+    this.chosen.append(icon("quote"), shown, remove);
+  }
+
+  /** Says that so much cannot be asked about, and offers its beginning. @param {string} excerpt */
+  #tellTooLong(excerpt) {
+    const { words, lang } = this.#options;
+    const characters = [...excerpt];
+    const { format } = new Intl.NumberFormat(lang);
+    const most = format(MOST_SELECTED);
+    const useFirst = () => {
+      this.choose(characters.slice(0, MOST_SELECTED).join(""));
+      this.textbox.focus();
+    };
+    return h(
+      "div",
+      { class: "quotation" },
+      announced(fill(words.tooLong, { count: format(characters.length), most }), { class: "too-long" }),
+      h("button", { type: "button", class: "chip", onclick: useFirst }, fill(words.useFirst, { most })),
+    );
   }
 
   /** Takes the field away while there is another one. @param {boolean} isAside */
@@ -117,17 +156,27 @@ export class Composer {
     this.#options.store.draft = textbox.value;
     // What is typed decides its direction; the placeholder has that of the interface.
     textbox.dir = textbox.value ? "auto" : "";
-    textbox.style.height = "auto";
-    textbox.style.height = `${textbox.scrollHeight}px`;
-    this.send.disabled = textbox.value.trim() === "";
+    // To measure a long text takes long, and it is higher than the field in any case.
+    const isLong = textbox.value.length > LONG_TEXT;
+    textbox.style.height = isLong ? "" : "auto";
+    textbox.classList.toggle("long", isLong);
+    if (!isLong) textbox.style.height = `${textbox.scrollHeight}px`;
+    this.#offerToSend();
+  }
+
+  #offerToSend() {
+    this.send.disabled = this.textbox.value.trim() === "" || this.#isTooLong;
+    // While an answer is being written, the next question can be sent as soon as there is one.
+    this.send.hidden = this.#isRunning && this.send.disabled;
   }
 
   /** Offers to stop while an answer is being written. @param {boolean} isRunning */
   showRunning(isRunning) {
     const root = /** @type {ShadowRoot} */ (this.element.getRootNode());
     const hadFocus = root.activeElement;
-    this.send.hidden = isRunning;
+    this.#isRunning = isRunning;
     this.stop.hidden = !isRunning;
+    this.#offerToSend();
     if (hadFocus === this.send || hadFocus === this.stop) this.textbox.focus({ preventScroll: true });
   }
 }

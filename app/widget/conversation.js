@@ -5,7 +5,8 @@
  * All tabs of one site show the same conversation.
  */
 
-import { announced, h, icon } from "./dom.js";
+import { announced, h } from "./dom.js";
+import { icon } from "./icons.js";
 import { Log, loading } from "./log.js";
 import { Failure } from "./service.js";
 import { newId } from "./store.js";
@@ -20,7 +21,7 @@ const POLL_MS = 2000;
 const MOST_POLLS = 90;
 
 /** The reader's own question must be changed, not sent again. */
-const TO_BE_CHANGED = ["validation_error", "payload_too_large"];
+const TO_BE_CHANGED = ["validation_error", "payload_too_large", "too_long_for_model"];
 
 /**
  * @typedef {object} ConversationOptions
@@ -34,6 +35,8 @@ const TO_BE_CHANGED = ["validation_error", "payload_too_large"];
  * @property {(event: MouseEvent, url: URL) => void} onVisit  called before a link is followed
  * @property {(message: string, excerpt: string | null) => void} onPutBack  gives a question back to be changed
  * @property {(isOpen: boolean) => void} onOwnWords  called when another field to write in opens and closes
+ * @property {string[]} [questions]  the owner's own, to begin with
+ * @property {(what: "question" | "answer" | "error" | "feedback", detail: object) => void} onTell  tells the page what happens
  * @property {() => void} onChange  called when an answer begins or ends, or the conversation is another
  */
 
@@ -49,6 +52,8 @@ export class Conversation {
   #running = null;
   /** The conversation that is shown, and where its earlier messages are. @type {{ session: string | null, before: string | null }} */
   #shown = { session: null, before: null };
+  /** What is asked next, in this order. @type {Turn[]} */
+  #queued = [];
   #isStale = true;
   #polls = 0;
 
@@ -76,6 +81,14 @@ export class Conversation {
   /** Stops the answer that is being written. */
   stop() {
     this.#running?.abort.abort();
+  }
+
+  /** Ends without a trace: another page, or another panel, goes on with what is being asked. */
+  leave() {
+    this.#polls++;
+    this.#queued = [];
+    for (const turn of this.#turns) turn.pending = null;
+    this.stop();
   }
 
   /** Another tab has changed the conversation. */
@@ -207,7 +220,7 @@ export class Conversation {
       const known = index >= 0 ? this.#turns.find(({ lastId }) => lastId === items[index].id) : undefined;
       const turn = known ?? this.#append(this.#newTurn({ message: question.message, excerpt: question.selected_text }));
       turn.pending = pending;
-      if (pending.state === "asking") unanswered.push(turn);
+      if (pending.state === "asking" || pending.state === "queued") unanswered.push(turn);
       else if (pending.state === "stopped") turn.stop();
       else turn.leaveUnanswered();
     }
@@ -269,7 +282,10 @@ export class Conversation {
       onVisit: this.#options.onVisit,
       onRetry: (turn) => this.#retry(turn),
       onOwnWords: this.#options.onOwnWords,
-      onRate: (messageId, rating, comment) => this.#service.rate(this.#shown.session ?? "", messageId, rating, comment),
+      onRate: async (messageId, rating, comment) => {
+        await this.#service.rate(this.#shown.session ?? "", messageId, rating, comment);
+        this.#options.onTell("feedback", { rating });
+      },
     });
   }
 
@@ -288,22 +304,42 @@ export class Conversation {
   }
 
   #welcome() {
-    this.log.element.querySelector(".welcome")?.remove();
-    const { book } = this.#options;
-    this.log.element.append(welcome({ words: this.#words, book: book(), onAsk: (text) => this.ask(text) }));
+    const { book, questions } = this.#options;
+    const next = welcome({ words: this.#words, book: book(), questions, onAsk: (text) => this.ask(text) });
+    const before = this.log.element.querySelector(".welcome");
+    // What is the same stays, and with it the reader's focus.
+    if (!before) this.log.element.append(next);
+    else if (!before.isEqualNode(next)) before.replaceWith(next);
   }
 
   // Asking
 
-  /** Asks, and returns whether it does. @param {string} message @param {string | null} [excerpt] */
+  /** Asks, as soon as the answer that is being written is there. @param {string} message @param {string | null} [excerpt] */
   ask(message, excerpt = null) {
-    if (this.#running) return false;
-    // The conversation has gone on: what was not answered before is not asked again.
-    for (const turn of this.#turns) this.#drop(turn);
     const turn = this.#append(this.#newTurn({ message, excerpt }));
     turn.pending = this.#newPending(turn);
-    this.#runAll([turn]);
-    return true;
+    this.#options.onTell("question", { hasSelection: excerpt !== null });
+    if (this.#running) this.#queue(turn);
+    else this.#runAll([turn]);
+  }
+
+  /** @param {Turn} turn */
+  #queue(turn) {
+    const pending = /** @type {Pending} */ (turn.pending);
+    pending.state = "queued";
+    this.#store.keep(pending);
+    this.#queued.push(turn);
+    turn.waitInLine(() => this.#takeBack(turn));
+    this.log.goTo(turn.element);
+  }
+
+  /** Gives a question that waits back to be changed. @param {Turn} turn */
+  #takeBack(turn) {
+    this.#queued = this.#queued.filter((other) => other !== turn);
+    this.#turns = this.#turns.filter((other) => other !== turn);
+    this.#drop(turn);
+    turn.element.remove();
+    this.#options.onPutBack(turn.message, turn.excerpt);
   }
 
   /** Gives up a question that is not answered. @param {Turn} turn */
@@ -330,19 +366,39 @@ export class Conversation {
     const page_url = page.startsWith("http") && page.length <= 2000 ? page : undefined;
     const session_id = this.#store.session ?? undefined;
     const question = { message, session_id, selected_text: excerpt ?? undefined, page_url };
-    const after = this.#turns.findLast(({ lastId }) => lastId)?.lastId ?? null;
-    return { key: newId(), question, after, askedAt: Date.now(), state: "asking" };
+    return { key: newId(), question, after: this.#lastId, askedAt: Date.now(), state: "asking" };
   }
 
-  /** Asks one after the other. @param {Turn[]} turns */
+  /** The last message that is known. */
+  get #lastId() {
+    return this.#turns.findLast(({ lastId }) => lastId)?.lastId ?? null;
+  }
+
+  /** Asks one after the other, and then what was asked meanwhile. @param {Turn[]} turns */
   async #runAll(turns) {
-    for (const turn of turns) {
-      await this.#run(turn);
-      if (turn.pending) return;
+    this.#queued.push(...turns);
+    for (let turn = this.#queued.shift(); turn; turn = this.#queued.shift()) {
+      // The conversation has gone on: what was not answered before is not asked again.
+      for (const before of this.#turns.slice(0, this.#turns.indexOf(turn))) this.#drop(before);
+      if (turn.pending?.state === "queued") this.#goOn(turn.pending);
+      const isAnswered = await this.#run(turn);
+      if (!isAnswered) break;
     }
+    // What was asked after a question that failed may have meant its answer.
+    for (const turn of [...this.#queued]) this.#takeBack(turn);
+    if (this.#isStale && this.#options.isShown()) this.#restore({ isOwner: false });
   }
 
-  /** Asks the turn's pending question, and shows what comes of it. @param {Turn} turn */
+  /** A question that has waited goes on in the conversation that there is by now. @param {Pending} pending */
+  #goOn(pending) {
+    pending.question.session_id = this.#store.session ?? undefined;
+    pending.after = this.#lastId;
+  }
+
+  /**
+   * Asks the turn's pending question, and shows what comes of it. Returns whether the conversation goes on: it was answered or stopped.
+   * @param {Turn} turn
+   */
   async #run(turn) {
     let pending = /** @type {Pending} */ (turn.pending);
     const abort = new AbortController();
@@ -366,6 +422,7 @@ export class Conversation {
       });
       this.#store.forget(pending);
       turn.pending = null;
+      return true;
     } catch (error) {
       if (abort.signal.aborted) {
         // A turn that was dropped is not shown any more.
@@ -373,11 +430,13 @@ export class Conversation {
           keep("stopped");
           turn.stop();
         }
-      } else {
-        const failure = error instanceof Failure ? error : new Failure("internal_error", { message: String(error) });
-        if (!(error instanceof Failure)) console.error(error);
-        this.#fail(turn, failure, pending);
+        return true;
       }
+      const failure = error instanceof Failure ? error : new Failure("internal_error", { message: String(error) });
+      if (!(error instanceof Failure)) console.error(error);
+      this.#fail(turn, failure, pending);
+      this.#options.onTell("error", { code: failure.code });
+      return false;
     } finally {
       if (this.#running?.turn === turn) this.#running = null;
       this.#changed();
@@ -411,6 +470,8 @@ export class Conversation {
           feedback: null,
         };
         this.#options.announce(`${this.#words.answer}: ${turn.finish(answered)}`);
+        const seconds = Math.round((Date.now() - pending.askedAt) / 1000);
+        this.#options.onTell("answer", { seconds, sources: answered.sources.length });
       }
     }
   }
@@ -443,6 +504,7 @@ export class Conversation {
 
   /** Begins another conversation. */
   startAnew() {
+    this.#queued = [];
     for (const turn of this.#turns) this.#drop(turn);
     this.#running?.abort.abort();
     this.#running = null;

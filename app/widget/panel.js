@@ -5,8 +5,9 @@
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { Disclaimer } from "./disclaimer.js";
-import { h, icon, iconButton } from "./dom.js";
+import { h, SMALL } from "./dom.js";
 import { textOf } from "./excerpt.js";
+import { icon, iconButton } from "./icons.js";
 import { visit } from "./navigation.js";
 import { Failure, Service } from "./service.js";
 import { Store } from "./store.js";
@@ -14,14 +15,15 @@ import { css } from "./styles.js";
 
 /** @import { Words } from "./languages.js" */
 
-/** Where the panel fills the screen, and the page behind it is out of reach. */
-const SMALL = matchMedia("(max-width: 640px), (max-height: 440px)");
+export { loadWords } from "./languages.js";
 
 /**
  * @typedef {object} PanelOptions
+ * @property {HTMLElement} host  which tells the page what happens
  * @property {ShadowRoot} root
  * @property {string} service  the service's address
- * @property {string} [title]
+ * @property {string} title
+ * @property {string[]} [questions]  the owner's own, to begin with
  * @property {string} lang
  * @property {Words} words
  * @property {() => Element[]} book  the parts of the page that are the book
@@ -34,10 +36,13 @@ export class Panel {
   #store;
   #service;
   #isOpen = false;
+  /** Ends when another panel takes this one's place. */
+  #life = new AbortController();
+  #styles = new CSSStyleSheet();
 
   /** @param {PanelOptions} options */
   constructor(options) {
-    const { words, lang, root, book } = options;
+    const { words, lang, root, book, questions } = options;
     this.#options = options;
     this.#words = words;
     this.#store = new Store(options.service);
@@ -45,6 +50,7 @@ export class Panel {
     this.status = h("div", { class: "sr", role: "status" });
     this.composer = new Composer({
       words,
+      lang,
       store: this.#store,
       onAsk: (message, excerpt) => this.conversation.ask(message, excerpt),
       onStop: () => this.conversation.stop(),
@@ -60,19 +66,20 @@ export class Panel {
       service: this.#service,
       store: this.#store,
       book,
+      questions,
       isShown: () => this.dialog.open,
       announce: (text) => this.#announce(text),
       onVisit: (event, url) => this.#visit(event, url),
       onPutBack: (message, excerpt) => this.composer.putBack(message, excerpt),
       onOwnWords: (isOpen) => this.composer.setAside(isOpen),
       onChange: () => this.#showState(),
+      onTell: (what, detail) => this.#tell(what, detail),
     });
     this.dialog = this.#build();
     this.#listen();
 
-    const styles = new CSSStyleSheet();
-    styles.replaceSync(css);
-    root.adoptedStyleSheets.push(styles);
+    this.#styles.replaceSync(css);
+    root.adoptedStyleSheets.push(this.#styles);
     root.append(this.dialog);
   }
 
@@ -86,25 +93,31 @@ export class Panel {
     const head = h(
       "div",
       { class: "head" },
-      h("h2", { id: "title", tabindex: -1 }, title ?? words.ask),
+      h("h2", { id: "title", tabindex: -1 }, title),
       width,
       iconButton("fresh", words.newConversation, () => this.#startAnew()),
       iconButton("close", words.close, () => this.close()),
     );
     const { log } = this.conversation;
     const bottom = h("div", { class: "bottom" }, log.latest, this.composer.element, this.disclaimer.element);
-    return h(
-      "dialog",
-      { class: "panel", "aria-labelledby": "title", dir: words.dir === "rtl" ? "rtl" : undefined },
-      head,
-      log.element,
-      bottom,
-      this.status,
-    );
+    return h("dialog", { class: "panel", "aria-labelledby": "title" }, head, log.element, bottom, this.status);
+  }
+
+  /** Makes place for another panel, and returns what that needs to go on. */
+  destroy() {
+    const { isOpen, excerpt } = { isOpen: this.dialog.open, excerpt: this.composer.excerpt };
+    this.#life.abort();
+    this.conversation.leave();
+    this.dialog.remove();
+    const { root } = this.#options;
+    root.adoptedStyleSheets = root.adoptedStyleSheets.filter((sheet) => sheet !== this.#styles);
+    document.documentElement.classList.remove("book-chat-modal");
+    return { isOpen, excerpt };
   }
 
   #listen() {
     const { dialog } = this;
+    const { signal } = this.#life;
     dialog.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || event.isComposing) return;
       event.preventDefault();
@@ -118,45 +131,60 @@ export class Panel {
     });
     // Some browsers close a dialog whatever its page says.
     dialog.addEventListener("close", () => this.#afterClosing());
-    SMALL.addEventListener("change", () => {
+    const onResize = () => {
       // A tablet's keyboard makes the window small, and moving the dialog would take it away again.
       const isTyping =
         this.#options.root.activeElement === this.composer.textbox && matchMedia("(pointer: coarse)").matches;
       if (!dialog.open || isTyping) return;
       dialog.close();
       this.#show();
-    });
-    visualViewport?.addEventListener("resize", () => this.#fitScreen());
-    visualViewport?.addEventListener("scroll", () => this.#fitScreen());
+    };
+    SMALL.addEventListener("change", onResize, { signal });
+    visualViewport?.addEventListener("resize", () => this.#fitScreen(), { signal });
+    visualViewport?.addEventListener("scroll", () => this.#fitScreen(), { signal });
     let timer = 0;
-    this.#store.onChange(() => {
+    const onChange = () => {
       clearTimeout(timer);
       timer = setTimeout(() => this.conversation.refresh(), 200);
+    };
+    this.#store.onChange(onChange, signal);
+    this.#watchPage(signal);
+  }
+
+  /** Suggestions are taken from the page, and a single-page site changes it. @param {AbortSignal} signal */
+  #watchPage(signal) {
+    let timer = 0;
+    const observer = new MutationObserver(() => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.dialog.open && this.conversation.refreshSuggestions(), 150);
     });
-    // Suggestions are taken from the page, and a single-page site changes it.
-    window.navigation?.addEventListener("navigatesuccess", () =>
-      setTimeout(() => dialog.open && this.conversation.refreshSuggestions(), 100),
-    );
+    // The chat is beside the body, and what changes in it is not a change of the page.
+    observer.observe(document.documentElement, { childList: true, subtree: true });
+    signal.addEventListener("abort", () => observer.disconnect());
   }
 
   // On the screen
 
   /**
-   * Opens the panel, with this part of the page as the text to ask about. After a reload the focus stays where it is.
-   * @param {{ range?: Range, isReload?: boolean }} how
+   * Opens the panel, with this part of the page as the text to ask about, and with this question in the field. What opens by itself
+   * leaves the focus where it is.
+   * @param {{ range?: Range, excerpt?: string | null, question?: string, isByItself?: boolean }} how
    */
-  open({ range, isReload = false }) {
-    if (range) this.composer.choose(textOf(range) || null);
+  open({ range, excerpt, question, isByItself = false }) {
+    const chosen = range ? textOf(range) : excerpt;
+    if (chosen) this.composer.choose(chosen);
+    if (question) this.composer.textbox.value = question;
     if (!this.dialog.open) {
       this.#isOpen = true;
       this.#show();
-      this.composer.fit();
       this.#options.onToggle(true);
       this.conversation.show();
+      this.#tell("open");
     }
-    if (isReload) return;
+    this.composer.fit();
+    if (isByItself) return;
     // On a phone the field's keyboard would hide what the reader opened the panel for.
-    if (SMALL.matches && !range) this.dialog.querySelector("h2")?.focus();
+    if (SMALL.matches && !range && !question) this.dialog.querySelector("h2")?.focus();
     else this.composer.textbox.focus();
   }
 
@@ -170,6 +198,7 @@ export class Panel {
     this.#isOpen = false;
     document.documentElement.classList.remove("book-chat-modal");
     this.#options.onToggle(false);
+    this.#tell("close");
   }
 
   #show() {
@@ -207,6 +236,14 @@ export class Panel {
   #showState() {
     this.composer.showRunning(this.conversation.isRunning);
     this.disclaimer.update();
+  }
+
+  /**
+   * Tells the page what happens, such as for its statistics; never what the reader writes or reads.
+   * @param {"open" | "close" | "question" | "answer" | "error" | "feedback"} what @param {object} [detail]
+   */
+  #tell(what, detail = {}) {
+    this.#options.host.dispatchEvent(new CustomEvent(`book-chat:${what}`, { bubbles: true, composed: true, detail }));
   }
 
   /** @param {string} text */

@@ -19,7 +19,8 @@
  * @property {Question} question
  * @property {string | null} after  the last message before it, as far as this page knew
  * @property {number} askedAt  in milliseconds
- * @property {"asking" | "stopped" | "failed"} state  what became of it so far; only what is being asked is asked again unbidden
+ * @property {"queued" | "asking" | "stopped" | "failed"} state  what became of it so far; only what waits or is being asked is asked
+ *   again unbidden
  */
 
 const TOKEN = /^[A-Za-z0-9._~-]{16,128}$/;
@@ -110,14 +111,16 @@ export class Store {
   }
 
   /**
-   * Calls back when another tab has changed the conversation.
-   * @param {() => void} callback
+   * Calls back when another tab has changed the conversation, until the signal says not to.
+   * @param {() => void} callback @param {AbortSignal} signal
    */
-  onChange(callback) {
+  onChange(callback, signal) {
     const names = [`${this.#prefix}session`, `${this.#prefix}pending `];
-    addEventListener("storage", ({ key }) => {
+    /** @param {StorageEvent} event */
+    const onStorage = ({ key }) => {
       if (key === null || names.some((name) => key.startsWith(name))) callback();
-    });
+    };
+    addEventListener("storage", onStorage, { signal });
   }
 
   /** @param {string} name */

@@ -3,7 +3,8 @@
  */
 
 import { Answer, copyButton, link, safeUrl } from "./answer.js";
-import { announced, h, icon, iconButton } from "./dom.js";
+import { announced, h } from "./dom.js";
+import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { Failure } from "./service.js";
 
@@ -36,6 +37,9 @@ const FINAL = ["openai_refused", "not_found", "http_error"];
 const LIMITS = ["rate_limited", "budget_exhausted"];
 
 const MOST_CHARS_A_FRAME = 800;
+
+/** So many characters of a quotation are shown at first, more or less. */
+const LONG_QUOTATION = 150;
 
 export class Turn {
   /** @type {Pending | null} */
@@ -76,7 +80,7 @@ export class Turn {
       { class: "turn" },
       h(
         "div",
-        { class: "question" },
+        { class: message ? "question" : "question empty" },
         h("span", { class: "sr" }, `${words.you}: `),
         excerpt && quoted(excerpt, words),
         h("p", { dir: "auto" }, message),
@@ -92,6 +96,14 @@ export class Turn {
     const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
     this.state.replaceChildren(h("div", { class: "waiting" }, dots, announced(why)));
     this.onGrow();
+  }
+
+  /** Shows that it is asked later, and offers to take it back. @param {() => void} onTakeBack */
+  waitInLine(onTakeBack) {
+    const { words } = this.options;
+    this.reply.hidden = false;
+    const takeBack = h("button", { type: "button", class: "quiet", onclick: onTakeBack }, words.takeBack);
+    this.state.replaceChildren(h("div", { class: "waiting" }, announced(words.queued), takeBack));
   }
 
   /** Sets what the `[n]` of the answer lead to. @param {Source[]} sources */
@@ -355,11 +367,23 @@ export class Turn {
   }
 }
 
-/** Returns selected text as it is shown; all of it once it is pressed. @param {string} text @param {Words} words */
+/** Returns selected text as it is shown: the beginning of a long one, and a button for all of it. @param {string} text @param {Words} words */
 export function quoted(text, words) {
   const quote = h("blockquote", { class: "quoted", dir: "auto", "aria-label": words.excerpt }, text);
-  quote.addEventListener("click", () => quote.classList.toggle("whole"));
-  return quote;
+  const isLong = text.length > LONG_QUOTATION || text.split("\n").length > 3;
+  if (!isLong) return h("div", { class: "quotation" }, quote);
+  const toggle = () => {
+    const isWhole = quote.classList.toggle("whole");
+    quote.tabIndex = isWhole ? 0 : -1;
+    button.setAttribute("aria-expanded", String(isWhole));
+    button.textContent = isWhole ? words.showLess : words.showAll;
+  };
+  const button = h(
+    "button",
+    { type: "button", class: "quiet", "aria-expanded": false, onclick: toggle },
+    words.showAll,
+  );
+  return h("div", { class: "quotation" }, quote, button);
 }
 
 /** Returns what a reader is told of a failure. @param {Failure} failure @param {Words} words @param {string} lang */

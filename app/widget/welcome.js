@@ -2,18 +2,19 @@
  * What an empty conversation shows: what the chat is for, and questions about the page that the reader is on.
  */
 
-import { h, icon } from "./dom.js";
+import { h } from "./dom.js";
 import { textOf } from "./excerpt.js";
+import { icon } from "./icons.js";
 import { fill } from "./languages.js";
 
 /** @import { Words } from "./languages.js" */
 
 /**
- * @param {{ words: Words, book: Element[], onAsk: (question: string) => void }} options
- *   `book` has the parts of the page that are the book
+ * @param {{ words: Words, book: Element[], questions?: string[], onAsk: (question: string) => void }} options
+ *   `book` has the parts of the page that are the book; `questions` are the owner's own
  */
-export function welcome({ words, book, onAsk }) {
-  const suggestions = suggestionsFor(book, words).map((text) =>
+export function welcome({ words, book, questions, onAsk }) {
+  const suggestions = (questions ?? suggestionsFor(book, words)).map((text) =>
     h("button", { type: "button", class: "suggestion", onclick: () => onAsk(text) }, h("span", { dir: "auto" }, text)),
   );
   return h(
@@ -22,7 +23,8 @@ export function welcome({ words, book, onAsk }) {
     icon("book"),
     h("h3", {}, words.welcome),
     h("p", {}, words.hint),
-    suggestions.length > 0 && h("div", { class: "suggestions" }, h("p", {}, words.suggestions), ...suggestions),
+    suggestions.length > 0 &&
+      h("div", { class: "suggestions" }, !questions && h("p", {}, words.suggestions), ...suggestions),
   );
 }
 
