@@ -21,5 +21,4 @@ ENV PATH="/srv/.venv/bin:$PATH" PYTHONUNBUFFERED=1 PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]
-# The shell fills in the port, and exec makes the server the process that gets the stop signal.
-CMD ["sh", "-c", "exec uvicorn app.main:app --host 0.0.0.0 --port $PORT --log-config app/logging.json --http app.connections:BoundedProtocol --ws none"]
+CMD ["python", "-m", "app"]

@@ -5,23 +5,20 @@ import contextlib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
-from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator
 from sqlalchemy import Row
 
+from app.admission import admit
 from app.broadcast import Identity, TurnEvent
-from app.budget import Budget
 from app.citations import cite
 from app.config import Settings
 from app.conversations import (
     Answer,
     Conversation,
     find_conversation,
-    is_answered,
     new_conversation,
     record_question,
     record_reply,
@@ -34,11 +31,10 @@ from app.errors import (
     DatabaseError,
     DuplicateKeyError,
     ModelError,
-    RateLimitedError,
     SessionNotFoundError,
     TurnInProgressError,
 )
-from app.idempotency import claim_question, give_up, mark_as_claimed, turn_ids
+from app.idempotency import claim_question, give_up, identity_of, mark_as_claimed, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
 from app.models import (
@@ -82,8 +78,7 @@ class Turn:
     idempotency_key: uuid.UUID | None
     owner: str | None
     """The digest of the reader's token."""
-    count: Allowance
-    budget: Budget
+    count_question: Allowance
     db: Database
     model: LanguageModel
     retriever: Retriever
@@ -93,11 +88,6 @@ class Turn:
     def identity(self) -> Identity | None:
         """What a repetition of the request has in common with it; None if it cannot be told from another request."""
         return identity_of(self.request, self.owner, self.idempotency_key)
-
-
-def identity_of(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> Identity | None:
-    """Return the identity of a turn; None without an idempotency key."""
-    return (key, owner, request.session_id, request.message, request.selected_text) if key else None
 
 
 async def get_turn(
@@ -118,48 +108,17 @@ async def new_turn(
     owner: str | None,
     idempotency_key: uuid.UUID | None = None,
 ) -> Turn:
-    """Return a turn; raises RequestValidationError if a text is longer than the settings allow.
-
-    Raises RateLimitedError if the reader has no question left or the day no tokens, except for one that has been answered or is
-    being answered by this process.
-    """
-    state = request.state
-    settings, db = state["settings"], state["database"]
-    limits = {"message": settings.max_message_chars, "selected_text": settings.max_selected_text_chars}
-    too_long = [
-        {"loc": ("body", name), "msg": f"must not be longer than {limit} characters"}
-        for name, limit in limits.items()
-        if len(getattr(question, name) or "") > limit
-    ]
-    if too_long:
-        raise RequestValidationError(too_long)
-    try:
-        await state["budget"].check()
-        count = await state["limiter"].allowance(request, owner)
-    except RateLimitedError as error:
-        identity = identity_of(question, owner, idempotency_key)
-        is_paid = identity is not None and (
-            state["broadcasts"].get(identity)
-            or await is_answered(db, turn_ids(question, owner, idempotency_key).question)
-        )
-        if not is_paid:
-            raise
-        count = partial(_refuse, error)
+    """Return the turn of a question that may be asked; raises as `admit` does."""
     return Turn(
         request=question,
         idempotency_key=idempotency_key,
         owner=owner,
-        count=count,
-        budget=state["budget"],
-        db=db,
-        model=state["model"],
+        count_question=await admit(request, question, owner, idempotency_key),
+        db=request.state["database"],
+        model=request.state["model"],
         retriever=retriever,
-        settings=settings,
+        settings=request.state["settings"],
     )
-
-
-async def _refuse(error: RateLimitedError) -> None:
-    raise error
 
 
 TurnDep = Annotated[Turn, Depends(get_turn)]
@@ -184,7 +143,7 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
     """
     keep_out_of_log(turn.request.message, turn.request.selected_text, turn.request.page_url)
     ids = turn_ids(turn.request, turn.owner, turn.idempotency_key)
-    async with look_up(turn) as retrieval:
+    async with look_up(turn.request, turn.retriever) as retrieval:
         history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
         conversation = await find_conversation(
             turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
@@ -215,18 +174,21 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
             return _replay(question, claim.recorded_reply, emit)
 
 
-def look_up(turn: Turn) -> Retrieval:
+def look_up(request: ChatRequest, retriever: Retriever) -> Retrieval:
     """Return the look-up of passages for the question; a question about an excerpt gets none."""
-    retriever = retrieve_nothing if turn.request.selected_text else turn.retriever
-    return Retrieval(retriever, turn.request.message, page_url=turn.request.page_url)
+    if request.selected_text:
+        retriever = retrieve_nothing
+    return Retrieval(retriever, request.message, page_url=request.page_url)
 
 
 async def _answer(
     turn: Turn, question: MessageBase, conversation: Conversation, retrieval: Retrieval, emit: Emit | None
 ) -> DoneEvent:
     """Ask the model, and record its reply; a question that no claim has recorded is recorded while the model thinks."""
-    await turn.count()
-    asking = asyncio.create_task(ask_model(turn, conversation.history, retrieval, emit))
+    await turn.count_question()
+    asking = asyncio.create_task(
+        ask_model(turn.request, conversation.history, retrieval, emit, model=turn.model, settings=turn.settings)
+    )
     try:
         if turn.idempotency_key is None:
             # A duplicate is our own first try, which arrived before its connection was lost.
@@ -249,8 +211,19 @@ async def _answer(
     return as_done(reply)
 
 
-async def ask_model(turn: Turn, history: Sequence[PastTurn], retrieval: Retrieval, emit: Emit | None) -> Answer:
-    """Return the model's answer: from the excerpt alone, or from the history and the passages that were found."""
+async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
+    request: ChatRequest,
+    history: Sequence[PastTurn],
+    retrieval: Retrieval,
+    emit: Emit | None = None,
+    *,
+    model: LanguageModel,
+    settings: Settings,
+) -> Answer:
+    """Return the model's answer: from the excerpt alone, or from the history and the passages that were found.
+
+    Raises ModelError; an answer that is nothing but markers of passages that do not exist is none.
+    """
     passages = await retrieval.passages()
     sources = [
         Source(number=number, title=passage.title, url=passage.source) for number, passage in enumerate(passages, 1)
@@ -258,17 +231,16 @@ async def ask_model(turn: Turn, history: Sequence[PastTurn], retrieval: Retrieva
     if sources and emit:
         emit(SourcesEvent(sources=sources))
     prompt = assemble_prompt(
-        turn.request.message,
-        book_title=turn.settings.book_title,
-        instructions=turn.settings.assistant_instructions,
-        excerpt=turn.request.selected_text,
+        request.message,
+        book_title=settings.book_title,
+        instructions=settings.assistant_instructions,
+        excerpt=request.selected_text,
         passages=passages,
         history=history,
     )
-    completion = await turn.model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
-    turn.budget.spend(completion.tokens)
+    completion = await model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
     text, cited = cite(completion.text, len(passages))
-    if not text.strip():  # It was nothing but markers of passages that do not exist.
+    if not text.strip():
         raise ModelError
     return Answer(text, [sources[number - 1] for number in cited], completion, retrieved=len(passages))
 

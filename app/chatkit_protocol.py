@@ -51,44 +51,39 @@ from fastapi import HTTPException, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import format_sse_event
 from pydantic import AfterValidator, BaseModel, StringConstraints, TypeAdapter, ValidationError
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, update
 from sqlmodel import col
 from starlette.requests import ClientDisconnect
 
 from app.broadcast import Broadcast, TurnEvent
-from app.chat import Emit, Turn, ask_model, look_up, new_turn, take_turn
+from app.chat import new_turn, take_turn
 from app.citations import marker_ends
-from app.conversations import find_conversation, rate_messages, replace_reply, reply_id, title_of
+from app.conversations import rate_messages, reply_id, title_of
 from app.database import Database
 from app.dependencies import StateRequest
 from app.errors import (
     ChatError,
-    ModelRefusedError,
     OverloadedError,
-    SessionNotFoundError,
     UnsupportedRequestError,
     log,
     render,
 )
-from app.history import find_session, load_messages, load_sessions, parse_id
-from app.idempotency import take_over
-from app.logs import keep_out_of_log
+from app.history import find_session, load_messages, load_sessions
 from app.models import (
     ChatRequest,
     ChatSession,
     DeltaEvent,
     DoneEvent,
-    Message,
     MessageBase,
     MessageRole,
     Order,
     Source,
     SourcesEvent,
-    as_done,
     read_sources,
     storable,
     utc_now,
 )
+from app.regeneration import new_regeneration
 from app.retrieval import Retriever
 from app.stream import EventStream, Take, begin_turn
 
@@ -182,20 +177,8 @@ class _Reader:
 
     async def regenerate(self, thread_id: str, item_id: str) -> Response:
         """Begin a turn that answers a recorded question anew."""
-        session = await self._find(thread_id)
-        rows = await self._execute(
-            select(Message).where(
-                col(Message.session_id) == session.id,
-                col(Message.id) == parse_id(item_id),
-                col(Message.role) == MessageRole.user,
-            )
-        )
-        if not rows:
-            raise SessionNotFoundError
-        question = MessageBase.model_validate(rows[0], from_attributes=True)
-        request = ChatRequest(message=question.content, session_id=thread_id, selected_text=question.selected_text)
-        turn = await new_turn(self.request, request, self.retriever, self.owner)
-        return self._stream(partial(_regenerate, turn, question), shown=_Shown.answer)
+        regeneration = await new_regeneration(self.request, thread_id, item_id, self.retriever, self.owner)
+        return self._stream(regeneration.take, shown=_Shown.answer)
 
     async def threads(self, after: str | None, limit: int | None, order: Order) -> Page[Thread]:
         """Return the reader's own threads, without their items."""
@@ -275,28 +258,6 @@ def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequ
         )
     except ValidationError as error:
         raise _invalid(error) from None
-
-
-async def _regenerate(turn: Turn, question: MessageBase, emit: Emit) -> DoneEvent:
-    """Answer a recorded question anew; the old answer, and what was said after it, stay until the new one is recorded.
-
-    Of several requests for one question, the last gives the answer that stays. Otherwise as `take_turn`.
-    """
-    keep_out_of_log(question.content, question.selected_text)
-    history_limit = 0 if question.selected_text else turn.settings.history_limit
-    async with look_up(turn) as retrieval:
-        conversation = await find_conversation(
-            turn.db, str(question.session_id), owner=turn.owner, history_limit=history_limit, before=question
-        )
-        if conversation is None:
-            raise SessionNotFoundError
-        retrieval.follow(conversation.previous_question)
-        await turn.count()
-        await take_over(turn.db, question)
-        emit(question)
-        answer = await ask_model(turn, conversation.history, retrieval, emit)
-    until = conversation.last_message_at
-    return as_done(await replace_reply(turn.db, question, answer, until=until))
 
 
 class _Shown(IntEnum):
@@ -382,10 +343,7 @@ def _error_event(error: Exception) -> ErrorEvent:
         ]
         return ErrorEvent(message=" ".join(faults), allow_retry=False)
     body, _, _ = render(error)
-    return ErrorEvent(
-        message=body.error.message,
-        allow_retry=not isinstance(error, SessionNotFoundError | UnsupportedRequestError | ModelRefusedError),
-    )
+    return ErrorEvent(message=body.error.message, allow_retry=body.error.retryable)
 
 
 async def _single(event: ThreadStreamEvent) -> AsyncGenerator[bytes]:

@@ -39,6 +39,9 @@ _NEVER_MEANT = re.compile("[\x00-\x08\x0e-\x1f\N{ZERO WIDTH SPACE}\N{WORD JOINER
 _SECRET_HEADER = re.compile("auth|cookie|key|password|secret|token", re.IGNORECASE)
 """Names of headers whose values are credentials."""
 
+DEFAULT_MODEL = "gpt-6-luna"
+"""The newest inexpensive model of the Chat Completions API. It thinks before it answers, unless it is told not to."""
+
 _EMBEDDED_DATABASE_URL = "sqlite+aiosqlite:///chat.db"
 
 
@@ -147,7 +150,7 @@ class Settings(DatabaseSettings):
     """The OpenAI API key. Required in production; without it, development answers with the offline stand-in."""
     openai_base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.openai.com/v1"
     """The server to ask, OpenAI's or a compatible one."""
-    openai_model: str = "gpt-5.4-mini"
+    openai_model: str = DEFAULT_MODEL
     """The model that answers."""
     openai_embedding_model: str = "text-embedding-3-small"
     """The model that compares questions with the book by their meaning."""
@@ -158,7 +161,7 @@ class Settings(DatabaseSettings):
     openai_custom_headers: SecretStr | None = None
     """Headers for every request to the model, one `Name: value` on each line."""
     openai_reasoning_effort: str | None = None
-    """How much a reasoning model may think, in the server's own words. Unset: up to the model."""
+    """How much a reasoning model may think, in the server's own words. Unset: `none` for the default model, else up to the model."""
     openai_extra_body: Annotated[dict[str, Any], NoDecode] = {}
     """A JSON object of what to add to the body of every request to the model."""
     openai_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
@@ -197,6 +200,13 @@ class Settings(DatabaseSettings):
     """The header in which the platform's proxy sends the reader's address; its last entry counts."""
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How many seconds running turns may take to finish when the process is stopped."""
+
+    host: str | None = None
+    """The address on which `python -m app` listens. Unset: every address in production, and 127.0.0.1 in development."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
+    """The port on which `python -m app` listens."""
+    web_concurrency: Annotated[int, Field(gt=0)] = 1
+    """How many processes of `python -m app` serve requests."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """The lowest level of log records that are written."""
@@ -281,6 +291,14 @@ class Settings(DatabaseSettings):
     @classmethod
     def _upper_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @property
+    def openai_options(self) -> dict[str, Any]:
+        """What every request to the model has besides the model and its messages."""
+        effort = self.openai_reasoning_effort
+        if effort is None and self.openai_model == DEFAULT_MODEL:
+            return {"reasoning_effort": "none", **self.openai_extra_body}
+        return {**self.openai_extra_body, **({"reasoning_effort": effort} if effort else {})}
 
     @property
     def openai_headers(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a turn reads and writes: the conversation, the question and the reply.
 
-The id of a reply follows from the id of its question, so the primary key allows each question one reply. `idempotency.py`
-holds the other half of what makes a turn happen once: which request may answer the question.
+The id of a reply is derived from the id of its question, so the primary key allows each question one reply. Which request may
+answer a question is decided in `idempotency.py`.
 """
 
 import uuid

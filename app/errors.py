@@ -53,6 +53,8 @@ class ChatError(Exception):
     message = "Something went wrong on our side."
     event: str | None = "internal.error"
     """The log event that records it with a stack trace; None if nothing in the service has failed."""
+    retryable = True
+    """Whether the same request may succeed later, without a change to it or to the service."""
 
     def __init__(self, *, retry_after: str | None = None) -> None:
         super().__init__(self.message)
@@ -86,12 +88,14 @@ class ModelRefusedError(ModelError):
 
     code = "openai_refused"
     message = "The assistant will not answer this question. Asking it again does not help; please ask in another way."
+    retryable = False
 
 
 class ModelUnavailableError(ModelError):
     """The model answers no question until the operator repairs something, such as the key, the quota or the address."""
 
     message = "The assistant is out of order. Asking again does not help until its operator has repaired it."
+    retryable = False
 
 
 class DatabaseError(ChatError):
@@ -130,6 +134,7 @@ class SessionNotFoundError(ChatError):
     code = "not_found"
     message = "There is no such conversation."
     event = None
+    retryable = False
 
 
 class AnswerNotFoundError(ChatError):
@@ -139,6 +144,7 @@ class AnswerNotFoundError(ChatError):
     code = "not_found"
     message = "There is no such answer."
     event = None
+    retryable = False
 
 
 class ChatKitNotInstalledError(ChatError):
@@ -148,6 +154,7 @@ class ChatKitNotInstalledError(ChatError):
     code = "not_found"
     message = "ChatKit is not enabled on this service. The operator can install the extra: uv sync --extra chatkit"
     event = None
+    retryable = False
 
 
 class UnsupportedRequestError(ChatError):
@@ -157,6 +164,7 @@ class UnsupportedRequestError(ChatError):
     code = "unsupported"
     message = "This assistant reads and writes text only: no attachments, tools, actions or audio."
     event = None
+    retryable = False
 
 
 class IdempotencyConflictError(ChatError):
@@ -166,6 +174,7 @@ class IdempotencyConflictError(ChatError):
     code = "idempotency_conflict"
     message = "This Idempotency-Key belongs to another request."
     event = None
+    retryable = False
 
 
 class TurnInProgressError(ChatError):
@@ -254,14 +263,16 @@ def render(error: BaseException) -> tuple[ErrorResponse, int, dict[str, str]]:
     """Return what a client may see of the error: body, status and headers."""
     known = error if isinstance(error, ChatError) else ChatError()
     headers = {"Retry-After": known.retry_after} if known.retry_after else {}
-    return _body(known.code, known.message), known.status, headers
+    return _body(known.code, known.message, retryable=known.retryable), known.status, headers
 
 
-def _body(code: str, message: str, details: Sequence[ErrorDetail] = ()) -> ErrorResponse:
+def _body(code: str, message: str, details: Sequence[ErrorDetail] = (), *, retryable: bool = False) -> ErrorResponse:
     # What the server's parser refuses has no id yet.
     request_id = current_request().request_id or str(uuid.uuid4())
     return ErrorResponse(
-        error=ErrorInfo(code=code, message=message, request_id=request_id, details=list(details) or None)
+        error=ErrorInfo(
+            code=code, message=message, request_id=request_id, retryable=retryable, details=list(details) or None
+        )
     )
 
 

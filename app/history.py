@@ -14,7 +14,7 @@ from sqlmodel import col
 from app.conversations import rate_answer
 from app.database import Database
 from app.dependencies import Db, ReaderToken, owner_of
-from app.errors import ERROR_RESPONSES, AnswerNotFoundError, SessionNotFoundError
+from app.errors import ERROR_RESPONSES, AnswerNotFoundError, ChatError, SessionNotFoundError
 from app.logs import current_request, keep_out_of_log
 from app.models import (
     ChatSession,
@@ -81,11 +81,7 @@ async def rate(
     """Record what the reader thinks of an answer, in place of what there was before."""
     keep_out_of_log(feedback.comment)
     session = await find_session(db, session_id, owner_of(reader_token))
-    try:
-        answer_id = uuid.UUID(message_id)
-    except ValueError:
-        raise AnswerNotFoundError from None
-    await rate_answer(db, session.id, answer_id, feedback)
+    await rate_answer(db, session.id, parse_id(message_id, unknown=AnswerNotFoundError), feedback)
 
 
 @router.delete("", status_code=204, responses=_RESPONSES)
@@ -108,12 +104,12 @@ async def find_session(db: Database, session_id: str, owner: str | None) -> Row[
     return rows[0]
 
 
-def parse_id(text: str) -> uuid.UUID:
-    """Return an id; a malformed one is an unknown one, so it raises SessionNotFoundError."""
+def parse_id(text: str, *, unknown: type[ChatError] = SessionNotFoundError) -> uuid.UUID:
+    """Return an id; a malformed one is an unknown one, so it raises the error of those."""
     try:
         return uuid.UUID(text)
     except ValueError:
-        raise SessionNotFoundError from None
+        raise unknown from None
 
 
 async def load_messages(

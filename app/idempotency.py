@@ -1,7 +1,7 @@
 """An idempotency key's claim on its question: of all requests with one key, one at a time answers the question.
 
-The id of the question follows from the key, so the primary key gives the question one row. Whoever writes the row, or takes
-over a claim that has run out, may answer. `conversations.py` holds the other half: a question has one reply at most.
+The id of the question is derived from the key, so the primary key gives the question one row. The request that writes the row,
+or that takes over a claim that has run out, may answer. That a question has at most one reply is guaranteed in `conversations.py`.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, or_, select, update
 from sqlmodel import col
 
+from app.broadcast import Identity
 from app.conversations import Conversation, record_question, reply_id
 from app.database import Database
 from app.errors import (
@@ -44,6 +45,11 @@ def turn_ids(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> 
         new_session=uuid.uuid5(key, f"session {(request.session_id or '')!a}{owner or ''}"),
         question=uuid.uuid5(key, "message"),
     )
+
+
+def identity_of(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> Identity | None:
+    """Return what a repetition of the request has in common with it; None without a key."""
+    return (key, owner, request.session_id, request.message, request.selected_text) if key else None
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,6 @@ class Completion:
     prompt_tokens: int | None
     completion_tokens: int | None
     """None if the server does not count tokens."""
-    tokens: int
-    """How many there were in all; if the server does not count, a quarter of the bytes."""
 
 
 class LanguageModel:
@@ -111,13 +109,15 @@ class LanguageModel:
     message and build a model of every piece of the answer, which takes as long as the rest of the call.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Raise SettingsError if a proxy or certificates that the environment names cannot be used."""
+    def __init__(self, settings: Settings, spend: Callable[[int], None] | None = None) -> None:
+        """Raise SettingsError if a proxy or certificates that the environment names cannot be used.
+
+        `spend` is told how many tokens each answer costs: if the server does not count them, a quarter of the bytes.
+        """
         self.name = settings.openai_model
+        self._spend = spend
         self._deadline = settings.openai_timeout_seconds
-        self._options: dict[str, Any] = dict(settings.openai_extra_body)
-        if settings.openai_reasoning_effort:
-            self._options["reasoning_effort"] = settings.openai_reasoning_effort
+        self._options = settings.openai_options
         stream_options = self._options.pop("stream_options", {"include_usage": True})
         self._stream_options = {"stream_options": stream_options} if stream_options else {}
         self._stream_options_are_known = False
@@ -147,13 +147,14 @@ class LanguageModel:
             tokens = sum(len(text.encode()) for text in (reader.text, *(message["content"] for message in prompt))) // 4
         else:
             tokens = prompt_tokens + completion_tokens
+        if self._spend:
+            self._spend(tokens)
         return Completion(
             reader.text,
             self.name,
             round(reader.duration_ms),
             prompt_tokens,
             completion_tokens,
-            tokens,
         )
 
     async def _stream(self, reader: "_TracedReader", body: dict[str, Any], on_delta: Callable[[str], None]) -> None:

@@ -451,6 +451,8 @@ class ErrorInfo(ApiModel):
     message: str
     request_id: str
     """Names the request in the service's log."""
+    retryable: bool
+    """Whether the same request may succeed later."""
     details: list[ErrorDetail] | None = None
 
 

@@ -17,6 +17,7 @@ from app.dependencies import StateRequest, TurnsDep
 from app.errors import ERROR_RESPONSES, OverloadedError, TurnInProgressError, log, render
 from app.logs import current_request
 from app.models import ApiModel, DeltaEvent, DoneEvent, MessageBase, SessionEvent, SourcesEvent
+from app.regeneration import RegenerationDep
 from app.turns import Turns
 
 router = APIRouter(tags=["chat"])
@@ -149,6 +150,23 @@ async def chat_stream(request: StateRequest, turn: TurnDep, turns: TurnsDep) -> 
             broadcasts.add(identity, broadcast, task)
     elif broadcast.followers >= MOST_FOLLOWERS:
         raise TurnInProgressError(retry_after="1")
+    return _event_stream(broadcast)
+
+
+@router.post(
+    "/chat/{session_id}/messages/{message_id}/regenerate/stream",  # noqa: FAST003  # The dependency has both.
+    status_code=200,
+    response_class=EventStream,
+    responses=_RESPONSES,
+)
+async def regenerate_stream(regeneration: RegenerationDep, turns: TurnsDep) -> EventStream:
+    """Answer a recorded question anew, with the events of `POST /chat/stream`."""
+    broadcast = Broadcast()
+    begin_turn(turns, regeneration.take, broadcast)
+    return _event_stream(broadcast)
+
+
+def _event_stream(broadcast: Broadcast) -> EventStream:
     frames = _TurnFrames()
     return EventStream(frames.of(broadcast.follow()), error_frame=frames.of_error)
 

@@ -41,14 +41,16 @@ class TurnMiddleware:
             try:
                 await self.app(scope, receive, send)
             finally:
-                # A turn may leave something behind that is to be finished too.
+                # A turn may start a task that goes on after the turn's own end, such as the count of its tokens.
                 while begun := [task for task in turns if not task.done()]:
                     await asyncio.wait(begun)
         except asyncio.CancelledError:
             pass  # The process stops, and the connection is closed: to the server it would be an error with a stack trace.
         finally:
             _of_request.reset(token)
-            turns.clear()  # A task's context holds this list: without an end to the circle, answers would stay in memory for long.
+            # A turn's context holds this list, and the list holds the turn with its answer. Emptied, the list lets go of both at
+            # once; otherwise they would stay in memory until the garbage collector looks for cycles.
+            turns.clear()
 
 
 def finish_with_request(task: asyncio.Task[Any]) -> None:

@@ -32,13 +32,13 @@ def _prompt(question: Question) -> list[ChatCompletionMessageParam]:
 @app.post("/chat")
 async def chat(question: Question) -> Answer:
     """Answer a question."""
-    completion = await client.chat.completions.create(model="gpt-5.4-mini", messages=_prompt(question))
+    completion = await client.chat.completions.create(model="gpt-6-luna", messages=_prompt(question))
     return Answer(response=completion.choices[0].message.content or "")
 
 
 @app.post("/chat/stream", response_class=EventSourceResponse)
 async def stream(question: Question) -> AsyncIterator[ServerSentEvent]:
     """Answer a question piece by piece."""
-    pieces = await client.chat.completions.create(model="gpt-5.4-mini", messages=_prompt(question), stream=True)
+    pieces = await client.chat.completions.create(model="gpt-6-luna", messages=_prompt(question), stream=True)
     async for piece in pieces:
         yield ServerSentEvent(event="delta", data={"text": piece.choices[0].delta.content or ""})

@@ -19,7 +19,7 @@ _COMPLETION = json.dumps(
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1_790_000_000,
-        "model": "gpt-5.4-mini",
+        "model": "gpt-6-luna",
         "choices": [
             {
                 "index": 0,
@@ -42,7 +42,7 @@ def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
         "created": 1_790_000_000,
-        "model": "gpt-5.4-mini",
+        "model": "gpt-6-luna",
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
     }
     return _chunked(f"data: {json.dumps(chunk)}\n\n".encode())

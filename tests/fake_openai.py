@@ -159,7 +159,7 @@ def _completion(content: str | None, finish_reason: str | None, **message: Any) 
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1_790_000_000,
-        "model": "gpt-5.4-mini",
+        "model": "gpt-6-luna",
         "choices": [
             {
                 "index": 0,
@@ -179,7 +179,7 @@ def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
             "id": "chatcmpl-1",
             "object": "chat.completion.chunk",
             "created": 1_790_000_000,
-            "model": "gpt-5.4-mini",
+            "model": "gpt-6-luna",
             "choices": [choice],
         }
     )

@@ -86,7 +86,7 @@ async def test_the_report_has_each_question_with_its_answer_the_newest_first(
         sources="[1] Gait https://book.example.org/gait",
         feedback="negative",
         comment="Which two?",
-        model="gpt-5.4-mini",
+        model="gpt-6-luna",
         prompt_tokens="11",
         completion_tokens="7",
         duration_ms=IsStr(regex=r"\d+"),

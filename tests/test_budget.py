@@ -23,6 +23,7 @@ EXHAUSTED = {
         "code": "budget_exhausted",
         "message": "The assistant has answered as much as it may for today. Please ask again tomorrow.",
         "request_id": IsUUID(4),
+        "retryable": True,
     }
 }
 

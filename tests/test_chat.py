@@ -336,10 +336,14 @@ async def test_the_assistant_speaks_for_the_book(
 @pytest.mark.parametrize(
     ("environment", "sent"),
     [
-        ({}, {"model": "gpt-5.4-mini"}),
+        ({}, {"model": "gpt-6-luna", "reasoning_effort": "none"}),
         ({"OPENAI_MODEL": "gpt-next"}, {"model": "gpt-next"}),
-        ({"OPENAI_REASONING_EFFORT": "low"}, {"model": "gpt-5.4-mini", "reasoning_effort": "low"}),
-        ({"OPENAI_REASONING_EFFORT": ""}, {"model": "gpt-5.4-mini"}),
+        (
+            {"OPENAI_EXTRA_BODY": '{"reasoning_effort": "medium"}'},
+            {"model": "gpt-6-luna", "reasoning_effort": "medium"},
+        ),
+        ({"OPENAI_REASONING_EFFORT": "low"}, {"model": "gpt-6-luna", "reasoning_effort": "low"}),
+        ({"OPENAI_REASONING_EFFORT": ""}, {"model": "gpt-6-luna", "reasoning_effort": "none"}),
     ],
 )
 async def test_the_model_is_sent_the_prompt_and_what_the_settings_say_of_it(
@@ -399,6 +403,7 @@ async def test_a_question_is_stored_while_the_model_thinks_and_kept_when_it_fail
             "code": "openai_error",
             "message": "The assistant could not answer. Please try again.",
             "request_id": asking.result().headers["X-Request-ID"],
+            "retryable": True,
         }
     }
     assert await stored(service) == [(MessageRole.user, "Will it fall?")]
@@ -487,6 +492,7 @@ async def test_a_text_one_character_longer_than_its_limit_is_refused(
             "code": "validation_error",
             "message": "The request is not valid.",
             "request_id": response.headers["X-Request-ID"],
+            "retryable": False,
             "details": details,
         }
     }
@@ -510,6 +516,6 @@ async def test_what_an_answer_took_is_recorded_with_it(service: Service, model_s
 
     question, reply = await service.tables.messages()
     assert (question.model, question.prompt_tokens, question.duration_ms) == (None, None, None)
-    assert (reply.model, reply.prompt_tokens, reply.completion_tokens) == ("gpt-5.4-mini", 11, 7)
+    assert (reply.model, reply.prompt_tokens, reply.completion_tokens) == ("gpt-6-luna", 11, 7)
     assert reply.duration_ms is not None
     assert (reply.retrieved, reply.cited) == (0, 0)

@@ -229,9 +229,9 @@ async def test_a_retry_replaces_what_came_after_the_question(widget: Widget, mod
 
     await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=question.id)
     assert [m.content for m in await widget.service.tables.messages()] == ["First?", "Four."]
-    for item_id in (answer.id, UNKNOWN, "no-id"):
+    for item_id in (UNKNOWN, "no-id"):
         [error] = await widget.stream("threads.retry_after_item", thread_id=thread_id, item_id=item_id)
-        assert (error.type, error.message, error.allow_retry) == ("error", "There is no such conversation.", False)
+        assert (error.type, error.message, error.allow_retry) == ("error", "There is no such answer.", False)
 
 
 @pytest.mark.parametrize("reply", [failure(500), cut_stream, stream("Half", finish_reason=None)])

@@ -27,7 +27,7 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
         "https://gateway.example.org/v1",
         "https://gateway.example.org/v1",
     ),
-    "openai_model": ("gpt-5.4-mini", "gpt-5.4", "gpt-5.4"),
+    "openai_model": ("gpt-6-luna", "gpt-5.4", "gpt-5.4"),
     "openai_embedding_model": ("text-embedding-3-small", "nomic-embed-text", "nomic-embed-text"),
     "openai_org_id": (None, "org-1", "org-1"),
     "openai_project_id": (None, "proj_1", "proj_1"),
@@ -54,6 +54,9 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     "rate_limit_storage": (None, "redis://:pw@cache", SecretStr("redis://:pw@cache")),
     "client_address_header": (None, "X-Forwarded-For", "X-Forwarded-For"),
     "shutdown_grace_seconds": (20.0, "2.5", 2.5),
+    "host": (None, "192.0.2.1", "192.0.2.1"),
+    "port": (8000, "80", 80),
+    "web_concurrency": (1, "4", 4),
     "log_level": ("INFO", "debug", "DEBUG"),
 }
 
@@ -104,6 +107,11 @@ MALFORMED = [
     ("RATE_LIMIT", "often"),
     ("RATE_LIMIT_STORAGE", "memcached://cache"),
     ("SHUTDOWN_GRACE_SECONDS", "-1"),
+    ("PORT", "$PORT"),
+    ("PORT", "65536"),
+    ("PORT", "-1"),
+    ("WEB_CONCURRENCY", "0"),
+    ("WEB_CONCURRENCY", "auto"),
     ("LOG_LEVEL", "loud"),
 ]
 
@@ -384,7 +392,7 @@ def test_settings_print_without_their_secrets(monkeypatch: pytest.MonkeyPatch) -
 
     printed = repr(Settings.load())
 
-    assert "gpt-5.4-mini" in printed
+    assert "gpt-6-luna" in printed
     assert PASSWORD not in printed
     assert API_KEY not in printed
 

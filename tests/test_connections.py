@@ -131,6 +131,7 @@ async def test_a_body_in_too_many_pieces_is_refused() -> None:
                 "code": "validation_error",
                 "message": "The request is not valid.",
                 "request_id": IsUUID(4),
+                "retryable": False,
                 "details": [{"field": "request", "reason": "Invalid HTTP request received."}],
             }
         }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app import errors
 from app.config import Settings
 from app.errors import ChatError
 from app.main import app
@@ -20,6 +21,9 @@ from app.models import ChatRequest
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
+NOT_TOLD_TO_READERS = {"unsupported", "not_ready"}
+"""Only ChatKit and monitors meet these."""
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 API = ROOT / "docs" / "api.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -58,9 +62,10 @@ def prose(page: Path) -> str:
     return FENCE.sub("", page.read_text())
 
 
-def rows(page: Path, heading: str) -> list[list[str]]:
-    """The cells of the tables below a heading, without their own headings."""
-    section = page.read_text().partition(f"\n{heading}\n")[2].partition("\n#")[0]
+def rows(page: Path, heading: str | None = None) -> list[list[str]]:
+    """The cells of the page's tables, or of those below one heading, without their own headings."""
+    text = page.read_text()
+    section = text.partition(f"\n{heading}\n")[2].partition("\n#")[0] if heading else text
     lines = [line for line in section.splitlines() if line.startswith("| `") or re.match(r"\| \d", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -126,16 +131,23 @@ def test_what_the_example_shows_as_a_comment_is_valid_and_not_the_default(tmp_pa
     assert [name for name, _ in lines if getattr(example, name.lower()) == DEFAULTS[name]] == []
 
 
-def test_the_readme_shows_every_setting_once() -> None:
-    shown = [name.strip("`") for name, _, _ in rows(README, "## Settings")]
+def test_the_page_of_settings_shows_every_setting_once() -> None:
+    shown = [name.strip("`") for name, _, _ in rows(SETTINGS_PAGE)]
 
     assert sorted(shown) == sorted(SETTINGS)
-    assert "`FASTAPI_ENV=development`" in README.read_text()
+    assert "`FASTAPI_ENV=development`" in SETTINGS_PAGE.read_text()
+
+
+def test_the_readme_shows_eight_settings_as_their_page_does() -> None:
+    shown = rows(README, "## Settings")
+
+    assert len(shown) == 8
+    assert [row for row in shown if row not in rows(SETTINGS_PAGE)] == []
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_the_readme_shows_a_settings_default(name: str, tmp_path: Path) -> None:
-    [(default, meaning)] = [row[1:] for row in rows(README, "## Settings") if row[0] == f"`{name}`"]
+def test_the_page_of_settings_shows_a_settings_default(name: str, tmp_path: Path) -> None:
+    [(default, meaning)] = [row[1:] for row in rows(SETTINGS_PAGE) if row[0] == f"`{name}`"]
 
     assert meaning
     if DEFAULTS[name] is None:
@@ -239,13 +251,14 @@ def test_the_api_page_lists_every_route() -> None:
     assert listed == {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 
 
+def kinds(kind: type[ChatError]) -> Iterator[type[ChatError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from kinds(child)
+
+
 def test_the_api_page_lists_every_error() -> None:
     listed = [(int(status), code.strip("`")) for status, code, _ in rows(API, "## Errors")]
-
-    def kinds(kind: type[ChatError]) -> Iterator[type[ChatError]]:
-        yield kind
-        for child in kind.__subclasses__():
-            yield from kinds(child)
 
     raised = {(kind.status, kind.code) for kind in kinds(ChatError)}
     # These are not exceptions of ours.
@@ -256,3 +269,21 @@ def test_the_api_page_lists_every_error() -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     assert app.version == PROJECT["project"]["version"]
+
+
+def test_the_tree_of_errors_has_every_error() -> None:
+    tree = dict(re.findall(r"^[├└─│ ]*(\w+Error) .* (\d{3} \w+)?$", errors.__doc__ or "", re.MULTILINE))
+
+    for kind in kinds(ChatError):
+        assert kind.__name__ in tree
+        assert tree[kind.__name__] in {"", f"{kind.status} {kind.code}"}
+
+
+def test_the_widget_has_words_for_every_error_in_every_language() -> None:
+    languages = (ROOT / "app" / "widget" / "languages.js").read_text()
+    codes = {kind.code for kind in kinds(ChatError)} | {"out_of_order", "validation_error", "payload_too_large"}
+    _, *others = re.findall(r"errors: \{\n(.*?)\n\s+\}", languages, re.DOTALL)
+
+    assert others
+    for words in others:  # In English, the service's own message is shown.
+        assert codes <= set(re.findall(r"^\s+(\w+):", words, re.MULTILINE)) | NOT_TOLD_TO_READERS

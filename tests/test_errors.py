@@ -54,9 +54,20 @@ MESSAGES = {
 }
 
 
+RETRYABLE = {
+    *("openai_error", "openai_timeout", "openai_rate_limited"),
+    *("database_error", "internal_error", "not_ready"),
+}
+
+
 def error_body(response: httpx2.Response, code: str, details: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
     """Return the whole body that a response with this code has."""
-    error = {"code": code, "message": MESSAGES[code], "request_id": response.headers["X-Request-ID"]}
+    error = {
+        "code": code,
+        "message": MESSAGES[code],
+        "request_id": response.headers["X-Request-ID"],
+        "retryable": code in RETRYABLE,
+    }
     return {"error": {**error, "details": list(details)} if details else error}
 
 

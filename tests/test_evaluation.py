@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.book.evaluation import (
     unknown_pages,
 )
 from app.book.search import Hit
+from app.retrieval import Passage, Query
 from tests import commands
 from tests.books import BOOK, LEGS, WHEELS, Section, opened, replace_book
 from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, migrate
@@ -371,6 +373,19 @@ async def test_answers_that_do_not_are_named_with_what_is_wrong(check_answers: C
         ("What walks?", ["keeps_to_excerpt"]),
     ]
     assert [failure["answer"] for failure in found["failed"]] == answers
+
+
+async def test_answers_are_those_of_the_retriever_that_is_plugged_in(
+    check_answers: CheckAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def shelf(_query: Query) -> list[Passage]:
+        return [Passage("Six legs, four wheels.", f"{BOOK}wheels#number", "Wheels")]
+
+    monkeypatch.setattr("app.main.open_retriever", lambda *_: nullcontext(shelf))
+
+    found = await check_answers(["Six [1].", "Four [1].", "Four [1].", "A biped."])
+
+    assert (found["cites"]["held"], found["declines"]["held"]) == (1, 0)
 
 
 def test_the_stand_in_answers_the_example_questions_from_the_sample_book(book_command: BookCommand) -> None:

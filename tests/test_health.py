@@ -11,7 +11,11 @@ from tests.conftest import Serve, Service
 from tests.marks import on_postgresql
 from tests.postgres import free_port
 
-NOT_READY = {"code": "not_ready", "message": "The database does not answer, or has not been migrated."}
+NOT_READY = {
+    "code": "not_ready",
+    "message": "The database does not answer, or has not been migrated.",
+    "retryable": True,
+}
 
 
 async def test_a_running_service_is_healthy_and_asks_no_database(service: Service) -> None:

@@ -213,6 +213,7 @@ async def test_a_malformed_query_is_refused(
             "code": "validation_error",
             "message": "The request is not valid.",
             "request_id": IsUUID(4),
+            "retryable": False,
             "details": [{"field": field, "reason": reason}],
         }
     }

@@ -86,7 +86,7 @@ def test_the_answer_of_a_turn_is_described() -> None:
     assert all(field["description"] for field in schemas["ChatRequest"]["properties"].values())
     assert schemas["ChatResponse"]["required"] == ["response", "session_id", "timestamp"]
     assert schemas["ChatResponse"]["properties"].keys() == {"response", "session_id", "timestamp"}
-    assert schemas["ErrorInfo"]["required"] == ["code", "message", "request_id"]
+    assert schemas["ErrorInfo"]["required"] == ["code", "message", "request_id", "retryable"]
 
 
 def test_fastapis_own_validation_error_is_not_in_the_document() -> None:

@@ -26,6 +26,7 @@ RATE_LIMITED = {
         "code": "rate_limited",
         "message": "You are asking too often. Please wait a moment.",
         "request_id": IsUUID(4),
+        "retryable": True,
     }
 }
 # uvicorn itself believes a proxy on its own host; the readers of these tests are none.

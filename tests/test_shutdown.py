@@ -1,4 +1,4 @@
-"""The process is stopped, or dies: `uvicorn app.main:app` as the platforms run it, on PostgreSQL."""
+"""The process is stopped, or dies: `python -m app` as the platforms run it, on PostgreSQL."""
 
 import asyncio
 import os
@@ -106,9 +106,11 @@ async def start(postgres_url: str, model_server: FakeOpenAI, tmp_path: Path) -> 
             "OPENAI_API_KEY": API_KEY,
             "OPENAI_BASE_URL": model_server.url,
             "OPENAI_MAX_RETRIES": "0",
+            "HOST": "127.0.0.1",
+            "PORT": "0",
+            "WEB_CONCURRENCY": str(workers),
         }
-        arguments = ["-m", "uvicorn", "app.main:app", "--port", "0", "--workers", str(workers)]
-        process = commands.start(*arguments, folder=tmp_path, **{**defaults, **environment})
+        process = commands.start("-m", "app", folder=tmp_path, **{**defaults, **environment})
         programs.append(Program(process, workers))
         await programs[-1].started()
         return programs[-1]
@@ -464,6 +466,7 @@ async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
             "code": "turn_in_progress",
             "message": "This question is being answered. Please ask again in a moment.",
             "request_id": IsUUID(4),
+            "retryable": True,
         }
     }
     assert while_claimed.headers["retry-after"] == "1"

@@ -1,9 +1,9 @@
-"""The commands that start the service in production, as they stand in the files: every line that they print is JSON."""
+"""The command that starts the service in production, as it stands in the files: every line that it prints is JSON."""
 
+import asyncio
 import io
 import json
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -14,28 +14,18 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
 from dirty_equals import IsPartialDict, IsStr
 
+from app.__main__ import KEEP_ALIVE_SECONDS
 from tests import commands
 from tests.conftest import API_KEY, ROOT, Serve, eventually, running_service
 from tests.postgres import free_port
 
-DOCUMENTATION = "\n".join(path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-
-
-def found(pattern: str, text: str) -> str:
-    """Return the one command that the text gives."""
-    [command] = set(re.findall(pattern, text, re.MULTILINE))
-    return str(command)
-
-
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-COMMANDS = {
-    "Dockerfile": found(r'^CMD \["sh", "-c", "exec (.+)"\]', DOCKERFILE),
-    "Procfile": found(r"^web: (.+)", (ROOT / "Procfile").read_text()),
-    "render.yaml": found(r"^ +startCommand: (.+)", (ROOT / "render.yaml").read_text()),
-    "documentation": found(r"uvicorn app\.main:app [^`\n]*--port[^`\n]*", DOCUMENTATION),
-}
+COMMAND = "python -m app"
+UVICORNS_KEEP_ALIVE_SECONDS = 5
+ON_RENDER = f"uv run --no-sync {COMMAND}"
 
 
 @pytest.fixture
@@ -56,10 +46,14 @@ def records(output: str) -> list[dict[str, Any]]:
     return lines
 
 
-def test_the_commands_bound_what_a_client_sends_and_holds() -> None:
-    # WebSockets, which the service has not, would log their query.
-    for command in COMMANDS.values():
-        assert "--http app.connections:BoundedProtocol --ws none" in command
+def test_one_command_starts_the_service_everywhere() -> None:
+    [in_image] = re.findall(r"^CMD (.+)", DOCKERFILE, re.MULTILINE)
+    on_render = yaml.safe_load((ROOT / "render.yaml").read_text())["services"][0]["startCommand"]
+
+    assert " ".join(json.loads(in_image)) == COMMAND
+    assert on_render == ON_RENDER
+    assert f"web: {COMMAND}\n" in (ROOT / "Procfile").read_text()
+    assert f"Start: `{COMMAND}`\n" in (ROOT / "docs" / "deployment.md").read_text()
 
 
 def test_the_image_holds_what_the_service_needs_and_nothing_that_is_ignored() -> None:
@@ -128,26 +122,12 @@ async def test_a_service_without_a_bound_says_so_at_its_start(serve: Serve) -> N
     assert bounded.log("openai.unlimited") == []
 
 
-def test_the_commands_differ_in_address_and_workers_only() -> None:
-    def options(command: str) -> dict[str, str]:
-        words = shlex.split(command.removeprefix("uv run --no-sync "))
-        assert words[:2] == ["uvicorn", "app.main:app"]
-        options = dict(zip(words[2::2], words[3::2], strict=True))
-        return {name: value for name, value in options.items() if name not in {"--host", "--port", "--workers"}}
-
-    procfile, *others = [options(command) for command in COMMANDS.values()]
-
-    assert others == [procfile] * len(others)
-
-
 @pytest.mark.parametrize(
     ("command", "workers"),
     [
-        pytest.param(COMMANDS["Procfile"], 1, id="Procfile"),
-        pytest.param(COMMANDS["Procfile"], 2, id="Procfile with workers"),
-        pytest.param(COMMANDS["render.yaml"], 1, id="render.yaml"),
-        pytest.param(COMMANDS["Dockerfile"], 1, id="Dockerfile"),
-        pytest.param(COMMANDS["documentation"].replace("8000", "$PORT"), 2, id="documentation"),
+        pytest.param(COMMAND, 1, id="one process"),
+        pytest.param(COMMAND, 2, id="two processes"),
+        pytest.param(ON_RENDER, 1, id="on Render"),
     ],
 )
 async def test_every_line_is_json_from_the_start_to_the_end(
@@ -185,19 +165,83 @@ def test_a_start_that_refuses_is_json_and_gives_the_reason(workers: int, checkou
     output = checkout.parent / "output"
     environment = {"PORT": str(free_port()), "WEB_CONCURRENCY": str(workers), "HISTORY_LIMIT": "many"}
 
-    with commands.running_in_shell(COMMANDS["Procfile"], folder=checkout, output=output, **environment) as process:
+    with commands.running_in_shell(COMMAND, folder=checkout, output=output, **environment) as process:
         status = process.wait(commands.TIMEOUT_SECONDS)
 
-    if workers == 1:  # With more of them, uvicorn's parent ends with status 0.
-        assert status == 3
-    refusals = [record for record in records(output.read_text()) if record["level"] == "CRITICAL"]
-    assert refusals == [IsPartialDict(event="settings.invalid", reason=IsStr)] * workers
-    for refusal in refusals:
-        assert [line.split()[0] for line in refusal["reason"].splitlines()[1:]] == [
-            "DATABASE_URL",
-            "OPENAI_API_KEY",
-            "HISTORY_LIMIT",
-        ]
+    assert status == 1
+    [refusal] = records(output.read_text())
+    assert refusal == IsPartialDict(level="CRITICAL", event="settings.invalid", reason=IsStr)
+    assert [line.split()[0] for line in refusal["reason"].splitlines()[1:]] == [
+        "DATABASE_URL",
+        "OPENAI_API_KEY",
+        "HISTORY_LIMIT",
+    ]
+
+
+def test_a_port_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "PORT": "$PORT"}
+
+    status, output = commands.run("-m", "app", folder=tmp_path, **environment)
+
+    assert status == 1
+    [refusal] = records(output)
+    assert refusal["reason"].splitlines()[1:] == [IsStr(regex=r"  PORT .*valid integer.*")]
+
+
+def test_an_address_that_is_not_this_machines_stops_the_start(tmp_path: Path) -> None:
+    environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "HOST": "192.0.2.1", "PORT": "0"}
+
+    status, output = commands.run("-m", "app", folder=tmp_path, **environment)
+
+    assert status == 1
+    [error] = [record for record in records(output) if record["level"] == "ERROR"]
+    assert "192.0.2.1" in error["event"]
+
+
+@pytest.mark.parametrize("command", ["fastapi dev --no-reload", "fastapi run", "uvicorn app.main:app --port $PORT"])
+async def test_other_ways_to_start_it_go_on_working(command: str, checkout: Path) -> None:
+    port = free_port()
+    environment = {"DATABASE_URL": f"sqlite:///{checkout.parent}/chat.db", "OPENAI_API_KEY": API_KEY, "PORT": str(port)}
+
+    with commands.running_in_shell(
+        command, folder=checkout, output=checkout.parent / "output", **environment
+    ) as process:
+
+        async def answers() -> bool:
+            assert process.poll() is None, (checkout.parent / "output").read_text()
+            with suppress(httpx2.ConnectError):
+                return httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+            return False
+
+        await eventually(answers, commands.TIMEOUT_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(commands.TIMEOUT_SECONDS) == 0
+
+
+async def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "PORT": str(port)}
+    # It is kept for no time at all here, instead of for what the service or uvicorn keep it.
+    program = "import app.__main__ as app; app.KEEP_ALIVE_SECONDS = 0; app.main()"
+    process = commands.start("-c", program, folder=tmp_path, **environment)
+    try:
+
+        async def is_closed_at_once() -> bool:
+            with suppress(ConnectionRefusedError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+                async with asyncio.timeout(UVICORNS_KEEP_ALIVE_SECONDS - 1):
+                    answer = await reader.read()
+                writer.close()
+                return answer.endswith(b'{"status":"healthy"}')
+            return False
+
+        await eventually(is_closed_at_once, commands.TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert KEEP_ALIVE_SECONDS > 60
 
 
 def test_without_the_log_config_only_the_first_two_lines_are_text(tmp_path: Path) -> None:

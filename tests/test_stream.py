@@ -197,6 +197,7 @@ async def test_half_an_answer_ends_in_error_and_is_not_recorded(
             "code": "openai_error",
             "message": "The assistant could not answer. Please try again.",
             "request_id": IsUUID(4),
+            "retryable": True,
         }
     }
     assert await service.tables.replies() == []

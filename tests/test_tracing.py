@@ -47,9 +47,9 @@ async def test_a_turn_has_a_span_for_the_request_and_one_for_the_model_without_a
 
     assert status == 0, output
     spans = {span["name"]: span for span in json.loads(output.splitlines()[-1])}
-    model, request = spans["chat gpt-5.4-mini"], spans["POST /chat"]
+    model, request = spans["chat gpt-6-luna"], spans["POST /chat"]
     assert model["context"]["trace_id"] == request["context"]["trace_id"]
-    assert model["attributes"]["gen_ai.request.model"] == "gpt-5.4-mini"
+    assert model["attributes"]["gen_ai.request.model"] == "gpt-6-luna"
     if fails:
         assert model["attributes"]["error.type"] == "500"
         assert model["status"]["status_code"] == "ERROR"

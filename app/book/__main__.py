@@ -73,33 +73,33 @@ def _positive(text: str) -> int:
 async def _ingest(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     patience = {name: value for name, value in _PATIENCE.items() if name not in settings.model_fields_set}
-    with _reading() as reading:
-        folder = reading.Folder(
+    with _changes() as changes:
+        folder = changes.Folder(
             path=arguments.folder,
             url=arguments.url,
             locale=arguments.locale,
             exclude=arguments.exclude,
             keep_numbers=arguments.keep_number_prefixes,
         )
-        await reading.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
+        await changes.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
 
 
 async def _remove(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
-    with _reading() as reading:
-        await reading.take_out(arguments.url, settings)
+    with _changes() as changes:
+        await changes.take_out(arguments.url, settings)
 
 
 @contextmanager
-def _reading() -> Iterator[ModuleType]:
+def _changes() -> Iterator[ModuleType]:
     """Give the module that changes the book; raises CommandError for what goes wrong in it."""
     try:
-        from app.book import reading  # noqa: PLC0415  # Only this needs the extra.
+        from app.book import changes  # noqa: PLC0415  # Only this needs the extra.
     except ModuleNotFoundError as error:
         raise CommandError(f"Reading in a book needs the book extra ({error}): uv sync --extra book") from None
     try:
-        yield reading
-    except (reading.TreeError, reading.IngestError) as error:
+        yield changes
+    except (changes.TreeError, changes.IngestError) as error:
         raise CommandError(str(error)) from error
 
 
@@ -140,7 +140,7 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
     async with _opened(settings) as search:
         missing = evaluation.unknown_pages([*questions, *for_model], await search.pages())
         outcomes = await _searched(search, questions) if questions else {}
-        checked = await answers.check_answers(search, settings, for_model) if for_model else []
+    checked = await _answered(settings, for_model) if for_model else []
     columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
     failed = evaluation.failures(list(outcomes.values())[-1]) if outcomes else []
     failed_checks, held = answers.failed_checks(checked), answers.held(checked)
@@ -180,6 +180,13 @@ async def _searched(
         except EmbeddingError as error:
             raise CommandError(f"The questions cannot be embedded: {error}") from error
     return outcomes
+
+
+async def _answered(settings: CommandSettings, questions: Sequence[evaluation.AnswerQuestion]) -> list[answers.Checked]:
+    from app.main import open_retriever  # noqa: PLC0415  # The other commands need no service, and start faster.
+
+    async with opened_database(settings) as database, open_retriever(settings, database) as retriever:
+        return await answers.check_answers(retriever, settings, questions)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urldefrag
 
-from app.book.evaluation import AnswerQuestion, comparable, known
-from app.book.search import PASSAGES, BookSearch, as_passages
-from app.citations import cite, without_markers
+from app.book.evaluation import AnswerQuestion, comparable
+from app.chat import ask_model, look_up
+from app.citations import without_markers
 from app.config import Settings
+from app.conversations import Answer
 from app.errors import ModelError
 from app.llm import LanguageModel
-from app.prompt import PastTurn, assemble_prompt
-from app.retrieval import Query
+from app.models import ChatRequest
+from app.prompt import PastTurn
+from app.retrieval import Retriever
 
 _AT_ONCE = 4
 """How many questions the model is asked at the same time."""
@@ -38,14 +41,14 @@ class Checked:
     """For each check that applies whether it held; none if the model failed."""
 
 
-async def check_answers(search: BookSearch, settings: Settings, questions: Sequence[AnswerQuestion]) -> list[Checked]:
-    """Ask the model each question, as a turn would, and check its answers; raises DatabaseError."""
+async def check_answers(retriever: Retriever, settings: Settings, questions: Sequence[AnswerQuestion]) -> list[Checked]:
+    """Ask the model each question as a turn does, with the passages of the retriever, and check its answers."""
     model = LanguageModel(settings)
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def check(question: AnswerQuestion) -> Checked:
         async with places:
-            return await _check(search, model, settings, question)
+            return await _check(retriever, model, settings, question)
 
     try:
         return await asyncio.gather(*map(check, questions))
@@ -53,42 +56,22 @@ async def check_answers(search: BookSearch, settings: Settings, questions: Seque
         await model.close()
 
 
-async def _check(search: BookSearch, model: LanguageModel, settings: Settings, question: AnswerQuestion) -> Checked:
+async def _check(retriever: Retriever, model: LanguageModel, settings: Settings, question: AnswerQuestion) -> Checked:
+    async def ask(request: ChatRequest, history: Sequence[PastTurn]) -> Answer:
+        async with look_up(request, retriever) as retrieval:
+            retrieval.follow(history[-1].question if history else None)
+            return await ask_model(request, history, retrieval, model=model, settings=settings)
+
     history = []
     try:
         if previous := question.previous_question:
-            answer, _ = await _ask(search, model, settings, AnswerQuestion(question=previous), [])
-            history.append(PastTurn(previous, None, without_markers(answer)))
-        text, pages = await _ask(search, model, settings, question, history)
+            before = await ask(ChatRequest(message=previous), [])
+            history.append(PastTurn(previous, None, without_markers(before.text)))
+        answer = await ask(ChatRequest(message=question.question, selected_text=question.selected_text), history)
     except ModelError as error:
         return Checked(question, f"no answer: {error.message}")
-    return Checked(question, text, dict(_checks(question, text, pages)))
-
-
-async def _ask(
-    search: BookSearch,
-    model: LanguageModel,
-    settings: Settings,
-    question: AnswerQuestion,
-    history: Sequence[PastTurn],
-) -> tuple[str, set[str]]:
-    """Return the answer and the pages that it cites; raises ModelError."""
-    hits = []
-    if question.selected_text is None:
-        query = Query(question.question, known(question.previous_question), page_url=None)
-        hits = await search.search(query, limit=PASSAGES)
-    passages = as_passages(hits)
-    prompt = assemble_prompt(
-        question.question,
-        book_title=settings.book_title,
-        instructions=settings.assistant_instructions,
-        excerpt=question.selected_text,
-        passages=passages,
-        history=history,
-    )
-    completion = await model.answer(prompt)
-    text, cited = cite(completion.text, len(passages))
-    return text, {comparable(hits[number - 1].page) for number in cited}
+    pages = {comparable(urldefrag(source["url"]).url) for source in answer.sources}
+    return Checked(question, answer.text, dict(_checks(question, answer.text, pages)))
 
 
 def _checks(question: AnswerQuestion, answer: str, pages: set[str]) -> Iterator[tuple[str, bool]]:

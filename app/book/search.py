@@ -15,7 +15,6 @@ from sqlalchemy import Row
 
 from app.book.embeddings import Embedder, Vector, padded
 from app.book.questions import QuestionEmbedder
-from app.book.signs import Signs
 from app.book.statements import (
     PAGES_POSTGRESQL,
     PAGES_SQLITE,
@@ -25,6 +24,7 @@ from app.book.statements import (
     STATE_SQLITE,
     search_postgresql,
 )
+from app.book.vector_index import VectorIndex
 from app.book.words import configuration, searchable, without_common
 from app.config import Settings
 from app.database import Database
@@ -104,7 +104,7 @@ class BookSearch:
         self._embedding_seconds = embedding_seconds
         self._embedder = Embedder(settings)
         self.questions = QuestionEmbedder(self._embedder)
-        self._signs = Signs(database)
+        self._vectors = VectorIndex(database)
         self._book = Book()
         self._not_comparable: Book | None = None
         self._read_at = time.monotonic()
@@ -214,7 +214,7 @@ class BookSearch:
         model = self._embedder.model
         dimensions = self._dimensions(book)
         if dimensions and self._database.dsn.sqlite:
-            await self._signs.load(model, dimensions)
+            await self._vectors.load(model, dimensions)
         if book.embeddings and self._embedder.is_available and not dimensions:
             reason = "the book has embeddings of other models only, so it is searched by words"
             fields = {"reason": reason, "models": sorted({name for name, _ in book.embeddings}), "model": model}
@@ -239,7 +239,7 @@ class BookSearch:
         if self._database.dsn.sqlite:
             if "english" in book.configurations:
                 question, before = without_common(question), without_common(before)
-            nearest = await self._signs.nearest(vector) if vector else []
+            nearest = await self._vectors.nearest(vector) if vector else []
             parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}
             statement = SEARCH_SQLITE
         else:

@@ -2,8 +2,8 @@
  * The words of the interface. English is here, and each other language in a file of its own, which only its readers load. To add one,
  * write all the keys of `en` in `languages/`, such as `de.js`, and what every page needs in `labels.js`.
  *
- * `{…}` is filled in. `errors` has what a reader is told for each error code of the service; in English the service's own message is
- * shown if there is none here.
+ * `{…}` is filled in. `errors` has what a reader is told for each error code of the service, and as `out_of_order` for an `openai_error`
+ * that asking again does not help; in English the service's own message is shown if there is none here.
  */
 
 import { languageOf } from "./labels.js";

@@ -42,13 +42,14 @@ const MOST_WAITING_MS = 180_000;
 export class Failure extends Error {
   /**
    * @param {string} code  an error code of the service, or `network`, `refused_origin`
-   * @param {{ message?: string, reference?: string, retryAfter?: number, details?: { field: string, reason: string }[] }} [more]
-   *   `retryAfter` is in seconds
+   * @param {{ message?: string, reference?: string, retryable?: boolean, retryAfter?: number, details?: { field: string, reason: string }[] }} [more]
+   *   `retryable` says whether asking again may help; `retryAfter` is in seconds
    */
   constructor(code, more = {}) {
     super(more.message ?? code);
     this.code = code;
     this.reference = more.reference;
+    this.retryable = more.retryable ?? true;
     this.retryAfter = more.retryAfter;
     this.details = more.details ?? [];
   }
@@ -206,7 +207,10 @@ export class Service {
     const body = await response.json().catch(() => null);
     // A proxy whose service is starting answers in its own way.
     if (!body?.error?.code)
-      throw new Failure(response.status >= 500 ? "network" : "http_error", { message: `HTTP ${response.status}` });
+      throw new Failure(response.status >= 500 ? "network" : "http_error", {
+        message: `HTTP ${response.status}`,
+        retryable: response.status >= 500,
+      });
     throw failureOf(body, response.headers.get("Retry-After"));
   }
 
@@ -226,13 +230,14 @@ export class Service {
 }
 
 /**
- * @param {{ error: { code: string, message: string, request_id?: string, details?: { field: string, reason: string }[] } }} body
+ * @param {{ error: { code: string, message: string, request_id?: string, retryable?: boolean, details?: { field: string, reason: string }[] } }} body
  * @param {string | null} retryAfter
  */
 function failureOf({ error }, retryAfter) {
   return new Failure(error.code, {
     message: error.message,
     reference: error.request_id,
+    retryable: error.retryable,
     retryAfter: secondsOf(retryAfter),
     details: error.details,
   });

@@ -140,9 +140,10 @@ export const css = `
 .answer :not(pre) > code { padding: 0.1em 0.35em; border-radius: 0.35em; background: var(--faint); box-shadow: inset 0 0 0 1px var(--line) }
 .answer code { font-family: var(--mono); font-size: 0.88em }
 .code { margin: 0 0 0.9em; border: 1px solid var(--line); border-radius: 0.7em; background: var(--faint); overflow: hidden }
-.code-head { display: flex; align-items: center; justify-content: space-between; min-block-size: 2.7em; padding-inline-start: 1.1em; font-size: 0.8em; color: var(--muted) }
+.code-head { display: flex; align-items: center; min-block-size: 2.7em; padding-inline-start: 1.1em; font-size: 0.8em; color: var(--muted) }
 .code-head .icon-button { inline-size: 2.7em; block-size: 2.7em; border-radius: 0 }
 .code-head .icon-button .icon { inline-size: 1.3em; block-size: 1.3em }
+.code-head > span { flex: 1 }
 .code pre { margin: 0; padding: 0.1em 0.9em 0.8em; max-block-size: 26em; overflow: auto; overflow-wrap: normal; line-height: 1.5; scrollbar-width: thin; tab-size: 4 }
 .code pre:focus-visible { outline-offset: -3px; border-radius: 0.7em }
 .table { margin: 0 0 0.9em; overflow-x: auto; border: 1px solid var(--line); border-radius: 0.7em; scrollbar-width: thin }
@@ -197,8 +198,9 @@ math.tml-display { display: block; inline-size: 100% }
 .actions .icon-button .icon { inline-size: 1.1em; block-size: 1.1em }
 .icon-button[aria-pressed=true]:not(.width) { color: var(--ink) !important; background: var(--tint) }
 .icon-button[aria-pressed=true]:not(.width) .icon { fill: var(--accent); fill-opacity: 0.35 }
-.icon-button > .check, .icon-button.done > .copy { display: none }
-.icon-button.done > .check { display: block }
+.icon-button > .copy ~ .icon, .icon-button.done > .copy, .icon-button.refused > .copy { display: none }
+.icon-button.done > .check, .icon-button.refused > .close { display: block !important }
+.not-copied { align-self: center; margin: 0; padding-inline-end: 0.6em; color: var(--muted); font-size: 0.85em }
 .reasons { margin-block-start: 0.5em; padding: 0.7em 0.85em; border-radius: 0.8em; background: var(--faint); font-size: 0.93em }
 .reasons p { margin: 0 }
 .chips { display: flex; flex-wrap: wrap; gap: 0.4em; margin-block-start: 0.6em }

@@ -30,9 +30,6 @@ import { Failure } from "./service.js";
  * @property {(isOpen: boolean) => void} onOwnWords  called when a field for reasons opens and closes
  */
 
-/** What asking again does not help against. */
-const FINAL = ["openai_refused", "not_found", "http_error"];
-
 /** What the reader is told when to ask again after: nothing is wrong that somebody would have to look up. */
 const LIMITS = ["rate_limited", "budget_exhausted"];
 
@@ -171,7 +168,7 @@ export class Turn {
     const isLimit = LIMITS.includes(failure.code);
     const retry = this.#say(h("p", {}, messageOf(failure, words, lang)), {
       isProblem: true,
-      canRetry: !FINAL.includes(failure.code),
+      canRetry: failure.retryable,
       reference: isLimit ? undefined : failure.reference,
     });
     if (retry && failure.retryAfter && isLimit) this.#countDown(failure.retryAfter, retry);
@@ -388,8 +385,13 @@ export function quoted(text, words) {
 
 /** Returns what a reader is told of a failure. @param {Failure} failure @param {Words} words @param {string} lang */
 export function messageOf(failure, words, lang) {
-  const own = words.errors[failure.code];
-  const text = own ?? (lang === "en" || !words.errors.internal_error ? failure.message : words.errors.internal_error);
+  const isOutOfOrder = failure.code === "openai_error" && !failure.retryable;
+  const own = words.errors[isOutOfOrder ? "out_of_order" : failure.code];
+  // The owner of a service that is paused says so in words of their own.
+  const isOwners = failure.code === "paused";
+  const text = isOwners
+    ? failure.message
+    : (own ?? (lang === "en" || !words.errors.internal_error ? failure.message : words.errors.internal_error));
   const details = failure.details.map(({ field, reason }) => `${field} ${reason}`).join("; ");
   return [fill(text, { origin: location.origin }), details && `(${details})`].filter(Boolean).join(" ");
 }

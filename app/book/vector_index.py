@@ -1,4 +1,4 @@
-"""Vectors on SQLite, which cannot compare them: the signs of all are compared in memory, and the best vectors exactly."""
+"""The index of vectors for SQLite, which cannot compare them: by their signs first, and the best ones exactly."""
 
 import heapq
 import json
@@ -15,8 +15,8 @@ _DIGITS = b"0" * 128 + b"1" * 128
 """The highest bit of each byte, as a digit."""
 
 
-class Signs:
-    """The signs of the embeddings of a book: one bit for each dimension, a few hundred bytes for each chunk."""
+class VectorIndex:
+    """Every embedding in memory, as one bit for each of its dimensions: a few hundred bytes for each chunk."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
