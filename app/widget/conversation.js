@@ -54,6 +54,8 @@ export class Conversation {
   #shown = { session: null, before: null };
   /** What is asked next, in this order. @type {Turn[]} */
   #queued = [];
+  /** Lets other tabs begin a conversation. */
+  #onBegun = () => {};
   #isStale = true;
   #polls = 0;
 
@@ -318,6 +320,7 @@ export class Conversation {
   ask(message, excerpt = null) {
     const turn = this.#append(this.#newTurn({ message, excerpt }));
     turn.pending = this.#newPending(turn);
+    this.#store.keep(turn.pending);
     this.#options.onTell("question", { hasSelection: excerpt !== null });
     if (this.#running) this.#queue(turn);
     else this.#runAll([turn]);
@@ -325,9 +328,6 @@ export class Conversation {
 
   /** @param {Turn} turn */
   #queue(turn) {
-    const pending = /** @type {Pending} */ (turn.pending);
-    pending.state = "queued";
-    this.#store.keep(pending);
     this.#queued.push(turn);
     turn.waitInLine(() => this.#takeBack(turn));
     this.log.goTo(turn.element);
@@ -366,7 +366,7 @@ export class Conversation {
     const page_url = page.startsWith("http") && page.length <= 2000 ? page : undefined;
     const session_id = this.#store.session ?? undefined;
     const question = { message, session_id, selected_text: excerpt ?? undefined, page_url };
-    return { key: newId(), question, after: this.#lastId, askedAt: Date.now(), state: "asking" };
+    return { key: newId(), question, after: this.#lastId, askedAt: Date.now(), state: "queued" };
   }
 
   /** The last message that is known. */
@@ -380,7 +380,6 @@ export class Conversation {
     for (let turn = this.#queued.shift(); turn; turn = this.#queued.shift()) {
       // The conversation has gone on: what was not answered before is not asked again.
       for (const before of this.#turns.slice(0, this.#turns.indexOf(turn))) this.#drop(before);
-      if (turn.pending?.state === "queued") this.#goOn(turn.pending);
       const isAnswered = await this.#run(turn);
       if (!isAnswered) break;
     }
@@ -389,10 +388,17 @@ export class Conversation {
     if (this.#isStale && this.#options.isShown()) this.#restore({ isOwner: false });
   }
 
-  /** A question that has waited goes on in the conversation that there is by now. @param {Pending} pending */
-  #goOn(pending) {
+  /**
+   * A question that has not been sent yet goes on in the conversation that there is by now. Returns what is called once that is known:
+   * until then other tabs begin none.
+   * @param {Pending} pending @param {AbortSignal} signal
+   */
+  async #goOn(pending, signal) {
+    const release = this.#store.session ? () => {} : await this.#store.lock(signal);
     pending.question.session_id = this.#store.session ?? undefined;
     pending.after = this.#lastId;
+    pending.state = "asking";
+    return release;
   }
 
   /**
@@ -407,10 +413,11 @@ export class Conversation {
     this.#changed();
     /** @param {Pending["state"]} state */
     const keep = (state) => this.#store.keep({ ...pending, state });
-    keep("asking");
     turn.wait(this.#words.thinking);
     this.log.goTo(turn.element);
     try {
+      if (pending.state === "queued") this.#onBegun = await this.#goOn(pending, abort.signal);
+      keep("asking");
       await this.#tell(turn, pending, abort.signal).catch((error) => {
         if (error?.code !== "idempotency_conflict") throw error;
         // The key has been used for something else, so this question was never asked.
@@ -438,6 +445,7 @@ export class Conversation {
       this.#options.onTell("error", { code: failure.code });
       return false;
     } finally {
+      this.#onBegun();
       if (this.#running?.turn === turn) this.#running = null;
       this.#changed();
     }
@@ -478,7 +486,12 @@ export class Conversation {
 
   /** Goes on in this conversation; it is a new one if the one before was deleted. @param {string} session @param {Pending} pending */
   #enter(session, pending) {
-    if (session === this.#store.session) return;
+    if (session !== this.#store.session) this.#enterAnother(session, pending);
+    this.#onBegun();
+  }
+
+  /** @param {string} session @param {Pending} pending */
+  #enterAnother(session, pending) {
     if (pending.question.session_id) {
       this.#running?.turn.element.before(announced(this.#words.deleted, { class: "note" }));
     }

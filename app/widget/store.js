@@ -94,6 +94,19 @@ export class Store {
     this.#set(`pending ${pending.key}`, null);
   }
 
+  /**
+   * Waits until no other tab has this lock, and returns what gives it back. Pages without HTTPS have no locks.
+   * @param {AbortSignal} signal
+   * @returns {Promise<() => void>}
+   */
+  lock(signal) {
+    if (!navigator.locks) return Promise.resolve(() => {});
+    return new Promise((resolve, reject) => {
+      const hold = () => new Promise((release) => resolve(() => release(undefined)));
+      navigator.locks.request(`${this.#prefix}begin`, { signal }, hold).catch(reject);
+    });
+  }
+
   /** What is typed but not sent, which only this tab needs. */
   get draft() {
     try {
