@@ -154,10 +154,11 @@ export class Composer {
   fit() {
     const { textbox } = this;
     this.#options.store.draft = textbox.value;
-    // What is typed decides its direction; the placeholder has that of the interface.
-    textbox.dir = textbox.value ? "auto" : "";
-    // To measure a long text takes long, and it is higher than the field in any case.
+    // A long text is higher than the field in any case; to measure it, and to find its direction line by line, takes seconds.
     const isLong = textbox.value.length > LONG_TEXT;
+    // What is typed decides its direction; the placeholder has that of the interface.
+    if (isLong) textbox.dir = isRightToLeft(textbox.value) ? "rtl" : "ltr";
+    else textbox.dir = textbox.value ? "auto" : "";
     textbox.style.height = isLong ? "" : "auto";
     textbox.classList.toggle("long", isLong);
     if (!isLong) textbox.style.height = `${textbox.scrollHeight}px`;
@@ -179,4 +180,10 @@ export class Composer {
     this.#offerToSend();
     if (hadFocus === this.send || hadFocus === this.stop) this.textbox.focus({ preventScroll: true });
   }
+}
+
+/** Whether the first letter is of a script that is written from right to left. @param {string} text */
+function isRightToLeft(text) {
+  const [first = ""] = text.slice(0, LONG_TEXT).match(/\p{L}/u) ?? [];
+  return /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u.test(first);
 }

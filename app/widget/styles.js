@@ -301,6 +301,21 @@ textarea.long { block-size: 9em }
 
 @keyframes open { from { opacity: 0; transform: translateY(12px) scale(0.985) } }
 @keyframes pulse { 0%, 100% { opacity: 0.35 } 50% { opacity: 1 } }
+/* A screen that is zoomed to 400 % is as low as this: the conversation needs it. */
+@media (max-height: 400px) {
+  .panel .head { padding-block: calc(0.1em + env(safe-area-inset-top)) 0.1em }
+  .panel .head .icon-button { inline-size: 2.2em; block-size: 2.2em }
+  .panel .log { padding-block: 0.6em }
+  .panel .field { padding: 0.1em 0.15em }
+  .panel .bottom { padding: 0.1em 0.5em calc(0.2em + env(safe-area-inset-bottom)) }
+  .panel .disclaimer { margin: 0.2em 0 0 }
+  .panel .chosen { margin: 0.2em; padding-block: 0.2em }
+  .panel .chosen .quoted { -webkit-line-clamp: 1 }
+  .panel .chosen .quoted.whole { max-block-size: 4em }
+  .panel .welcome > .icon { display: none }
+  .panel .welcome h3 { margin-block-start: 0 }
+  .panel textarea { max-block-size: 4.5em }
+}
 @media (forced-colors: active) {
   .panel, .question, .round, .panel .retry, .citation { border: 1px solid }
   .stop i { background: ButtonText }
