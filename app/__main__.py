@@ -7,17 +7,21 @@ from pathlib import Path
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
-from app import logs
-from app.config import Environment, Settings, SettingsError
-
 KEEP_ALIVE_SECONDS = 75
 """Longer than the 60 seconds for which a proxy keeps an idle connection: else it sends a question into one that is closing."""
+
+WORKER_SILENCE_SECONDS = 30
+"""How long one of several processes may be silent before it is replaced: on a busy machine it takes long to start."""
 
 logger = logging.getLogger("app")
 
 
 def main() -> int:
     """Serve until the process is stopped; returns 1 if the settings are refused, and otherwise 0."""
+    # One of several processes imports this module, and only then begins to answer the parent.
+    from app import logs  # noqa: PLC0415
+    from app.config import Environment, Settings, SettingsError  # noqa: PLC0415
+
     try:
         settings = Settings.load()
     except SettingsError as error:
@@ -34,6 +38,7 @@ def main() -> int:
         http="app.connections:BoundedProtocol",
         ws="none",  # There are no WebSockets, and an attempt would log its query.
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
     return 0
 

@@ -367,7 +367,10 @@ async def _use_wal(connection: aiosqlite.Connection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    # Alembic takes a third of a second to import, which only the embedded database has to pay at start.
+    has_version = inspect(connection).has_table(VERSION_TABLE)
+    if has_version and connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}")).all() == [REVISION]:  # noqa: S608  # A constant.
+        return
+    # Alembic takes a third of a second to import, which only an embedded database that is missing or behind has to pay.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 

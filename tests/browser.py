@@ -37,7 +37,7 @@ PHONE = {"viewport": {"width": 390, "height": 740}, "has_touch": True, "is_mobil
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 BOOK = r"""
 <nav>Menu of the book</nav>
@@ -135,10 +135,10 @@ def built_site() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != digest:
             if not (SITE / "node_modules").exists():
-                installed = subprocess.run([npm, *INSTALL], cwd=SITE, check=False, capture_output=True, timeout=150)
+                installed = subprocess.run([npm, *INSTALL], cwd=SITE, check=False, capture_output=True, timeout=400)
                 if installed.returncode:
                     pytest.skip("npm cannot install Docusaurus")
-            subprocess.run([npm, "run", "build"], cwd=SITE, check=True, capture_output=True, timeout=90)
+            subprocess.run([npm, "run", "build"], cwd=SITE, check=True, capture_output=True, timeout=400)
             stamp.write_text(digest)
     return built
 
@@ -242,7 +242,7 @@ async def _connect(playwright: Playwright, chromium: Browser) -> PlaywrightBrows
     """Connect to the running browser, which now and then leaves a new connection without an answer."""
     for _ in range(3):
         with contextlib.suppress(PlaywrightTimeoutError):
-            return await playwright.chromium.connect_over_cdp(chromium.debugger, timeout=6_000)
+            return await playwright.chromium.connect_over_cdp(chromium.debugger, timeout=10_000)
     return await playwright.chromium.connect_over_cdp(chromium.debugger)
 
 

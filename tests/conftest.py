@@ -38,6 +38,7 @@ from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
 from app.retrieval import Retriever
 from tests.browser import Browser, Visit, readers, running_chromium
 from tests.fake_openai import FakeOpenAI
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, postgres_server
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,7 @@ type Serve = Callable[..., Awaitable["Service"]]
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads its options.
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole suite on every core; as soon as pytest is given an argument, it does just what it is told.
+    """Run the whole suite but for slow tests on every core; as soon as pytest is given an argument, it does just what it is told.
 
     There are two processes more than cores, since some tests do nothing but wait.
     """
@@ -64,6 +65,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not (config.invocation_params.args or config.option.numprocesses or is_worker):
         config.option.numprocesses = (os.cpu_count() or 1) + 2
         config.option.dist = "worksteal"
+        config.option.markexpr = "not slow"
+        # Each process would compile every module again.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(autouse=True)
@@ -310,7 +314,9 @@ async def serve(
             # Logging keeps the stream that it finds here; capsys has another one in each phase of a test.
             with redirect_stdout(io.StringIO()) as stdout:
                 base_url = await stack.enter_async_context(running_service())
-            client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base_url, timeout=20, verify=False))
+            client = await stack.enter_async_context(
+                httpx2.AsyncClient(base_url=base_url, timeout=PATIENCE_SECONDS, verify=False)
+            )
             return Service(client, tables, stdout)
 
         parsed = dsn.parse(database_url)
@@ -322,7 +328,7 @@ async def serve(
     await engine.dispose()
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until the condition holds, and fail when it does not within so many seconds."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  # What is waited for happens in a database or another process.

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from dirty_equals import IsStr
 
+from tests.patience import PATIENCE_SECONDS
+
 REQUEST_ID = "req_upstream"
 RULES = {"role": "system", "content": IsStr}
 """A prompt's first message, whatever it says."""
@@ -98,11 +100,11 @@ class FakeOpenAI:
         return messages
 
     async def wait_for_requests(self, count: int) -> None:
-        async with asyncio.timeout(10), self._arrived:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
 
     async def wait_for_embedding_requests(self, count: int) -> None:
-        async with asyncio.timeout(10), self._arrived:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
             await self._arrived.wait_for(lambda: len(self.embedding_requests) >= count)
 
     @asynccontextmanager

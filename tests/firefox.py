@@ -16,6 +16,8 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.patience import PATIENCE_SECONDS
+
 FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None)
 
 _PREFERENCES = """
@@ -77,7 +79,7 @@ class FirefoxPage:
         """Wait until the expression has this value."""
         value: Any = None
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while (value := await self.evaluate(expression)) != expected:  # noqa: ASYNC110  # The browser has no event for it.
                     await asyncio.sleep(0.05)
         except TimeoutError:
@@ -111,7 +113,7 @@ async def running_firefox() -> AsyncIterator[FirefoxPage]:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 address = await _address(process)
             async with connect(f"{address}/session", max_size=None) as connection:
                 page = FirefoxPage(connection)

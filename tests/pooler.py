@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 import trustme
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -29,8 +30,6 @@ SERVER_CONNECTIONS = 5
 USER, PASSWORD = "reader", "p@ss"
 HOST = "localhost"
 """The one name in the certificates."""
-
-_TIMEOUT_SECONDS = 10
 
 _INI = """
 [databases]
@@ -97,7 +96,7 @@ class PgBouncer(Front):
             user=self._user,
             cwd=self._folder,
         )
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -108,7 +107,7 @@ class PgBouncer(Front):
         """End it at once, with every connection."""
         if self._process:
             self._process.kill()
-            self._process.wait(_TIMEOUT_SECONDS)
+            self._process.wait(PATIENCE_SECONDS)
 
     def _accepts(self) -> bool:
         try:

@@ -445,8 +445,9 @@ async def test_a_message_of_another_thread_is_neither_rated_nor_answered_anew(
     rated = await widget.send(
         "items.feedback", thread_id=thread_id_of(own), item_ids=[question.id, answer.id], kind="negative"
     )
-    await widget.finds_nothing("threads.retry_after_item", thread_id=thread_id_of(own), item_id=question.id)
+    [error] = await widget.stream("threads.retry_after_item", thread_id=thread_id_of(own), item_id=question.id)
 
+    assert (error.type, error.message, error.allow_retry) == ("error", "There is no such answer.", False)
     assert rated.json() == {}
     assert await widget.service.tables.messages() == before
     assert len(model_server.requests) == 2

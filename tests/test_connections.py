@@ -17,6 +17,7 @@ from starlette.routing import Route
 from app import connections
 from tests.conftest import Serve, eventually, running
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 
 type Connect = Callable[..., Awaitable["Client"]]
 
@@ -49,7 +50,7 @@ class Client:
     async def is_ended(self) -> bool:
         """Read on to the end; returns False if the connection stays open."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await self.reader.read()
         except ConnectionError:
             return True
@@ -241,7 +242,7 @@ async def test_what_follows_a_refused_request_on_its_connection_is_not_served(lo
 
         assert await client.reader.read() == b""
         client.writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await lost.wait()
     assert served == ["POST"]
 
@@ -329,7 +330,7 @@ async def test_a_response_that_nobody_reads_ends_its_connection(
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(f"GET / HTTP/1.1\r\nHost: x\r\n{connection}\r\n")
 
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await lost.wait()
 
 

@@ -272,9 +272,11 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_the_tree_of_errors_has_every_error() -> None:
-    tree = dict(re.findall(r"^[├└─│ ]*(\w+Error) .* (\d{3} \w+)?$", errors.__doc__ or "", re.MULTILINE))
+    tree = dict(re.findall(r"^[├└─│ ]*(\w+Error) .*?(\d{3} \w+)?$", errors.__doc__ or "", re.MULTILINE))
 
     for kind in kinds(ChatError):
+        if kind.__module__ != errors.__name__:  # Clients see its parent.
+            continue
         assert kind.__name__ in tree
         assert tree[kind.__name__] in {"", f"{kind.status} {kind.code}"}
 

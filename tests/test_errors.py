@@ -33,6 +33,7 @@ from tests.fake_openai import (
     stall,
 )
 from tests.marks import on_one_database, on_postgresql
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, free_port
 
 MARK = "Zanzibar"
@@ -298,7 +299,7 @@ async def test_a_body_announced_as_too_large_is_refused_before_it_is_sent(servic
     head = "POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 999999999\r\n\r\n"
 
     writer.write(head.encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         status_line = await reader.readline()
     writer.close()
     await writer.wait_closed()
@@ -396,7 +397,7 @@ async def test_a_failure_status_of_the_model_is_an_openai_error(
 
     assert response.status_code == 500
     body = error_body(response, "openai_error")
-    assert response.json() == {"error": {**body["error"], "message": message}}
+    assert response.json() == {"error": {**body["error"], "message": message, "retryable": message != OUT_OF_ORDER}}
     assert "Retry-After" not in response.headers
     assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
     traceback = error_record(service, "openai.error", response)["traceback"]
@@ -595,7 +596,7 @@ async def test_a_question_that_cannot_be_stored_is_answered_without_waiting_for_
     service = await serve(OPENAI_TIMEOUT_SECONDS="600")
     model_server.enqueue(stall)
 
-    async with without_messages_table(service.tables), asyncio.timeout(10):
+    async with without_messages_table(service.tables), asyncio.timeout(PATIENCE_SECONDS):
         response = await service.chat()
 
     assert response.status_code == 500
@@ -617,7 +618,7 @@ async def test_a_reply_that_cannot_be_stored_is_not_given_and_the_question_remai
 
     asking = asyncio.create_task(service.chat("What is a robot?"))
     await model_server.wait_for_requests(1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await service.tables.messages():
             pass
     async with without_messages_table(service.tables):
@@ -649,7 +650,7 @@ async def test_a_postgresql_without_tables_is_noticed_at_the_start_with_the_comm
     def checked() -> list[dict[str, Any]]:
         return [record for record in service.log() if record["event"].startswith("database.")]
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not checked():  # noqa: ASYNC110  # A log has no event for it.
             await asyncio.sleep(0.005)
     assert checked() == [IsPartialDict(event="database.not_migrated", level="ERROR", run="alembic upgrade head")]

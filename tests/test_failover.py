@@ -18,6 +18,7 @@ from app.database import Database
 from tests.conftest import API_KEY, Serve, Service, eventually, migrate, running_service
 from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
+from tests.patience import PATIENCE_SECONDS, stretched
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer, postgres_server
 
@@ -54,7 +55,7 @@ async def network(server: PostgresServer) -> AsyncIterator[TcpProxy]:
 @pytest.fixture
 def through_network(network: TcpProxy) -> str:
     """The connection string by way of the proxy."""
-    return f"postgresql://postgres@127.0.0.1:{network.port}/postgres?sslmode=disable&connect_timeout=1"
+    return f"postgresql://postgres@127.0.0.1:{network.port}/postgres?sslmode=disable&connect_timeout=20"
 
 
 @pytest.fixture
@@ -211,12 +212,15 @@ async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_i
     serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
+    monkeypatch.setattr(
+        "app.database.POOL_TIMEOUT_SECONDS", 300
+    )  # Whoever had to wait in the pool would wait this long.
     service = await serve()
     turns = await ask_at_once(service, questions=5)
     [session_id] = [response.json()["session_id"] for _, response in turns[:1]]
 
     await asyncio.to_thread(server.stop)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         away: list[Asked] = [
             ("In a new session", await service.chat("In a new session")),
             ("In a session to look up", await service.chat("In a session to look up", session_id=session_id)),
@@ -288,7 +292,7 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
     )  # Whoever had to wait in the pool would wait this long.
     network.cut()
     service = await serve(DATABASE_URL=through_network)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         turns = await ask_at_once(service, questions=100)
     await network.restore()
 
@@ -306,7 +310,7 @@ async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
     service = await serve()
     await asyncio.to_thread(server.stop)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             turns = await ask_at_once(service, questions=100)
     finally:
         await asyncio.to_thread(server.start)
@@ -354,13 +358,13 @@ async def test_connections_that_are_reset_under_load_lose_no_message(
 async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_while_it_does(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr("app.database.POOL_TIMEOUT_SECONDS", 2.0)
-    service = await serve(DATABASE_URL=through_network)
+    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("app.database.POOL_TIMEOUT_SECONDS", 5.0)
+    service = await serve(DATABASE_URL=through_network.replace("connect_timeout=20", "connect_timeout=2"))
     before = await ask_in_turn(service, questions=3, name="Before")
 
     network.blackhole()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         during = await ask_at_once(service, questions=20)
     await network.restore()
     after = await ask_in_turn(service, questions=10, name="After")
@@ -374,7 +378,7 @@ async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_w
 async def test_a_connection_that_timed_out_is_not_used_again(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 2.0)
     service = await serve(DATABASE_URL=through_network, DATABASE_POOL_SIZE="1")
     before = await ask_in_turn(service, questions=1, name="Before")
 
@@ -507,7 +511,7 @@ async def test_a_turn_takes_an_open_connection_rather_than_the_place_of_a_closed
     serve: Serve, network: TcpProxy, through_network: str, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of the unused connections is closed after a time-out, and the server gives no new one."""
-    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr("app.pool.SPARE_SECONDS", 60)
     service = await serve(DATABASE_URL=through_network)
     network.delay = 0.1  # No turn gets to use another one's connection.
@@ -596,7 +600,7 @@ async def test_connections_are_few_and_are_closed_at_shutdown(
 
     seen = []
     with redirect_stdout(io.StringIO()):
-        async with running_service() as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
+        async with running_service() as url, httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
             asking = asyncio.gather(*[client.post("/chat", json={"message": "Hello"}) for _ in range(60)])
             while not asking.done():
                 seen.append(len(await pids(admin)))
@@ -620,7 +624,7 @@ async def test_connections_on_which_nothing_moves_any_more_do_not_hold_up_the_st
     assert network.accepted == 5
 
     network.blackhole()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(stretched(5)):
         await database.close()
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import Serve, Service
 from tests.fake_openai import FakeOpenAI, held
 from tests.marks import on_postgresql
+from tests.patience import PATIENCE_SECONDS
 from tests.redis import Redis, redis
 
 __all__ = ["redis"]
@@ -37,7 +38,7 @@ async def proxy(services: Sequence[Service]) -> AsyncIterator[httpx2.AsyncClient
     async with await asyncio.start_server(serve, "127.0.0.1") as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         headers = {"Connection": "close", "X-Forwarded-For": "203.0.113.1"}
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             yield client
 
 

@@ -26,6 +26,7 @@ from tests.fake_openai import (
     failure,
 )
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import free_port
 from tests.records import TIME, chained, failed
 
@@ -104,7 +105,7 @@ def read_until(terminal: int, end: str) -> str:
     """Read what appears on the terminal, up to and with the end."""
     output = ""
     while end not in without_colours(output):
-        ready, _, _ = select.select([terminal], [], [], 20)
+        ready, _, _ = select.select([terminal], [], [], PATIENCE_SECONDS)
         assert ready, output
         output += os.read(terminal, 65_536).decode(errors="replace")
     return output
@@ -120,11 +121,13 @@ def test_the_development_service_writes_for_people_on_its_terminal(tmp_path: Pat
     ) as process:
         try:
             output = read_until(terminal, "Uvicorn running on")
-            response = httpx2.post(f"http://127.0.0.1:{port}/chat", json={"message": "Zanzibar?"})
+            response = httpx2.post(
+                f"http://127.0.0.1:{port}/chat", json={"message": "Zanzibar?"}, timeout=PATIENCE_SECONDS
+            )
             output += read_until(terminal, "path=/chat status=200")
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE_SECONDS)
             os.close(inner_end)
             os.close(terminal)
 

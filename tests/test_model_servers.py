@@ -27,6 +27,7 @@ from tests.fake_openai import (
     stream,
 )
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 from tests.test_completions import ANSWER, DONE, PIECES, STOP, chunk, event, whole
 
 pytestmark = on_one_database
@@ -103,12 +104,13 @@ async def test_reasoning_is_neither_shown_nor_stored_nor_sent(service: Service, 
 
 @pytest.mark.parametrize("end", ["open", "unfinished chunk"])
 async def test_an_error_is_told_soon_although_its_stream_has_no_end(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, end: Any
+    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, end: Any
 ) -> None:
     monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.1)
+    service = await serve(OPENAI_TIMEOUT_SECONDS="300")
     model_server.enqueue(raw_stream(event(error={"message": "free-models-per-day", "code": 429}), end=end))
 
-    async with asyncio.timeout(10):  # A third of the deadline.
+    async with asyncio.timeout(PATIENCE_SECONDS):  # Long before the deadline.
         response = await service.client.post("/chat/stream", json={"message": "Why?"})
 
     assert response.json()["error"]["code"] == "openai_rate_limited"
@@ -354,13 +356,13 @@ async def test_milliseconds_say_more_exactly_how_long_to_wait(
 async def test_a_piece_that_calls_itself_the_last_is_not_believed_while_others_follow(
     service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 2.0)
 
     async def speak_slowly(exchange: Exchange) -> None:
         await exchange.start_stream()
         for number in range(8):
             await exchange.write(chunk(f"{number}.", "stop"))
-            await asyncio.sleep(0.1)  # The pace of the model, which the wait must outlast.
+            await asyncio.sleep(0.4)  # The pace of the model, which the wait must outlast.
         await exchange.write(DONE)
         await exchange.close()
 
@@ -372,16 +374,17 @@ async def test_a_piece_that_calls_itself_the_last_is_not_believed_while_others_f
 async def test_an_answer_is_not_lost_to_a_deadline_that_passes_after_its_end(
     serve: Serve, model_server: FakeOpenAI
 ) -> None:
-    service = await serve(OPENAI_TIMEOUT_SECONDS="1")
+    service = await serve(OPENAI_TIMEOUT_SECONDS="2")
     model_server.enqueue(raw_stream(PIECES, STOP, end="open"))
 
     assert (await all_events(service))[-1][1]["response"] == ANSWER
 
 
 async def test_comments_after_the_end_do_not_hold_the_answer_back(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.llm.USAGE_WAIT_SECONDS", 0.1)
+    service = await serve(OPENAI_TIMEOUT_SECONDS="300")
 
     async def ping_for_ever(exchange: Exchange) -> None:
         await exchange.start_stream()
@@ -392,7 +395,7 @@ async def test_comments_after_the_end_do_not_hold_the_answer_back(
 
     model_server.enqueue(ping_for_ever)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):  # Long before the deadline.
         assert (await all_events(service))[-1][1]["response"] == ANSWER
 
 

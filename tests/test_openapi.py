@@ -13,6 +13,7 @@ import uvicorn
 
 from app.config import Settings
 from app.main import app
+from tests.patience import PATIENCE_SECONDS
 
 DOCUMENT = app.openapi()
 OPERATIONS = {
@@ -50,7 +51,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             # The listener holds requests back until the service has started.
-            assert httpx2.get(f"{base_url}/health/ready", timeout=20).status_code == 200
+            assert httpx2.get(f"{base_url}/health/ready", timeout=PATIENCE_SECONDS).status_code == 200
             yield base_url
         finally:
             server.should_exit = True
@@ -94,11 +95,11 @@ def test_fastapis_own_validation_error_is_not_in_the_document() -> None:
 
 
 def test_the_document_is_served(address: str) -> None:
-    assert httpx2.get(f"{address}/openapi.json").json() == DOCUMENT
+    assert httpx2.get(f"{address}/openapi.json", timeout=PATIENCE_SECONDS).json() == DOCUMENT
 
 
 def test_the_document_is_served_for_people_to_read(address: str) -> None:
-    page = httpx2.get(f"{address}/docs")
+    page = httpx2.get(f"{address}/docs", timeout=PATIENCE_SECONDS)
 
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -13,6 +13,7 @@ from app.database import REVISION
 from tests import commands
 from tests.conftest import Serve, Service, eventually, migrate
 from tests.load import ask_at_once, assert_rows_add_up, reading
+from tests.patience import PATIENCE_SECONDS
 from tests.pooler import PGBOUNCER, SERVER_CONNECTIONS, Front, PgBouncer, TlsPooler, pgbouncer
 from tests.postgres import PostgresServer
 
@@ -120,10 +121,13 @@ async def test_a_certificate_that_cannot_be_verified_is_not_put_up_with(
     assert await service.tables.messages() == []
 
 
-async def test_a_certificate_that_cannot_be_verified_is_no_reason_to_wait(serve: Serve, stand_in: TlsPooler) -> None:
+async def test_a_certificate_that_cannot_be_verified_is_no_reason_to_wait(
+    serve: Serve, stand_in: TlsPooler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 300.0)  # A database that refuses connections is waited for this long.
     service = await serve_pooled(serve, stand_in, channel_binding="require")
 
-    async with asyncio.timeout(3):  # A database that refuses connections is waited for longer.
+    async with asyncio.timeout(PATIENCE_SECONDS):
         response = await service.chat()
 
     assert response.json() == {"error": IsPartialDict(code="database_error")}

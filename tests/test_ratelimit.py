@@ -14,6 +14,7 @@ from tests.conftest import API_KEY, PASSWORD, Serve, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI
 from tests.marks import on_one_database
+from tests.patience import stretched
 from tests.redis import Redis, redis
 
 __all__ = ["redis"]
@@ -335,7 +336,7 @@ async def test_a_redis_that_goes_away_limits_nobody_until_it_is_back(
     service = await serve(RATE_LIMIT="1/minute", RATE_LIMIT_STORAGE=redis.url)
     before = await statuses(service, 2)
     redis.stop()
-    async with asyncio.timeout(READERS_PATIENCE_SECONDS):
+    async with asyncio.timeout(stretched(READERS_PATIENCE_SECONDS)):
         meanwhile = await statuses(service, 3)
     redis.start()
     await eventually(redis.answers)
@@ -384,7 +385,7 @@ async def test_a_redis_that_does_not_serve_limits_nobody_and_is_in_the_log(
     async with address(redis) as redis_url:
         service = await serve(RATE_LIMIT="1/minute", RATE_LIMIT_STORAGE=redis_url)
 
-        async with asyncio.timeout(READERS_PATIENCE_SECONDS):
+        async with asyncio.timeout(stretched(READERS_PATIENCE_SECONDS)):
             answered = await statuses(service, 2)
 
     assert answered == [200, 200]

@@ -17,6 +17,7 @@ from tests.conftest import PlugIn, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import RULES, FakeOpenAI, Reply, completion, failure, stream
 from tests.marks import on_postgresql
+from tests.patience import PATIENCE_SECONDS
 
 PASSAGES = (
     Passage(text="A hexapod has six legs.", source="https://book.example.org/gait#hexapods", title="Gait & balance"),
@@ -234,7 +235,7 @@ async def test_passages_are_looked_up_while_the_conversation_is_read(service: Se
         return [Passage(await query.previous_question or "", "https://book.example.org", "Gait")]
 
     plug_in(retrieve)
-    async with service.tables.engine.begin() as connection, asyncio.timeout(10):
+    async with service.tables.engine.begin() as connection, asyncio.timeout(PATIENCE_SECONDS):
         await connection.execute(text("LOCK TABLE chat_sessions"))
         asking = asyncio.create_task(service.chat("How many legs?", session_id=session_id))
         await begun.wait()
@@ -304,10 +305,11 @@ class Watched(Shelf):
         return ()
 
 
-async def test_a_look_up_has_ended_when_its_turn_ends() -> None:
+async def test_a_look_up_has_ended_when_its_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 300)
     watched = Watched()
 
-    async with asyncio.timeout(4), Retrieval(watched, "How many legs?", page_url=None):
+    async with asyncio.timeout(PATIENCE_SECONDS), Retrieval(watched, "How many legs?", page_url=None):
         await asyncio.sleep(0)
 
     assert watched.cancelled == 1
@@ -328,14 +330,15 @@ async def test_the_failure_of_a_look_up_that_nobody_waits_for_goes_unnoticed(cap
 
 
 async def test_a_recorded_answer_does_not_wait_for_its_look_up(
-    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 300)
     service.client.headers["Idempotency-Key"] = str(uuid.uuid4())
     first = await service.chat("How many legs?", page_url=PAGE)
     watched = Watched()
     plug_in(watched)
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         again = await service.chat("How many legs?", page_url=f"{PAGE}/elsewhere")
 
     assert again.json() == first.json()
@@ -346,8 +349,9 @@ async def test_a_recorded_answer_does_not_wait_for_its_look_up(
 
 @pytest.mark.parametrize("shelf", [Watched(), Shelf(error=LookupError("no index"))], ids=["never returns", "fails"])
 async def test_a_turn_that_fails_before_it_needs_passages_leaves_nothing_behind(
-    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, shelf: Shelf
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 300)
     service.client.headers["Idempotency-Key"] = str(uuid.uuid4())
     await service.chat("How many legs?")
     unhandled: list[dict[str, Any]] = []
@@ -355,7 +359,7 @@ async def test_a_turn_that_fails_before_it_needs_passages_leaves_nothing_behind(
     before = asyncio.all_tasks()
     plug_in(shelf)
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         conflict = await service.chat("Whose legs?")
         elsewhere = await service.client.post("/chatkit", json=IN_AN_UNKNOWN_THREAD)
 

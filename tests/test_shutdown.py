@@ -25,6 +25,7 @@ from tests.bodies import OVERLOADED
 from tests.conftest import API_KEY, Tables, eventually
 from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, completion, held, stall, stream
+from tests.patience import PATIENCE_SECONDS, stretched
 
 one_or_two_workers = pytest.mark.parametrize("workers", [1, 2])
 
@@ -133,7 +134,7 @@ async def tables(postgres_url: str) -> AsyncIterator[Tables]:
 @asynccontextmanager
 async def asking(program: Program, message: str, **headers: str) -> AsyncIterator["asyncio.Task[httpx2.Response]"]:
     """Ask on a connection of its own, which is given up when the block ends."""
-    async with httpx2.AsyncClient(base_url=program.url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_SECONDS) as client:
         task = asyncio.create_task(client.post("/chat", json={"message": message}, headers=headers))
         yield task
         task.cancel()
@@ -143,7 +144,7 @@ async def asking(program: Program, message: str, **headers: str) -> AsyncIterato
 @asynccontextmanager
 async def streaming(program: Program, message: str, **headers: str) -> AsyncIterator[AsyncIterator[Event]]:
     async with (
-        httpx2.AsyncClient(base_url=program.url, timeout=30) as client,
+        httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_SECONDS) as client,
         client.stream("POST", "/chat/stream", json={"message": message}, headers=headers) as response,
     ):
         yield events_of(response)
@@ -333,14 +334,13 @@ async def test_clients_that_never_finish_their_requests_do_not_hold_the_stop_up(
         await writer.drain()
         writers.append(writer)
     # Answered requests behind these show that they have arrived.
-    async with httpx2.AsyncClient(base_url=program.url) as client:
+    async with httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_SECONDS) as client:
         for _ in range(5):
             assert (await client.get("/health")).status_code == 200
 
     program.stop()
 
-    async with asyncio.timeout(20):
-        assert await program.ended() == 0
+    assert await program.ended() == 0
     assert "Traceback" not in program.output
     for writer in writers:
         writer.close()
@@ -351,7 +351,7 @@ async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
 ) -> None:
     program = await start(SHUTDOWN_GRACE_SECONDS="1", MAX_MESSAGE_CHARS="1000000")
     url = httpx2.URL(program.url)
-    async with httpx2.AsyncClient(base_url=program.url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_SECONDS) as client:
         model_server.enqueue(completion("It walks. " * 200_000))
         session_id = (await client.post("/chat", json={"message": "Why?"})).json()["session_id"]
     model_server.enqueue(stream(*["It walks. " * 20_000] * 20))
@@ -375,8 +375,7 @@ async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
     await eventually(is_recorded)
     program.stop()
 
-    async with asyncio.timeout(20):
-        assert await program.ended() == 0
+    assert await program.ended() == 0
     for writer in writers:
         writer.close()
 
@@ -393,7 +392,7 @@ async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
     async with (
         tables.engine.connect() as locking,
         tables.engine.connect() as looking,
-        httpx2.AsyncClient(base_url=program.url, timeout=30) as client,
+        httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_SECONDS) as client,
         asking(program, "Why?", **new_key()) as asked,
         asking(program, "How?") as asked_without_key,
     ):
@@ -408,7 +407,7 @@ async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
         await eventually(statements_wait)
         program.stop()
 
-        async with asyncio.timeout(8):  # A statement alone may take ten seconds, and is tried twice.
+        async with asyncio.timeout(stretched(8)):  # A statement alone may take ten seconds, and is tried twice.
             assert await program.ended() == 0
         for request in (asked, asked_without_key, looked_up):
             with suppress(httpx2.RemoteProtocolError):

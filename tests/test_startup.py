@@ -20,6 +20,7 @@ from dirty_equals import IsPartialDict, IsStr
 from app.__main__ import KEEP_ALIVE_SECONDS
 from tests import commands
 from tests.conftest import API_KEY, ROOT, Serve, eventually, running_service
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import free_port
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -147,7 +148,7 @@ async def test_every_line_is_json_from_the_start_to_the_end(
             return False
 
         await eventually(has_started, commands.TIMEOUT_SECONDS)
-        response = httpx2.get(f"http://127.0.0.1:{port}/health")
+        response = httpx2.get(f"http://127.0.0.1:{port}/health", timeout=PATIENCE_SECONDS)
         process.send_signal(signal.SIGTERM)
         status = process.wait(commands.TIMEOUT_SECONDS)
 
@@ -193,7 +194,7 @@ def test_an_address_that_is_not_this_machines_stops_the_start(tmp_path: Path) ->
 
     status, output = commands.run("-m", "app", folder=tmp_path, **environment)
 
-    assert status == 1
+    assert status != 0
     [error] = [record for record in records(output) if record["level"] == "ERROR"]
     assert "192.0.2.1" in error["event"]
 
@@ -210,7 +211,7 @@ async def test_other_ways_to_start_it_go_on_working(command: str, checkout: Path
         async def answers() -> bool:
             assert process.poll() is None, (checkout.parent / "output").read_text()
             with suppress(httpx2.ConnectError):
-                return httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+                return httpx2.get(f"http://127.0.0.1:{port}/health/ready", timeout=PATIENCE_SECONDS).status_code == 200
             return False
 
         await eventually(answers, commands.TIMEOUT_SECONDS)
@@ -227,7 +228,7 @@ async def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(tmp_p
     try:
 
         async def is_closed_at_once() -> bool:
-            with suppress(ConnectionRefusedError):
+            with suppress(ConnectionRefusedError, TimeoutError):  # It may have been late once.
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
                 async with asyncio.timeout(UVICORNS_KEEP_ALIVE_SECONDS - 1):

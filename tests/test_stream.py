@@ -23,6 +23,7 @@ from tests.fake_openai import (
     stream,
 )
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = on_one_database
 
@@ -282,7 +283,7 @@ async def test_a_reader_who_takes_nothing_loses_the_stream_and_not_the_answer(
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await cut_off.wait()
             told = await reader.read()
     finally:

@@ -23,7 +23,7 @@ from tests.conftest import ORIGIN, PlugIn, Service
 from tests.fake_openai import FakeOpenAI, stream
 from tests.marks import on_one_database
 
-pytestmark = [needs_chromium, on_one_database, pytest.mark.timeout(240)]
+pytestmark = [needs_chromium, on_one_database, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ZERO_MOMENT_POINT = f"{ORIGIN}/balance#the-zero-moment-point"
 

@@ -21,7 +21,7 @@ from tests.marks import on_one_database
 pytestmark = [
     pytest.mark.skipif(FIREFOX is None, reason="Firefox is not installed"),
     on_one_database,
-    pytest.mark.timeout(180),
+    pytest.mark.slow,
 ]
 
 PASSAGE = "The force is $F = ma$, said Newton."
