@@ -2,4 +2,3 @@
 
 project = "A Small Book of Robots"
 html_js_files = [("http://widget.invalid/widget.js", {"type": "module"})]
-html_theme_options = {}
