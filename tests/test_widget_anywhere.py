@@ -127,7 +127,8 @@ async def test_the_chat_has_the_colours_that_the_page_has_whatever_it_says(servi
     for name in ("--md-primary-fg-color", "--vp-c-brand-1", "--pst-color-primary", "--color-brand-primary"):
         await page.evaluate(f"document.body.style.setProperty('{name}', 'hsl(120 100% 25%)')")
         await becomes(
-            page, "getComputedStyle(document.querySelector('book-chat')).getPropertyValue('--accent') === 'rgb(0, 128, 0)'"
+            page,
+            "getComputedStyle(document.querySelector('book-chat')).getPropertyValue('--accent') === 'rgb(0, 128, 0)'",
         )
         await page.evaluate(f"document.body.style.removeProperty('{name}')")
 

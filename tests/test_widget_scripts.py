@@ -25,6 +25,7 @@ VENDORED = {
 """Each vendored script, the file of the npm package that it is, the package's version, and the script's SHA-256 digest."""
 
 
+_WORD = re.compile(r"^ +(\w+):\s+(.*?)(?=^ +\w+:|\Z)", re.MULTILINE | re.DOTALL)
 LANGUAGES = sorted(path.stem for path in (widget.SCRIPTS / "languages").glob("*.js"))
 
 
@@ -44,8 +45,7 @@ def test_a_language_has_all_the_words(language: str) -> None:
     labels = (widget.SCRIPTS / "labels.js").read_text()
 
     assert re.search(rf'^  "?{language}"?: {{$', labels, re.MULTILINE)
-    words = {name: text for name, text in re.findall(r"^ +(\w+):\s+(.*?)(?=^ +\w+:|\Z)", english, re.MULTILINE | re.DOTALL)}
-    translated = {name: text for name, text in re.findall(r"^ +(\w+):\s+(.*?)(?=^ +\w+:|\Z)", own, re.MULTILINE | re.DOTALL)}
+    [words, translated] = [dict(_WORD.findall(text)) for text in (english, own)]
     assert words.keys() <= translated.keys()
     for name, text in words.items():
         assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", translated[name])), name

@@ -51,9 +51,7 @@ SITES = [
         "document.documentElement.dataset.theme = 'dark'",
         changes_without_reload=False,
     ),
-    Site(
-        "turbo", lambda: sites.built("turbo"), "document.documentElement.classList.add('dark')", has_accent=False
-    ),
+    Site("turbo", lambda: sites.built("turbo"), "document.documentElement.classList.add('dark')", has_accent=False),
 ]
 
 
