@@ -15,13 +15,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from sqlalchemy import Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
+from sqlalchemy import Label, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.database import Database
-from app.models import ChatSession, Message, TokenUsage, read_sources, utc_now
+from app.models import TOKEN_COUNTS, ChatSession, Message, TokenUsage, read_sources, utc_now
 
 BATCH = 500
 """How many rows are read, and how many sessions deleted, in one statement."""
@@ -29,6 +29,7 @@ BATCH = 500
 COLUMNS = (
     *("time", "session_id", "question", "selected_text", "answer", "sources", "feedback", "comment"),
     *("model", "prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "cited"),
+    *("cached_tokens", "reasoning_tokens", "service_tier", "truncated"),
 )
 """The columns of the CSV."""
 
@@ -96,6 +97,14 @@ async def _report(arguments: argparse.Namespace) -> None:
 
 _TIME, _ID = (inspect(Message).columns[name].type for name in ("created_at", "id"))
 _question, _answer = aliased(Message), aliased(Message)
+
+
+def _of_turn(name: str) -> Label[int]:
+    """Return how many tokens a turn took: those of its answer, and those of answers that failed, which its question has."""
+    failed, answered = getattr(_question, name), getattr(_answer, name)
+    return func.coalesce(failed + answered, failed, answered).label(name)
+
+
 _TURNS = (
     select(
         col(_question.created_at),
@@ -106,7 +115,11 @@ _TURNS = (
         col(_answer.sources),
         col(_answer.feedback),
         col(_answer.feedback_comment),
-        *(getattr(_answer, name) for name in COLUMNS[COLUMNS.index("model") :]),
+        *(
+            getattr(_answer, name)
+            for name in ("model", "duration_ms", "retrieved", "cited", "service_tier", "truncated")
+        ),
+        *(_of_turn(name) for name in TOKEN_COUNTS),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
     .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
@@ -162,6 +175,7 @@ def _values(turn: Row[Any]) -> Sequence[Any]:
         *(turn.session_id, turn.question, turn.selected_text, turn.answer, sources),
         *(turn.feedback, turn.feedback_comment, turn.model),
         *(turn.prompt_tokens, turn.completion_tokens, turn.duration_ms, turn.retrieved, turn.cited),
+        *(turn.cached_tokens, turn.reasoning_tokens, turn.service_tier, "true" if turn.truncated else None),
     )
 
 
@@ -200,7 +214,8 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
         seconds = f"{turn.duration_ms / 1000:.1f}" if turn.duration_ms is not None else ""
         excerpt = f"“{_on_one_line(turn.selected_text, 40)}” " if turn.selected_text else ""
         comment = f" ({_on_one_line(turn.feedback_comment, 80)})" if turn.feedback_comment else ""
-        said = f"{excerpt}{turn.question} → {turn.answer or 'no answer'}{comment}"
+        end = " (cut off)" if turn.truncated else ""
+        said = f"{excerpt}{turn.question} → {turn.answer or 'no answer'}{end}{comment}"
         figures = (
             f"{turn.created_at:%Y-%m-%d %H:%M}  {turn.feedback or '':8}  {cited:>5}  {tokens or '':>7}  {seconds:>7}  "
         )

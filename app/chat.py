@@ -48,9 +48,10 @@ from app.models import (
     SourcesEvent,
     as_done,
 )
-from app.prompt import PastTurn, assemble_prompt
+from app.prompt import Background, PastTurn, PromptMessage, assemble_prompt
 from app.ratelimit import Allowance
 from app.retrieval import Retrieval, Retriever, retrieve_nothing
+from app.turns import deadline
 
 router = APIRouter(tags=["chat"])
 
@@ -65,9 +66,6 @@ IdempotencyKey = Annotated[
     # In the IETF draft the key is a structured field's string, which has quotes.
     BeforeValidator(lambda value: value.strip('"') if isinstance(value, str) else value),
 ]
-
-CLAIM_MARGIN_SECONDS = 10.0
-"""How much longer than the model's deadline a claim lasts: the time for retrieval and the database."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ async def new_turn(
 TurnDep = Annotated[Turn, Depends(get_turn)]
 
 
-@router.post("/chat", responses=ERROR_RESPONSES)
+@router.post("/chat", responses=ERROR_RESPONSES, response_model_exclude_none=True)
 async def chat(turn: TurnDep, turns: TurnsDep) -> ChatResponse:
     """Answer a question about the book.
 
@@ -143,7 +141,8 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
     """
     keep_out_of_log(turn.request.message, turn.request.selected_text, turn.request.page_url)
     ids = turn_ids(turn.request, turn.owner, turn.idempotency_key)
-    async with look_up(turn.request, turn.retriever) as retrieval:
+    seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
+    async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
         history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
         conversation = await find_conversation(
             turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
@@ -163,12 +162,11 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
             selected_text=turn.request.selected_text,
             created_at=time_after(conversation.last_message_at),
         )
-        claim_seconds = turn.settings.openai_timeout_seconds + CLAIM_MARGIN_SECONDS
         if turn.idempotency_key is None:
-            mark_as_claimed(question, seconds=claim_seconds)
+            mark_as_claimed(question, seconds=seconds)
             return await _answer(turn, question, conversation, retrieval, emit)
 
-        async with claim_question(turn.db, question, conversation, seconds=claim_seconds) as claim:
+        async with claim_question(turn.db, question, conversation, seconds=seconds) as claim:
             if claim.recorded_reply is None:
                 return await _answer(turn, question, conversation, retrieval, emit)
             return _replay(question, claim.recorded_reply, emit)
@@ -202,7 +200,7 @@ async def _answer(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         if turn.idempotency_key is None and not isinstance(error, DatabaseError):
-            await give_up(turn.db, question)
+            await give_up(turn.db, question, error)
         raise
     reply = await record_reply(turn.db, question, answer)
     if emit and (reply.content, reply.session_id) != (answer.text, question.session_id):
@@ -230,19 +228,23 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
     ]
     if sources and emit:
         emit(SourcesEvent(sources=sources))
-    prompt = assemble_prompt(
-        request.message,
-        book_title=settings.book_title,
-        instructions=settings.assistant_instructions,
-        excerpt=request.selected_text,
-        passages=passages,
-        history=history,
-    )
-    completion = await model.answer(prompt, emit and (lambda piece: emit(DeltaEvent(text=piece))))
-    text, cited = cite(completion.text, len(passages))
+
+    def compose(background: Background) -> Sequence[PromptMessage]:
+        return assemble_prompt(
+            request.message,
+            book_title=settings.book_title,
+            instructions=settings.assistant_instructions,
+            excerpt=request.selected_text,
+            passages=background.passages,
+            history=background.history,
+        )
+
+    background = Background(history, passages)
+    completion = await model.answer(compose, background, emit and (lambda piece: emit(DeltaEvent(text=piece))))
+    text, cited = cite(completion.text, completion.passages)
     if not text.strip():
-        raise ModelError
-    return Answer(text, [sources[number - 1] for number in cited], completion, retrieved=len(passages))
+        raise ModelError(usage=completion.usage)
+    return Answer(text, [sources[number - 1] for number in cited], completion)
 
 
 def _replay(question: MessageBase, reply: Row[Any], emit: Emit | None) -> DoneEvent:

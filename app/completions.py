@@ -8,23 +8,26 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
+
+from app.reasoning import AnswerText
 
 type Outcome = Literal[
     "ok", "error", "refusal", "content_filter", "tool_calls", "aborted", "incomplete", "malformed", "empty"
 ]
 """How an answer ended; only `ok` is one that may be kept."""
 
-_FINISHED = frozenset(
+_FINISHED = frozenset({"stop", "complete", "completed", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token"})
+"""The finish reasons of an answer that the model ended."""
+_CUT_OFF = frozenset(
     {
-        *("stop", "length"),
-        *("complete", "completed", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token"),
-        *("max_tokens", "max_output_tokens", "model_length"),
+        *("length", "max_length", "max_tokens", "max_output_tokens", "max_completion_tokens", "token_limit"),
+        *("model_length", "context_length", "model_context_window_exceeded"),
     }
 )
-"""The finish reasons of an answer that the model ended, or that has all the tokens it was allowed."""
+"""The finish reasons of an answer that has all the tokens it was allowed."""
 _FILTERED = frozenset(
     {
         *("content_filter", "content_filtered", "guardrail_intervened", "refusal", "sensitive"),
@@ -38,6 +41,17 @@ _NO_REASONS = frozenset({"", "null", "none", "finish_reason_unspecified"})
 _QUOTED_BYTES = 500
 """How much of a body that is no completion is told as the provider's message."""
 
+MOST_TOKENS = 100_000_000
+"""The highest number of tokens that is believed; no context is near it, and the sums of several fit into their columns."""
+_LONGEST_NAME = 200
+"""How long the name of a model or of a service tier may be."""
+_MOST_HELD_BYTES = 16 * 1024 * 1024
+"""How long a body, or a line of a stream, may be."""
+_STREAM_BYTES_PER_CHAR = 512
+"""How much of a stream may come for each character that an answer may have; what surrounds a piece is longer than the piece."""
+_MOST_TRIES = 8
+"""How many lines of an event are tried as its last; after these, only where the event has become twice as long."""
+
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # The LF of a last CR may still be on its way.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,6 +64,23 @@ class ProviderError:
     message: str | None
     codes: frozenset[str] = field(default=frozenset(), compare=False)
     """Every code, type and status of the error, in lower case: servers differ in which of them is the telling one."""
+    param: str | None = field(default=None, compare=False)
+    """The field of the request that it is about."""
+    tokens: tuple[int, int] | None = field(default=None, compare=False)
+    """How long the prompt may be, and how long it is, where the server says so beside its message, as llama.cpp does."""
+
+
+_DECODER = json.JSONDecoder(strict=False)
+
+
+def parse_json(text: str) -> Any:
+    """Return what the JSON says; raises ValueError, and RecursionError if it is nested too deeply."""
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # A number of thousands of digits. Nothing is lost with them.
+        return json.loads(text, strict=False, parse_int=float)
 
 
 def provider_error(body: Any) -> ProviderError:
@@ -68,7 +99,14 @@ def provider_error(body: Any) -> ProviderError:
     metadata = error.get("metadata")
     if isinstance(metadata, dict) and (raw := metadata.get("raw")):
         message = f"{message}: {raw}"
-    return ProviderError(next(iter(codes), None), message, frozenset(map(str.lower, codes)))
+    param, limit, needed = (error.get(name) for name in ("param", "n_ctx", "n_prompt_tokens"))
+    return ProviderError(
+        next(iter(codes), None),
+        message,
+        frozenset(map(str.lower, codes)),
+        param if isinstance(param, str) else None,
+        (limit, needed) if type(limit) is type(needed) is int and 0 < limit < needed else None,
+    )
 
 
 def _first(value: Any) -> Any:
@@ -80,43 +118,69 @@ def _first(value: Any) -> Any:
 class CompletionReader:
     """Reads one answer from its body's bytes: whole, or as server-sent events, whichever the server sends.
 
-    The text is without reasoning, and without characters that PostgreSQL or the wire could not carry.
+    The text is without reasoning, and without characters that PostgreSQL or the wire could not carry. The time that reading
+    takes grows with the number of bytes alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_chars: int, is_own_tag: Callable[[str], bool] = lambda _: False) -> None:
+        """Read at most so many characters; `is_own_tag` says whether the prompt has tags of this name."""
         self.finish_reason: str | None = None
         self.error: ProviderError | None = None
         self.usage: dict[str, int] = {}
-        """`prompt_tokens` and `completion_tokens`, if the server counts them."""
+        """`prompt_tokens`, of which `cached_tokens`, and `completion_tokens`, of which `reasoning_tokens`, as far as the server
+        counts them and can be believed."""
+        self.model: str | None = None
+        """The model that answers, in the server's words."""
+        self.service_tier: str | None = None
         self.is_done = False
-        """Whether nothing more is to come: the body was whole, or said `[DONE]`."""
+        """Whether nothing more is to come: the body was whole, or said `[DONE]`, or is longer than it may be."""
+        self.is_cut_off = False
+        """Whether the answer ends here, before its end: it has all the characters that it may have, or the context is full."""
         self.choices = 0
         """How many times the model has been heard; comments and numbers of tokens do not count."""
+        self._most_chars, self._chars, self._bytes = most_chars, 0, 0
         self._index: Any = None
         self._notice: ProviderError | None = None
         self._text = io.StringIO()
-        self._visible = _VisibleText()
+        self._answer = AnswerText(is_own_tag)
+        self._characters = _Characters()
         self._is_stream: bool | None = None
-        self._beginning = self._rest = b""
-        self._event = self._data = ""
+        self._beginning = b""
+        self._rest: list[bytes] = []
+        """The pieces of a body, or of a line, whose end has not come."""
+        self._rest_bytes = 0
+        self._event = ""
+        self._data: list[str] = []
+        self._data_chars = self._tried_chars = 0
         self._has_data = False
         self._has_ended = self._is_malformed = self._is_refusal = self._has_tool_calls = False
 
     @property
     def text(self) -> str:
         """The answer as far as it was read."""
-        return self._text.getvalue()
+        return self._answer.answer_in(self._text.getvalue())
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the answer was cut off: it has all the tokens, or all the characters, that it was allowed."""
+        return self.is_cut_off or self._reason in _CUT_OFF
 
     @property
     def is_finished(self) -> bool:
         """Whether it is known how the answer ended; the number of tokens may still follow."""
-        return self.is_done or self.finish_reason is not None or self.error is not None
+        return self.is_done or self.is_cut_off or self.finish_reason is not None or self.error is not None
+
+    @property
+    def _reason(self) -> str | None:
+        # Some add the filter's category: "content_filter: PROHIBITED_CONTENT".
+        return self.finish_reason.lower().partition(":")[0].strip() if self.finish_reason else None
 
     @property
     def outcome(self) -> Outcome:  # noqa: PLR0911  # One line for each.
         """How the answer ended, once its body has been read."""
-        # Some add the filter's category: "content_filter: PROHIBITED_CONTENT".
-        reason = self.finish_reason.lower().partition(":")[0].strip() if self.finish_reason else None
+        reason, is_blank = self._reason, not self.text.strip()
+        if self.is_cut_off and not is_blank:
+            return "ok"
         if self._is_malformed:
             return "malformed"
         if self.error:
@@ -127,44 +191,76 @@ class CompletionReader:
             return "incomplete"
         if reason in _FILTERED:
             return "content_filter"
-        is_blank = not self.text.strip()
         if reason in _TOOL_CALLS or (self._has_tool_calls and is_blank):
             return "tool_calls"
-        if reason is not None and reason not in _FINISHED:
+        if reason is not None and reason not in _FINISHED | _CUT_OFF:
             return "aborted"
         return "empty" if is_blank else "ok"
 
     def feed(self, data: bytes) -> list[str]:
         """Read the next bytes of the body, and return the pieces of text that they add."""
-        self._rest += data
         self._beginning += data[: max(0, _QUOTED_BYTES - len(self._beginning))]
         if self._is_stream is None:
-            self._rest = self._rest.removeprefix(codecs.BOM_UTF8).lstrip()
-            if codecs.BOM_UTF8.startswith(self._rest):
+            data = b"".join([*self._rest, data]).removeprefix(codecs.BOM_UTF8).lstrip()
+            self._rest = []
+            if codecs.BOM_UTF8.startswith(data):
+                self._rest = [data]
                 return []  # Nothing yet, or the first bytes of a byte order mark.
-            self._is_stream = self._rest[:1] not in b'{["<'  # No line of an event stream begins with one of these.
-        if not self._is_stream:
+            self._is_stream = data[:1] not in b'{["<'  # No line of an event stream begins with one of these.
+        self._bytes += len(data)
+        if self._is_too_long(len(data)):
             return []
-        *lines, self._rest = _LINE_END.split(self._rest)
-        contents = (self._read_line(line.decode(errors="replace")) for line in lines)
-        return self._add([self._visible.feed(content) for content in contents if content])
+        if not self._is_stream:
+            self._rest.append(data)
+            return []
+        contents = (self._read_line(line.decode(errors="replace")) for line in self._lines(data))
+        return self._add([self._visible(content) for content in contents if content])
+
+    def _is_too_long(self, length: int) -> bool:
+        self._rest_bytes += length
+        most = _MOST_HELD_BYTES + _STREAM_BYTES_PER_CHAR * self._most_chars
+        if self._rest_bytes <= _MOST_HELD_BYTES and self._bytes <= most:
+            return False
+        self._rest, self.is_done, self._is_malformed = [], True, True
+        self._forget_data()
+        self.error = self.error or ProviderError(code=None, message="The body is longer than an answer may be.")
+        return True
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        """Return the lines that end with this data; of a long one, the pieces are joined only once."""
+        if not (b"\n" in data or b"\r" in data or (self._rest and self._rest[-1].endswith(b"\r"))):
+            self._rest.append(data)
+            return []
+        *lines, rest = _LINE_END.split(b"".join([*self._rest, data]))
+        self._rest, self._rest_bytes = [rest], len(rest)
+        return lines
 
     def close(self) -> list[str]:
         """Read what is left at the end of the body, and return the pieces of text that it adds."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = b"".join(self._rest), []
+        content = ""
         if self._is_stream:
             content = self._read_line(rest.removesuffix(b"\r").decode(errors="replace")) + self._read_line("")
             if not (self._has_data or self.error):
                 self._reject(self._beginning)
-        else:
+        elif not self.is_done:
             content = self._read_whole(rest)
-        pieces = self._add([self._visible.feed(content), self._visible.close()])
+        pieces = self._add([self._visible(content), self._answer.feed(self._characters.close()), self._answer.close()])
         if self.outcome in {"incomplete", "empty"}:
             self.error = self._notice
         return pieces
 
+    def _visible(self, content: str) -> str:
+        return self._answer.feed(self._characters.feed(content))
+
     def _add(self, texts: list[str]) -> list[str]:
-        pieces = [text for text in texts if text]
+        pieces = []
+        for text in filter(None, texts):
+            piece = text[: self._most_chars - self._chars]
+            self.is_cut_off |= len(piece) < len(text)
+            self._chars += len(piece)
+            if piece:
+                pieces.append(piece)
         self._text.writelines(pieces)
         return pieces
 
@@ -182,28 +278,46 @@ class CompletionReader:
         if name == "event":
             self._event = value
         elif not line:
-            if self._event == "error" and self._data:
-                self._fail(self._data)
-            # What is no JSON and does not begin as our chunks do is another kind of event. After the end, all is.
-            self._is_malformed |= self._data.startswith("{") and not self.is_finished
-            self._event = self._data = ""
+            return self._end_event()
         elif name == "data":
             self._has_data = True
             if value.lstrip('"').startswith("[DONE]"):
                 self.is_done = True
                 return ""
-            self._data += value
-            try:
-                chunk = json.loads(self._data, strict=False)
-            except (ValueError, RecursionError):
-                return ""
-            self._data = ""
-            return self._read_body(chunk)
+            self._data.append(value)
+            self._data_chars += len(value)
+            if len(self._data) <= _MOST_TRIES or self._data_chars >= 2 * self._tried_chars:
+                return self._read_data()
         return ""
+
+    def _read_data(self) -> str:
+        """Read the event's data if it is complete, and return its content."""
+        self._tried_chars = self._data_chars
+        try:
+            chunk = parse_json("".join(self._data))
+        except (ValueError, RecursionError):
+            return ""
+        self._forget_data()
+        return self._read_body(chunk)
+
+    def _end_event(self) -> str:
+        content = self._read_data() if self._data_chars > self._tried_chars else ""
+        data = "".join(self._data)
+        if self._event == "error" and data:
+            self._fail(data)
+        # What is no JSON and does not begin as our chunks do is another kind of event. After the end, all is.
+        self._is_malformed |= data.startswith("{") and not self.is_finished
+        self._event = ""
+        self._forget_data()
+        return content
+
+    def _forget_data(self) -> None:
+        self._data = []
+        self._data_chars = self._tried_chars = 0
 
     def _read_whole(self, body: bytes) -> str:
         try:
-            completion = json.loads(body.decode(errors="replace"), strict=False)
+            completion = parse_json(body.decode(errors="replace"))
         except (ValueError, RecursionError):
             self._reject(body)
             return ""
@@ -228,10 +342,10 @@ class CompletionReader:
             return ""
         if not isinstance(body, dict):
             return ""
-        usage = body.get("usage")
-        for name in ("prompt_tokens", "completion_tokens"):
-            if isinstance(usage, dict) and isinstance(count := usage.get(name), int):
-                self.usage[name] = count
+        self.model = self.model or _name(body.get("model"))
+        self.service_tier = self.service_tier or _name(body.get("service_tier"))
+        if isinstance(usage := body.get("usage"), dict):
+            self.usage |= _counts(usage)
         choice = _first(body.get("choices"))
         if not isinstance(choice, dict):
             if "choices" not in body and (notice := provider_error(body)).message:
@@ -279,52 +393,40 @@ def _texts(content: Any) -> Iterator[str]:
             yield str(part.get("text") or "")
 
 
-class _VisibleText:
-    """Leaves out the reasoning at an answer's beginning, and joins surrogate pairs that were split between two pieces."""
+def _name(value: Any) -> str | None:
+    return _storable(value[:_LONGEST_NAME]) if value and isinstance(value, str) else None
 
-    _TAGS: ClassVar = {"<think>": "</think>", "<thought>": "</thought>", "[THINK]": "[/THINK]"}
+
+def _counts(usage: dict[str, Any]) -> dict[str, int]:
+    """Return the numbers of tokens that can be believed."""
+    details = {name: usage.get(f"{name}_details") or {} for name in ("prompt_tokens", "completion_tokens")}
+    cached, reasoning = (each if isinstance(each, dict) else {} for each in details.values())
+    counts = {
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
+        "cached_tokens": cached.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),  # The second is DeepSeek's.
+        "reasoning_tokens": reasoning.get("reasoning_tokens", usage.get("reasoning_tokens")),  # Perplexity's.
+    }
+    return {name: count for name, count in counts.items() if type(count) is int and 0 <= count <= MOST_TOKENS}
+
+
+class _Characters:
+    """Joins surrogate pairs that were split between two pieces."""
 
     def __init__(self) -> None:
-        self._state: Literal["opening", "reasoning", "answer"] = "opening"
-        self._held = self._close = ""
-        self._after_reasoning = False
         self._high_surrogate = ""
 
     def feed(self, content: str) -> str:
-        """Return the text that has become visible with this content."""
+        """Return what is whole with this content, as it can be stored and sent."""
         if not content:
             return ""
         content = self._high_surrogate + content
         self._high_surrogate = content[-1] if "\ud800" <= content[-1] <= "\udbff" else ""
-        content = content.removesuffix(self._high_surrogate)
-        if self._state == "answer":
-            return _storable(content)
-        self._held += content
-        return self._decide()
+        return _storable(content.removesuffix(self._high_surrogate))
 
     def close(self) -> str:
-        """Return what was held back, at the answer's end."""
-        rest = "" if self._state == "reasoning" else self._held
-        return _storable(rest + self._high_surrogate)
-
-    def _decide(self) -> str:
-        while True:
-            if self._state == "reasoning":
-                _, closed, rest = self._held.partition(self._close)
-                if not closed:
-                    self._held = self._held[-len(self._close) :]
-                    return ""
-                self._state, self._held, self._after_reasoning = "opening", rest, True
-            begin = self._held.lstrip()
-            if self._after_reasoning:
-                self._held = begin
-            if opening := next(filter(begin.startswith, self._TAGS), None):
-                self._state, self._held, self._close = "reasoning", begin.removeprefix(opening), self._TAGS[opening]
-            elif any(tag.startswith(begin) for tag in self._TAGS):
-                return ""  # It may still become a tag.
-            else:
-                self._state, text, self._held = "answer", self._held, ""
-                return _storable(text)
+        """Return what is left."""
+        return _storable(self._high_surrogate)
 
 
 def _storable(text: str) -> str:

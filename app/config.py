@@ -42,6 +42,9 @@ _SECRET_HEADER = re.compile("auth|cookie|key|password|secret|token", re.IGNORECA
 DEFAULT_MODEL = "gpt-6-luna"
 """The newest inexpensive model of the Chat Completions API. It thinks before it answers, unless it is told not to."""
 
+_TURN_MARGIN_SECONDS = 10.0
+"""How much longer than its model's answer a turn may take: the time for retrieval and the database."""
+
 _EMBEDDED_DATABASE_URL = "sqlite+aiosqlite:///chat.db"
 
 
@@ -165,9 +168,14 @@ class Settings(DatabaseSettings):
     openai_extra_body: Annotated[dict[str, Any], NoDecode] = {}
     """A JSON object of what to add to the body of every request to the model."""
     openai_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """The deadline of one model call, retries included."""
+    """How long the model may be silent: to the first piece of its answer, and between pieces. It is the deadline of an answer that
+    is not streamed, retries included."""
+    openai_total_seconds: Annotated[float, Field(gt=0, le=3_600)] = 300.0
+    """The longest that an answer may take, retries included."""
     openai_max_retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """How often a model call is repeated after a transient failure, within the deadline."""
+    """How often a model call is repeated after a transient failure, while nothing of its answer has been shown."""
+    max_answer_chars: Annotated[int, Field(gt=0)] = 100_000
+    """The most characters that an answer may have; a longer one is cut off."""
 
     book_title: str = "Physical AI & Humanoid Robotics"
     """The book that the assistant answers questions about."""
@@ -299,6 +307,14 @@ class Settings(DatabaseSettings):
         if effort is None and self.openai_model == DEFAULT_MODEL:
             return {"reasoning_effort": "none", **self.openai_extra_body}
         return {**self.openai_extra_body, **({"reasoning_effort": effort} if effort else {})}
+
+    def answer_seconds(self, *, is_streamed: bool) -> float:
+        """Return the longest that the model may take for an answer."""
+        return self.openai_total_seconds if is_streamed else min(self.openai_timeout_seconds, self.openai_total_seconds)
+
+    def turn_seconds(self, *, is_streamed: bool) -> float:
+        """Return the longest that a turn may take, with retrieval and the database."""
+        return self.answer_seconds(is_streamed=is_streamed) + _TURN_MARGIN_SECONDS
 
     @property
     def openai_headers(self) -> dict[str, str]:

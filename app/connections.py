@@ -1,7 +1,7 @@
 """The connections of clients: what each may send and hold, and for how long.
 
-uvicorn takes this protocol with `--http app.connections:BoundedProtocol`. Its own one bounds the size of headers, and waits for
-as long as a client takes, both for the rest of a request and for a response to be read.
+`python -m app` gives this protocol to uvicorn. uvicorn's own one bounds the size of headers, and waits for as long as a client
+takes, both for the rest of a request and for a response to be read.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class _Parser(h11.Connection):
 
 
 class _Transport:
-    """The connection's transport, of which only the protocol knows how to close it."""
+    """The connection's transport, but closed in the protocol's way."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
@@ -64,7 +64,7 @@ class BoundedProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn: _Parser = _Parser(h11.SERVER, self.conn._max_incomplete_event_size)  # noqa: SLF001  # Chosen by uvicorn.
+        self.conn: _Parser = _Parser(h11.SERVER)
         self._is_lingering = False
         self._arriving: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -112,7 +112,9 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if is_refused:
             self._linger()
-        elif self.conn.their_state is h11.SEND_BODY:  # The next request has begun already.
+        elif (
+            self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
+        ):  # The next request has begun already.
             self._await_request()
 
     @override

@@ -43,7 +43,7 @@ from app.errors import (
     TurnInProgressError,
 )
 from app.llm import Completion
-from app.models import ChatSession, Feedback, Message, MessageBase, MessageRole, Source, utc_now
+from app.models import TOKEN_COUNTS, ChatSession, Feedback, Message, MessageBase, MessageRole, Source, utc_now
 from app.prompt import PastTurn
 
 _TITLE_CHARS = 80
@@ -280,8 +280,6 @@ class Answer:
     sources: Sequence[Source]
     completion: Completion
     """What the model said, and what it took."""
-    retrieved: int
-    """How many passages the model was sent."""
 
 
 async def record_reply(db: Database, question: MessageBase, answer: Answer) -> MessageBase | Row[Any]:
@@ -322,7 +320,7 @@ _DELETE_SAID_AFTER = delete(Message).where(
 )
 _OF_ANSWER = (
     *("content", "created_at", "reply_to", "sources"),
-    *("model", "prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "cited"),
+    *("truncated", "model", "service_tier", *TOKEN_COUNTS, "duration_ms", "retrieved", "cited"),
 )
 # The dialect of SQLite writes it in the same words.
 _UPSERT = postgresql.insert(Message).from_select([*_MESSAGE_VALUES], select(*_MESSAGE_VALUES.values()).where(_IS_OURS))
@@ -391,7 +389,7 @@ async def rate_answer(db: Database, session_id: uuid.UUID, answer_id: uuid.UUID,
 
 
 def _reply(question: MessageBase, answer: Answer) -> MessageBase:
-    return MessageBase(
+    reply = MessageBase(
         id=reply_id(question.id),
         session_id=question.session_id,
         role=MessageRole.assistant,
@@ -399,13 +397,16 @@ def _reply(question: MessageBase, answer: Answer) -> MessageBase:
         created_at=time_after(question.created_at),
         reply_to=question.id,
         sources=list(answer.sources) or None,
+        truncated=answer.completion.is_truncated or None,
         model=answer.completion.model,
-        prompt_tokens=answer.completion.prompt_tokens,
-        completion_tokens=answer.completion.completion_tokens,
+        service_tier=answer.completion.service_tier,
         duration_ms=answer.completion.duration_ms,
-        retrieved=answer.retrieved,
+        retrieved=answer.completion.passages,
         cited=len(answer.sources),
     )
+    for name in TOKEN_COUNTS:
+        setattr(reply, name, answer.completion.usage.get(name))
+    return reply
 
 
 def reply_id(question_id: uuid.UUID) -> uuid.UUID:

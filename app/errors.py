@@ -5,6 +5,7 @@ ChatError                        the service itself failed               500 int
 │   ├── ModelTimeoutError        … it took longer than the deadline      500 openai_timeout
 │   ├── ModelRateLimitError      … its provider is busy                  500 openai_rate_limited
 │   ├── ModelRefusedError        … it will not answer this question      500 openai_refused
+│   ├── TooLongForModelError     … the question is longer than it reads  400 too_long_for_model
 │   └── ModelUnavailableError    … only the operator can repair it       500 openai_error
 ├── DatabaseError                the database failed or is unreachable   500 database_error
 │   ├── DuplicateKeyError        … a row with this key exists
@@ -24,7 +25,7 @@ ChatError                        the service itself failed               500 int
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -45,7 +46,7 @@ class ChatError(Exception):
     """An error with a status, a code for programs and a message for people.
 
     The message reaches the client and names nothing internal; the exception's cause says what happened inside.
-    `retry_after` is the value of the Retry-After header, as the provider spelled it.
+    `retry_after` is the value of the Retry-After header, a whole number of seconds.
     """
 
     status = 500
@@ -68,6 +69,11 @@ class ModelError(ChatError):
     message = "The assistant could not answer. Please try again."
     event = "openai.error"
 
+    def __init__(self, *, retry_after: str | None = None, usage: Mapping[str, int] | None = None) -> None:
+        super().__init__(retry_after=retry_after)
+        self.usage: Mapping[str, int] = usage or {}
+        """What it cost, as `Completion.usage` has it."""
+
 
 class ModelTimeoutError(ModelError):
     """The model took longer than the deadline."""
@@ -88,6 +94,15 @@ class ModelRefusedError(ModelError):
 
     code = "openai_refused"
     message = "The assistant will not answer this question. Asking it again does not help; please ask in another way."
+    retryable = False
+
+
+class TooLongForModelError(ModelError):
+    """The question does not fit into the model's context, even without the conversation before it."""
+
+    status = 400
+    code = "too_long_for_model"
+    message = "This question is too long for the assistant. Please shorten it, or select less text."
     retryable = False
 
 
@@ -221,7 +236,8 @@ _HTTP_ERRORS = {
 _CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 
 _DESCRIPTIONS: dict[int | str, str] = {
-    400: "`validation_error`: the request is not valid. `unsupported`: ChatKit asks for something this service does not "
+    400: "`validation_error`: the request is not valid. `too_long_for_model`: the question does not fit into the model's context. "
+    "`unsupported`: ChatKit asks for something this service does not "
     "support; where ChatKit expects a stream, this is an `error` event.",
     404: "`not_found`: there is no such conversation or answer, or ChatKit is not enabled.",
     409: "`turn_in_progress`: this question is being answered already. "

@@ -65,6 +65,8 @@ def as_item(row: Row[Any]) -> MessageItem:
     if row.role is MessageRole.assistant and row.feedback:
         comment = {"comment": row.feedback_comment} if row.feedback_comment else {}
         item.feedback = Feedback(rating=row.feedback, **comment)
+    if row.truncated:
+        item.truncated = True
     if row.is_answering:
         item.answering = True
     return item

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, func, inspect, or_, select, update
 from sqlmodel import col
 
 from app.broadcast import Identity
@@ -23,10 +23,15 @@ from app.errors import (
     DatabaseError,
     DuplicateKeyError,
     IdempotencyConflictError,
-    ModelTimeoutError,
+    ModelError,
     TurnInProgressError,
 )
-from app.models import ChatRequest, Message, MessageBase, utc_now
+from app.models import TOKEN_COUNTS, ChatRequest, Message, MessageBase, utc_now
+
+GIVING_UP_SECONDS = 10.0
+"""How long the end of a claim may take; the claim runs out by itself too."""
+
+_COUNTS = {name: inspect(Message).columns[name] for name in TOKEN_COUNTS}
 
 
 class TurnIds(NamedTuple):
@@ -68,19 +73,16 @@ async def claim_question(
     If the block fails, the claim is given up and the question can be asked again at once. If the process dies, the claim runs
     out after `seconds`.
 
-    Raises IdempotencyConflictError if the key belongs to another request, TurnInProgressError while another request answers
-    this question, and ModelTimeoutError when the block takes longer than the claim lasts.
+    Raises IdempotencyConflictError if the key belongs to another request, and TurnInProgressError while another request answers
+    this question.
     """
     mark_as_claimed(question, seconds=seconds)
     try:
-        async with asyncio.timeout(seconds) as deadline:
-            yield await _claim(db, question, conversation)
+        yield await _claim(db, question, conversation)
     except (IdempotencyConflictError, TurnInProgressError):
         raise
     except BaseException as error:
-        await give_up(db, question)
-        if isinstance(error, TimeoutError) and deadline.expired():
-            raise ModelTimeoutError from error
+        await give_up(db, question, error)
         raise
 
 
@@ -137,8 +139,11 @@ def _is_same_request(question: MessageBase, recorded: Row[Any] | None) -> bool:
     )
 
 
-async def give_up(db: Database, question: MessageBase) -> None:
-    """End the claim, if it is still ours."""
+async def give_up(db: Database, question: MessageBase, error: BaseException) -> None:
+    """End the claim, if it is still ours, and record what the failed answer has cost."""
+    usage = error.usage if isinstance(error, ModelError) else {}
+    counts = {name: func.coalesce(_COUNTS[name], 0) + count for name, count in usage.items()}
     ours = update(Message).where(col(Message.id) == question.id, col(Message.claim_id) == question.claim_id)
-    with contextlib.suppress(DatabaseError):  # The claim runs out by itself.
-        await db.execute((ours.values(claim_id=None, answering_until=None), {}))
+    with contextlib.suppress(DatabaseError, TimeoutError):  # The claim runs out by itself.
+        async with asyncio.timeout(GIVING_UP_SECONDS):
+            await db.execute((ours.values(claim_id=None, answering_until=None, **counts), {}))

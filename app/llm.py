@@ -1,39 +1,40 @@
-"""The model: the client of the OpenAI API, one deadline for each answer, and what its failures mean to us."""
+"""The model: how it is asked for an answer, until there is one or none is to be had.
+
+`LanguageModel.answer` is the whole policy. Before anything is shown, what may pass is tried again, and a conversation that the
+model cannot hold is asked about without its oldest turns. Silence is waited out for a while, and every answer has an end. Each
+attempt is paid and recorded. `provider.py` carries an attempt, `completions.py` reads it, `failures.py` says what went wrong.
+"""
 
 import asyncio
 import logging
 import math
-import re
+import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, cast, override
-from urllib.request import getproxies
+from typing import Any, cast
 
 import httpx2
-from openai import APIStatusError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient, OpenAIError
-from opentelemetry.trace import Span, SpanKind, StatusCode, get_tracer
-from pydantic import HttpUrl, ValidationError
+from openai import APIStatusError, AsyncStream, OpenAIError
+from opentelemetry.trace import SpanKind, StatusCode, get_tracer
 
-from app.completions import CompletionReader, ProviderError, provider_error
-from app.config import Settings, SettingsError
-from app.errors import (
-    ModelError,
-    ModelRateLimitError,
-    ModelRefusedError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-)
+from app.completions import CompletionReader
+from app.config import Settings
+from app.failures import LONGEST_RETRY_WAIT_SECONDS, Failure, failure_of_answer, failure_of_call, failure_of_response
 from app.logs import Untrusted, keep_out_of_log, milliseconds
-from app.offline import OfflineTransport
-from app.prompt import PromptMessage
+from app.prompt import Background, PromptMessage
+from app.provider import endpoint, openai_client
 
 logger = logging.getLogger(__name__)
 _tracer = get_tracer("book-chat")  # FastAPI has the API; without a provider, a span is nothing.
 
-LONGEST_RETRY_WAIT_SECONDS = 2.0
+FIRST_RETRY_WAIT_SECONDS, LAST_RETRY_WAIT_SECONDS = 0.5, 8.0
+"""How long to wait before another attempt, where the provider does not say: twice as long each time."""
+
+MOST_SHORTENINGS = 2
+"""How often a prompt is made shorter; the last one has nothing but the question."""
+
 USAGE_WAIT_SECONDS = 1.8
 """How long to wait for the number of tokens after the model has said how its answer ended.
 
@@ -43,51 +44,7 @@ DRAIN_SECONDS = 0.1
 """How long to wait for the end of a finished body; after it, the connection can be used again."""
 
 FAIR_SHARE_BYTES = 2_048
-"""How much of a streamed answer is read before other requests are served."""
-
-_QUOTA_CODES = frozenset(
-    {
-        *("insufficient_quota", "exceeded_current_quota_error", "insufficient_balance", "insufficient_credits"),
-        *("billing_hard_limit_reached", "billing_not_active"),
-    }
-)
-_OPERATOR_CODES = frozenset({"401", "402", "403", "404", "invalid_api_key", "model_not_found", *_QUOTA_CODES})
-"""Errors that only the operator can repair."""
-_OPERATOR_MESSAGE = re.compile("api[ -]?key")
-_BUSY_CODES = frozenset(
-    {
-        *("429", "529", "rate_limit_exceeded", "rate_limit_error", "resource_exhausted", "too_many_requests"),
-        *("overloaded_error", "engine_overloaded_error", "capacity_exceeded", "slow_down"),
-    }
-)
-_REFUSAL_CODES = frozenset(
-    {"content_filter", "content_policy_violation", "data_inspection_failed", "datainspectionfailed", "invalid_prompt"}
-)
-_REFUSAL_MESSAGE = re.compile("content (management )?(filter|policy)|content exists risk|moderation|flagged")
-
-
-def openai_client(settings: Settings) -> AsyncOpenAI:
-    """Return the SDK's client for the server that the settings name; without a key, the offline stand-in answers it.
-
-    Raises SettingsError if a proxy or certificates that the environment names cannot be used.
-    """
-    client = AsyncOpenAI(
-        api_key=settings.openai_api_key.get_secret_value() if settings.openai_api_key else "offline",
-        base_url=settings.openai_base_url,
-        timeout=settings.openai_timeout_seconds,
-        max_retries=settings.openai_max_retries,
-        http_client=_http_client(settings),
-    )
-    # The SDK takes these from the environment as they are; the settings hold them without what pasting adds.
-    client.organization, client.project = settings.openai_org_id, settings.openai_project_id
-    client._custom_headers = settings.openai_headers  # noqa: SLF001  # There is no other way.
-    return client
-
-
-def endpoint(client: AsyncOpenAI, path: str) -> str:
-    """Return the address of one of the API's endpoints, with the base URL's query."""
-    base_url = client.base_url
-    return str(base_url.copy_with(path=f"{base_url.path.rstrip('/')}/{path}"))
+"""How much of an answer is read before other requests are served."""
 
 
 @dataclass(frozen=True)
@@ -95,28 +52,35 @@ class Completion:
     """What the model said, and what it took."""
 
     text: str
+    is_truncated: bool
+    """Whether the model was cut off before its end."""
+    passages: int
+    """How many passages it was sent."""
     model: str
+    """The model that answered, as its server calls it."""
+    service_tier: str | None
     duration_ms: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    """None if the server does not count tokens."""
+    usage: Mapping[str, int]
+    """The tokens of all attempts, as far as the server counts them: `prompt_tokens`, of which `cached_tokens`, and
+    `completion_tokens`, of which `reasoning_tokens`."""
 
 
 class LanguageModel:
-    """Answers prompts through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
+    """Answers questions through the official SDK: from the OpenAI API, or from the offline stand-in without a key.
 
-    The SDK sends and retries. `completions.py` reads what comes back: the SDK's `chat.completions.create` would transform every
-    message and build a model of every piece of the answer, which takes as long as the rest of the call.
+    The SDK sends. `completions.py` reads what comes back: the SDK's `chat.completions.create` would transform every message and
+    build a model of every piece of the answer, which takes as long as the rest of the call.
     """
 
     def __init__(self, settings: Settings, spend: Callable[[int], None] | None = None) -> None:
         """Raise SettingsError if a proxy or certificates that the environment names cannot be used.
 
-        `spend` is told how many tokens each answer costs: if the server does not count them, a quarter of the bytes.
+        `spend` is told how many tokens each attempt costs: of an answer whose server does not count, a quarter of the bytes.
         """
         self.name = settings.openai_model
         self._spend = spend
-        self._deadline = settings.openai_timeout_seconds
+        self._silence_seconds = settings.openai_timeout_seconds
+        self._settings = settings
         self._options = settings.openai_options
         stream_options = self._options.pop("stream_options", {"include_usage": True})
         self._stream_options = {"stream_options": stream_options} if stream_options else {}
@@ -125,158 +89,225 @@ class LanguageModel:
         self._url = endpoint(self._client, "chat/completions")
 
     async def answer(
-        self, prompt: Sequence[PromptMessage], on_delta: Callable[[str], None] | None = None
+        self,
+        compose: Callable[[Background], Sequence[PromptMessage]],
+        background: Background,
+        on_delta: Callable[[str], None] | None = None,
     ) -> Completion:
         """Return the model's whole answer, whose text is never blank; with `on_delta`, pass on each piece as it arrives.
 
-        Raises ModelTimeoutError at the deadline, ModelRateLimitError when the provider is too busy, ModelRefusedError when it
-        will not answer this prompt, ModelUnavailableError when it cannot answer any, and ModelError for all other failures.
-        """
-        keep_out_of_log(*(message["content"] for message in prompt if message["role"] != "system"))
-        async with self._call(prompt) as reader:
-            body = {"model": self.name, **self._options, "messages": prompt}
-            if on_delta:
-                await self._stream(reader, body, on_delta)
-            else:
-                response = await self._client.post(self._url, cast_to=httpx2.Response, body=body)
-                reader.trace(response)
-                reader.feed(response.content)
-                reader.close()
-        prompt_tokens, completion_tokens = map(reader.usage.get, ("prompt_tokens", "completion_tokens"))
-        if prompt_tokens is None or completion_tokens is None:
-            tokens = sum(len(text.encode()) for text in (reader.text, *(message["content"] for message in prompt))) // 4
-        else:
-            tokens = prompt_tokens + completion_tokens
-        if self._spend:
-            self._spend(tokens)
-        return Completion(
-            reader.text,
-            self.name,
-            round(reader.duration_ms),
-            prompt_tokens,
-            completion_tokens,
-        )
+        The pieces can show reasoning that only its end gives away; the answer is without it.
 
-    async def _stream(self, reader: "_TracedReader", body: dict[str, Any], on_delta: Callable[[str], None]) -> None:
-        response = await self._begin_stream({**body, "stream": True})
-        reader.trace(response)
-        cause: Exception | None = None
+        Raises ModelTimeoutError when the model is silent for too long or its time is up, ModelRateLimitError when the provider
+        is too busy, ModelRefusedError when it will not answer this prompt, TooLongForModelError when the question alone does
+        not fit, ModelUnavailableError when it cannot answer any, and ModelError for all other failures.
+        """
+        started = time.perf_counter()
+        deadline = _now() + self._settings.answer_seconds(is_streamed=on_delta is not None)
+        usage: dict[str, int] = {}
+        retries = shortenings = 0
+        while True:
+            prompt = compose(background)
+            attempt = await self._attempt(prompt, on_delta, deadline, number=1 + retries + shortenings)
+            self._pay(attempt, prompt)
+            for name, count in attempt.reader.usage.items():
+                usage[name] = usage.get(name, 0) + count
+            if attempt.failure is None:
+                return Completion(
+                    text=attempt.reader.text,
+                    is_truncated=attempt.reader.is_truncated,
+                    passages=len(background.passages),
+                    model=attempt.reader.model or self.name,
+                    service_tier=attempt.reader.service_tier,
+                    duration_ms=round(milliseconds(time.perf_counter() - started)),
+                    usage=usage,
+                )
+            failure = attempt.failure
+            if failure.is_too_long and shortenings < MOST_SHORTENINGS and background.chars:
+                shortenings += 1
+                background = _shorter(background, prompt, failure, is_last=shortenings == MOST_SHORTENINGS)
+                continue
+            wait = _seconds_before_retry(failure, retries)
+            may_retry = failure.may_pass and not attempt.is_shown and retries < self._settings.openai_max_retries
+            if not may_retry or wait is None or _now() + wait >= deadline:
+                failure.error.usage = usage
+                raise failure.error from failure.cause
+            retries += 1
+            await asyncio.sleep(wait)
+
+    def _pay(self, attempt: "_Attempt", prompt: Sequence[PromptMessage]) -> None:
+        counts = [attempt.reader.usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        tokens = sum(count or 0 for count in counts)
+        if attempt.failure is None and None in counts:
+            texts = (attempt.reader.text, *(message["content"] for message in prompt))
+            tokens = sum(len(text.encode()) for text in texts) // 4
+        if tokens and self._spend:
+            self._spend(tokens)
+
+    async def _attempt(
+        self,
+        prompt: Sequence[PromptMessage],
+        on_delta: Callable[[str], None] | None,
+        deadline: float,
+        *,
+        number: int,
+    ) -> "_Attempt":
+        """Ask once, write the `openai.call` record, and return what came of it."""
+        keep_out_of_log(*(message["content"] for message in prompt if message["role"] != "system"))
+
+        def is_own_tag(name: str) -> bool:
+            return any(f"<{name}" in message["content"] for message in prompt)
+
+        attempt = _Attempt(CompletionReader(most_chars=self._settings.max_answer_chars, is_own_tag=is_own_tag))
+        body = {"model": self.name, **self._options, "messages": prompt}
+        with self._recorded(attempt, prompt, number):
+            try:
+                await self._read(attempt, body, on_delta, deadline)
+            except (TimeoutError, OpenAIError, httpx2.HTTPError) as cause:
+                attempt.failure = failure_of_call(cause)
+                if isinstance(cause, APIStatusError):
+                    attempt.headers = cause.response.headers
+        return attempt
+
+    async def _read(
+        self, attempt: "_Attempt", body: dict[str, Any], on_delta: Callable[[str], None] | None, deadline: float
+    ) -> None:
+        """Send the request, and read the response until its end; what fails after the answer's own end does not matter any more."""
+        reader, response, cause = attempt.reader, None, None
         try:
-            async with asyncio.timeout(None) as patience:
+            async with asyncio.timeout_at(min(deadline, _now() + self._silence_seconds)) as patience:
+                response = await (self._begin_stream(body) if on_delta else self._post(body))
+                attempt.headers = response.headers
                 async for data in _in_fair_shares(response):
-                    heard = reader.choices
+                    heard, was_finished = reader.choices, reader.is_finished
                     for piece in reader.feed(data):
-                        on_delta(piece)
-                    patience.reschedule(_end_of_patience(reader, patience.when(), is_heard=reader.choices > heard))
+                        attempt.show(piece, on_delta)
+                    if reader.is_cut_off:
+                        break
+                    until = patience.when() or deadline
+                    is_heard = reader.choices > heard or reader.is_finished > was_finished
+                    patience.reschedule(min(deadline, self._end_of_patience(reader, until, is_heard=is_heard)))
         except (TimeoutError, httpx2.HTTPError) as error:
             cause = error
         finally:
-            await response.aclose()
+            if response is not None:
+                await response.aclose()
         pieces = reader.close()
-        # The answer can be complete, even if the end of its body is missing.
         if cause and not reader.is_finished:
             raise cause
-        for piece in pieces:
-            on_delta(piece)
+        attempt.failure = failure_of_answer(reader, attempt.headers)
+        if attempt.failure and attempt.failure.is_too_long and reader.text.strip():
+            reader.is_cut_off, attempt.failure = True, None  # The context was full in the middle of the answer.
+        for piece in pieces if attempt.failure is None else ():
+            attempt.show(piece, on_delta)
+
+    def _end_of_patience(self, reader: CompletionReader, until: float, *, is_heard: bool) -> float:
+        """Return until when to read on: as long as the model is heard, and a little after the answer's end."""
+        if reader.is_done:
+            return min(until, _now() + DRAIN_SECONDS)
+        if not is_heard:
+            return until
+        return _now() + (USAGE_WAIT_SECONDS if reader.is_finished else self._silence_seconds)
 
     async def _begin_stream(self, body: dict[str, Any]) -> httpx2.Response:
         """Send the request; if the server refuses the option that asks for the number of tokens, send it without."""
-        options = self._stream_options
+        body, options = {**body, "stream": True}, self._stream_options
         try:
-            response = await self._post_for_stream({**body, **options})
+            response = await self._post({**body, **options})
         except APIStatusError as error:
             # Not every server names the option that it refuses; behind a router there can be several servers.
-            cause = _cause(error)
-            is_suspect = not self._stream_options_are_known or "stream_options" in (cause.message or "")
-            may_help = options and is_suspect and error.status_code in {400, 422}
-            if not may_help or isinstance(_meaning(cause), ModelRefusedError):
+            failure = failure_of_response(error.response)
+            is_named = "stream_options" in ((failure.said and failure.said.message) or "")
+            is_suspect = is_named or (not self._stream_options_are_known and failure.may_be_an_option)
+            if not (options and is_suspect and error.status_code in {400, 422}):
                 raise
-            response = await self._post_for_stream(body)
+            response = await self._post(body)
             self._stream_options = {}
         self._stream_options_are_known = True
         return response
 
-    async def _post_for_stream(self, body: dict[str, Any]) -> httpx2.Response:
+    async def _post(self, body: dict[str, Any]) -> httpx2.Response:
         response = await self._client.post(
-            self._url, cast_to=httpx2.Response, body=body, stream=True, stream_cls=AsyncStream[Any]
+            self._url,
+            cast_to=httpx2.Response,
+            body=body,
+            options={"max_retries": 0},
+            stream=True,
+            stream_cls=AsyncStream[Any],
         )
         # For this type the SDK returns the response itself, unread, and its annotation is wrong.
         return cast("httpx2.Response", response)
 
-    @asynccontextmanager
-    async def _call(self, prompt: Sequence[PromptMessage]) -> AsyncIterator["_TracedReader"]:
-        """Stop one call at its deadline, write its `openai.call` record, and raise our errors for its failures."""
-        reader = _TracedReader()
+    @contextmanager
+    def _recorded(self, attempt: "_Attempt", prompt: Sequence[PromptMessage], number: int) -> Iterator[None]:
+        """Write the record of the attempt, and its span with figures alone: neither prompt nor answer."""
+        started = time.perf_counter()
         status: str | int = "cancelled"
-        error: ProviderError | None = None
         span = _tracer.start_span(
             f"chat {self.name}",
             kind=SpanKind.CLIENT,
             attributes={"gen_ai.operation.name": "chat", "gen_ai.request.model": self.name},
         )
         try:
-            async with asyncio.timeout(self._deadline) as limit:
-                reader.deadline = limit.when() or reader.deadline
-                yield reader
-            status, error = reader.outcome, reader.error
-            if status != "ok":
-                raise _failure(reader)
-        except TimeoutError as cause:
-            status = "timeout"
-            raise ModelTimeoutError from cause
-        except APIStatusError as cause:
-            status, error = cause.status_code, _cause(cause)
-            reader.trace(cause.response)
-            raise _meaning(error, status=cause.status_code, retry_after=_retry_after(cause.response.headers)) from cause
-        except (OpenAIError, httpx2.HTTPError) as cause:
-            if _is_timeout(cause):
-                status = "timeout"
-                raise ModelTimeoutError from cause
-            status = type(cause).__name__
-            raise ModelError from cause
+            yield
+            status = attempt.status
         finally:
+            reader, failure = attempt.reader, attempt.failure
             keep_out_of_log(reader.text)
-            _end_span(span, reader, status)
+            said = failure and failure.said
             fields = {
                 "model": self.name,
+                "response_model": reader.model and Untrusted(reader.model),
+                "service_tier": reader.service_tier and Untrusted(reader.service_tier),
                 "messages": len(prompt),
-                "duration_ms": reader.duration_ms,
+                "attempt": number,
+                "duration_ms": milliseconds(time.perf_counter() - started),
                 "status": status,
+                "setting": failure and failure.setting,
                 "finish_reason": reader.finish_reason and Untrusted(reader.finish_reason),
-                "provider_code": error and error.code and Untrusted(error.code),
-                "provider_message": error and error.message and Untrusted(error.message),
-                "upstream_request_id": reader.request_id,
+                "truncated": reader.is_truncated or None,
+                "provider_code": said and said.code and Untrusted(said.code),
+                "provider_message": said and said.message and Untrusted(said.message),
+                "upstream_request_id": attempt.headers.get("x-request-id"),
                 **reader.usage,
             }
             logger.info(
                 "openai.call", extra={"fields": {name: value for name, value in fields.items() if value is not None}}
             )
+            names = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
+            span.set_attributes({name: reader.usage[key] for key, name in names.items() if key in reader.usage})
+            if status != "ok":
+                span.set_attribute("error.type", str(status))
+                span.set_status(StatusCode.ERROR)
+            span.end()
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
 
 
-def _end_span(span: Span, reader: CompletionReader, status: str | int) -> None:
-    """End the call's span with figures alone: neither prompt nor answer, nor what a provider says of them."""
-    names = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
-    span.set_attributes({name: reader.usage[key] for key, name in names.items() if key in reader.usage})
-    if status != "ok":
-        span.set_attribute("error.type", str(status))
-        span.set_status(StatusCode.ERROR)
-    span.end()
+class _Attempt:
+    """One request to the model, and what came of it."""
+
+    def __init__(self, reader: CompletionReader) -> None:
+        self.reader = reader
+        self.headers = httpx2.Headers()
+        self.failure: Failure | None = None
+        self.is_shown = False
+        """Whether a reader has seen a piece of it."""
+
+    @property
+    def status(self) -> str | int:
+        return self.failure.status if self.failure else "ok"
+
+    def show(self, piece: str, on_delta: Callable[[str], None] | None) -> None:
+        if on_delta:
+            self.is_shown = True
+            on_delta(piece)
 
 
-def _end_of_patience(reader: "_TracedReader", until: float | None, *, is_heard: bool) -> float | None:
-    """Return until when to read on: for ever before the answer's end, and after it for as long as the model is still heard."""
-    if not reader.is_finished:
-        return None
-    now = asyncio.get_running_loop().time()
-    if reader.is_done:
-        return min(until or math.inf, now + DRAIN_SECONDS)
-    end = now + USAGE_WAIT_SECONDS if is_heard or until is None else until
-    # The answer is not to be lost to the deadline of the call.
-    return min(end, reader.deadline - DRAIN_SECONDS)
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
@@ -288,133 +319,19 @@ async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
                 await asyncio.sleep(0)
 
 
-class _TracedReader(CompletionReader):
-    """A reader that also has the provider's id of the request, and the call's duration and its deadline in the loop's time."""
-
-    request_id: str | None = None
-    deadline = math.inf
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._started = time.perf_counter()
-
-    @property
-    def duration_ms(self) -> float:
-        return milliseconds(time.perf_counter() - self._started)
-
-    def trace(self, response: httpx2.Response) -> None:
-        self.request_id = response.headers.get("x-request-id")
+def _shorter(background: Background, prompt: Sequence[PromptMessage], failure: Failure, *, is_last: bool) -> Background:
+    """Return what the question is sent with next: as much as fits, half of it if nobody knows what fits, and at last nothing."""
+    if is_last:
+        return Background()
+    share = failure.share_that_fits
+    excess = sum(len(message["content"]) for message in prompt) * (1 - share) if share else background.chars / 2
+    return background.without(excess)
 
 
-class _HttpClient(DefaultAioHttpClient):
-    """The SDK's client on aiohttp, whose transport calls a refused connection a timeout."""
-
-    @override
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        try:
-            return await super().send(request, **options)
-        except httpx2.TimeoutException as error:
-            if _is_timeout(error):
-                raise
-            raise httpx2.ConnectError(str(error.__cause__), request=request) from error.__cause__
-
-
-def _is_timeout(error: BaseException | None) -> bool:
-    return error is not None and (isinstance(error, TimeoutError) or _is_timeout(error.__cause__))
-
-
-def _http_client(settings: Settings) -> httpx2.AsyncClient:
-    """Return the SDK's HTTP client; raises SettingsError if the environment's proxies or certificates cannot be used."""
-    try:
-        for scheme, proxy in getproxies().items():
-            if scheme in {"http", "https", "all"}:
-                HttpUrl(proxy if "://" in proxy else f"http://{proxy}")
-        options: dict[str, Any] = {
-            "event_hooks": {"response": [_forbid_vain_retries]},
-            "limits": httpx2.Limits(
-                max_connections=settings.max_concurrent_turns, max_keepalive_connections=settings.max_concurrent_turns
-            ),
-        }
-        if settings.openai_api_key is None:
-            options["transport"] = OfflineTransport()
-        return _HttpClient(**options)
-    except ValidationError:
-        cause = "it is not an address such as http://proxy.example:3128"
-    except (OSError, ImportError, ValueError, httpx2.InvalidURL) as error:
-        cause = str(error)
-    raise SettingsError(
-        "The service cannot start: a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, "
-        f"SSL_CERT_DIR) that the environment names cannot be used: {cause}"
-    )
-
-
-async def _forbid_vain_retries(response: httpx2.Response) -> None:
-    """Keep the SDK from long waits and from retries that cannot help: the reader is told at once, and decides."""
-    wait = _wait_seconds(response.headers)
-    is_vain = wait is not None and wait > LONGEST_RETRY_WAIT_SECONDS
-    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and not is_vain:
-        await response.aread()
-        is_vain = bool(provider_error(_parsed(response)).codes & _QUOTA_CODES)
-    if is_vain:
-        response.headers["x-should-retry"] = "false"
-
-
-def _cause(error: APIStatusError) -> ProviderError:
-    """Return what the response says of the error; the SDK keeps only a part of it."""
-    return provider_error(_parsed(error.response))
-
-
-def _parsed(response: httpx2.Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return response.text
-
-
-def _wait_seconds(headers: httpx2.Headers) -> float | None:
-    """Return how long the provider asks to wait, None if it does not say; an unknown form counts as endless."""
-    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
-        if value := headers.get(name):
-            return float(value) / divisor if re.fullmatch(r"\d+(\.\d+)?", value) else math.inf
-    return None
-
-
-def _retry_after(headers: httpx2.Headers) -> str | None:
-    """Return the value of our Retry-After: the provider's as it is, or its milliseconds as whole seconds."""
-    if value := headers.get("retry-after"):
-        return value
-    seconds = _wait_seconds(headers)
-    return None if seconds is None or math.isinf(seconds) else str(math.ceil(seconds))
-
-
-def _failure(reader: CompletionReader) -> ModelError:
-    """Return our error for a body without an answer."""
-    match reader.outcome:
-        case "error" if reader.error:
-            return _meaning(reader.error)
-        case "refusal":
-            return ModelRefusedError()
-        case "content_filter" if not reader.text.strip():
-            return ModelRefusedError()
-        case _:
-            return ModelError()
-
-
-def _meaning(error: ProviderError, *, status: int | None = None, retry_after: str | None = None) -> ModelError:
-    """Return our error for a provider's error, whose code can also be an HTTP status."""
-    codes = {*error.codes, str(status)}
-    message = (error.message or "").lower()
-    if codes & _REFUSAL_CODES or (_REFUSAL_MESSAGE.search(message) and not _is_passing(codes)):
-        return ModelRefusedError()
-    if codes & _OPERATOR_CODES:
-        return ModelUnavailableError()
-    if codes & _BUSY_CODES:  # A limit can be that of "your API key".
-        return ModelRateLimitError(retry_after=retry_after)
-    if _OPERATOR_MESSAGE.search(message):
-        return ModelUnavailableError()
-    return ModelError(retry_after=retry_after)
-
-
-def _is_passing(codes: set[str]) -> bool:
-    """Whether the provider itself is busy or broken, whatever words its message has."""
-    return bool(codes & _BUSY_CODES) or any(re.fullmatch(r"5\d\d", code) for code in codes)
+def _seconds_before_retry(failure: Failure, retries: int) -> float | None:
+    """Return how long to wait before another attempt, None if that is too long."""
+    if failure.wait_seconds is not None:
+        return failure.wait_seconds if failure.wait_seconds <= LONGEST_RETRY_WAIT_SECONDS else None
+    # Clients that failed together do not come back together.
+    longest = min(math.ldexp(FIRST_RETRY_WAIT_SECONDS, retries), LAST_RETRY_WAIT_SECONDS)
+    return longest * random.uniform(0.75, 1)  # noqa: S311  # It is no secret.

@@ -146,12 +146,21 @@ class MessageBase(SQLModel):
     """When that claim runs out: until then, a question without a reply is being answered."""
     sources: list[Source] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     """Each passage that the answer cites; read them with `read_sources`."""
+    truncated: bool | None = None
+    """True if the model was cut off before the answer's end."""
     model: str | None = Field(default=None, sa_type=Text)
-    """The model that gave the answer."""
+    """The model that gave the answer, as its server calls it."""
+    service_tier: str | None = Field(default=None, sa_type=Text)
+    """The class of service that its server gave it."""
     prompt_tokens: int | None = None
-    """How many tokens it was sent, None if its server does not count."""
+    """How many tokens it was sent in all attempts, None if its server does not count. A question has those of answers that
+    failed."""
     completion_tokens: int | None = None
     """How many tokens it gave back, its reasoning included."""
+    cached_tokens: int | None = None
+    """How many of those that it was sent its server had kept."""
+    reasoning_tokens: int | None = None
+    """How many of those that it gave back were reasoning."""
     duration_ms: int | None = None
     """How long it took."""
     retrieved: int | None = None
@@ -159,6 +168,9 @@ class MessageBase(SQLModel):
     cited: int | None = None
     """How many of them the answer cites."""
 
+
+TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+"""The columns that say how many tokens an answer took."""
 
 _WHERE_QUESTION: dict[str, Any] = dict.fromkeys(("postgresql_where", "sqlite_where"), text("role = 'user'"))
 
@@ -306,6 +318,8 @@ class ChatResponse(ApiModel):
     session_id: uuid.UUID
     timestamp: datetime
     """When the answer was recorded, in UTC."""
+    truncated: bool | None = None
+    """True if the model was cut off before the answer's end, and absent otherwise."""
 
 
 class DoneEvent(ChatResponse):
@@ -323,6 +337,7 @@ def as_done(reply: MessageBase | Row[Any]) -> DoneEvent:
         response=reply.content,
         session_id=reply.session_id,
         timestamp=reply.created_at,
+        truncated=reply.truncated or None,
         message_id=reply.id,
         sources=read_sources(reply.sources),
     )
@@ -366,6 +381,8 @@ class MessageItem(ApiModel):
     """The passages that the answer cites; absent on questions."""
     feedback: Feedback | None = None
     """What the reader thinks of the answer; absent on questions and on answers that have not been rated."""
+    truncated: bool | None = None
+    """True if the model was cut off before the answer's end, and absent otherwise."""
     answering: bool | None = None
     """True while the answer to the question is on its way, and absent otherwise."""
 

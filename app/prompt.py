@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
@@ -24,6 +25,34 @@ class PastTurn(NamedTuple):
     question: str
     excerpt: str | None
     answer: str
+
+
+class Background(NamedTuple):
+    """What a question is sent with, and can be sent without."""
+
+    history: Sequence[PastTurn] = ()
+    """The conversation so far, oldest turn first."""
+    passages: Sequence[Passage] = ()
+    """Passages of the book, best first."""
+
+    @property
+    def chars(self) -> int:
+        """How long all of it is."""
+        return sum(map(_chars, self.history)) + sum(map(_chars, self.passages))
+
+    def without(self, chars: float) -> "Background":
+        """Return it shorter by at least so many characters: the oldest turns go first, whole, and then the last passages."""
+        history, passages = deque(self.history), deque(self.passages)
+        while chars > 0 and (history or passages):
+            chars -= _chars(history.popleft() if history else passages.pop())
+        return Background(tuple(history), tuple(passages))
+
+
+def _chars(part: PastTurn | Passage) -> int:
+    if isinstance(part, Passage):
+        return len(part.text) + len(part.title)
+    # Of an older excerpt, the prompt has only the beginning.
+    return len(part.question) + len((part.excerpt or "")[:OLDER_EXCERPT_CHARS]) + len(part.answer)
 
 
 def assemble_prompt(  # noqa: PLR0913  # Each is a part of the prompt.

@@ -10,12 +10,13 @@ from sqlmodel import col
 from app.chat import Emit, Turn, ask_model, look_up, new_turn
 from app.conversations import find_conversation, replace_reply
 from app.dependencies import ReaderToken, RetrieverDep, StateRequest, TurnsDep, owner_of
-from app.errors import ERROR_RESPONSES, AnswerNotFoundError, SessionNotFoundError
+from app.errors import ERROR_RESPONSES, AnswerNotFoundError, ModelError, SessionNotFoundError
 from app.history import SessionId, find_session, parse_id
-from app.idempotency import take_over
+from app.idempotency import give_up, take_over
 from app.logs import keep_out_of_log
 from app.models import ChatRequest, ChatResponse, DoneEvent, Message, MessageBase, MessageRole, as_done
 from app.retrieval import Retriever
+from app.turns import deadline
 
 router = APIRouter(prefix="/chat/{session_id}/messages/{message_id}", tags=["chat"])
 
@@ -36,7 +37,8 @@ class Regeneration:
         turn, question = self.turn, self.question
         keep_out_of_log(question.content, question.selected_text)
         history_limit = 0 if question.selected_text else turn.settings.history_limit
-        async with look_up(turn.request, turn.retriever) as retrieval:
+        seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
+        async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
             conversation = await find_conversation(
                 turn.db, str(question.session_id), owner=turn.owner, history_limit=history_limit, before=question
             )
@@ -47,11 +49,15 @@ class Regeneration:
             await take_over(turn.db, question)
             if emit:
                 emit(question)
-            answer = await ask_model(
-                turn.request, conversation.history, retrieval, emit, model=turn.model, settings=turn.settings
-            )
-        until = conversation.last_message_at
-        return as_done(await replace_reply(turn.db, question, answer, until=until))
+            try:
+                answer = await ask_model(
+                    turn.request, conversation.history, retrieval, emit, model=turn.model, settings=turn.settings
+                )
+            except ModelError as error:
+                await give_up(turn.db, question, error)
+                raise
+            until = conversation.last_message_at
+            return as_done(await replace_reply(turn.db, question, answer, until=until))
 
 
 async def new_regeneration(
@@ -96,7 +102,7 @@ async def get_regeneration(
 RegenerationDep = Annotated[Regeneration, Depends(get_regeneration)]
 
 
-@router.post("/regenerate", responses=ERROR_RESPONSES)
+@router.post("/regenerate", responses=ERROR_RESPONSES, response_model_exclude_none=True)
 async def regenerate(regeneration: RegenerationDep, turns: TurnsDep) -> ChatResponse:
     """Answer a recorded question anew.
 

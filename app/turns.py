@@ -4,15 +4,15 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import OverloadedError, log
+from app.errors import DatabaseError, OverloadedError, log
 
 RETRY_AFTER_SECONDS = "1"
 CLEARING_UP_SECONDS = 2.0
@@ -51,6 +51,18 @@ class TurnMiddleware:
             # A turn's context holds this list, and the list holds the turn with its answer. Emptied, the list lets go of both at
             # once; otherwise they would stay in memory until the garbage collector looks for cycles.
             turns.clear()
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """Raise DatabaseError if the block takes longer: the model and the retriever have earlier deadlines of their own."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if limit.expired():
+            raise DatabaseError from error
+        raise
 
 
 def finish_with_request(task: asyncio.Task[Any]) -> None:

@@ -53,13 +53,13 @@ class Bench:
     async def service(self, *, workers: int = 1, **settings: str) -> AsyncIterator[Server]:
         """Serve the service."""
         settings = {"DATABASE_URL": self.database_url, **settings}
-        async with serving("app.main:app", self.model_url, workers=workers, **settings) as server:
+        async with serving("app", self.model_url, workers=workers, **settings) as server:
             yield server
 
     @asynccontextmanager
     async def floor(self) -> AsyncIterator[Server]:
         """Serve the floor."""
-        async with serving("benchmarks.floor:app", self.model_url) as server:
+        async with serving("benchmarks.floor", self.model_url) as server:
             yield server
 
     async def sessions(self, count: int, messages: int = 10) -> list[str]:

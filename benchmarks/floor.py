@@ -1,7 +1,9 @@
 """The floor: the least code that answers a question with the official SDK. It has no sessions and no database."""
 
+import os
 from collections.abc import AsyncIterator
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from openai import AsyncOpenAI
@@ -42,3 +44,7 @@ async def stream(question: Question) -> AsyncIterator[ServerSentEvent]:
     pieces = await client.chat.completions.create(model="gpt-6-luna", messages=_prompt(question), stream=True)
     async for piece in pieces:
         yield ServerSentEvent(event="delta", data={"text": piece.choices[0].delta.content or ""})
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ["PORT"]), access_log=False)

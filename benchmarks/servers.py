@@ -63,13 +63,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(application: str, model_url: str, *, workers: int = 1, **settings: str) -> AsyncIterator[Server]:
-    """Serve an application in production mode, and give the server after its first answer."""
+async def serving(module: str, model_url: str, *, workers: int = 1, **settings: str) -> AsyncIterator[Server]:
+    """Run a module that serves in production mode, and give the server after its first answer."""
     port = free_port()
-    environment = {"OPENAI_API_KEY": "sk-benchmark", "OPENAI_BASE_URL": model_url, **settings}
-    command = ("-m", "uvicorn", application, "--port", str(port), "--workers", str(workers), "--no-access-log")
+    address = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
+    environment = {"OPENAI_API_KEY": "sk-benchmark", "OPENAI_BASE_URL": model_url, **address, **settings}
     started = time.perf_counter()
-    with running(*command, environment=environment) as process:
+    with running("-m", module, environment=environment) as process:
         client = Client(port)
 
         async def first_answer() -> None:

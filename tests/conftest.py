@@ -1,4 +1,7 @@
-"""The service under test: the real application on a real socket, a real database behind it, a fake model on the wire."""
+"""The service under test: the real application on a real socket, a real database behind it, a fake model on the wire.
+
+Every test file imports this one, so what takes long to import is imported where it is used.
+"""
 
 import asyncio
 import io
@@ -12,34 +15,29 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-import trustme
-import uvicorn
-from alembic import command
-from alembic.config import Config
-from playwright.async_api import Page
 from sqlalchemy import and_, delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import aliased
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
-from starlette.types import ASGIApp
 
 from app import dsn
-from app.book.__main__ import main
 from app.config import Settings
-from app.connections import BoundedProtocol
-from app.dependencies import get_retriever
-from app.main import app
 from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
-from app.retrieval import Retriever
-from tests.browser import Browser, Visit, readers, running_chromium
 from tests.fake_openai import FakeOpenAI
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, postgres_server
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+    from starlette.types import ASGIApp
+
+    from app.retrieval import Retriever
+    from tests.browser import Browser, Visit
 
 ROOT = Path(__file__).parents[1]
 API_KEY = "sk-test-0123456789-secret"
@@ -122,6 +120,9 @@ def query(url: str, *statements: str) -> list[tuple[Any, ...]]:
 
 def migrate(url: str, revision: str = "head") -> None:
     """Run `alembic upgrade`, or `downgrade` for the revision `base`."""
+    from alembic import command
+    from alembic.config import Config
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
         config = Config(ROOT / "alembic.ini")
@@ -130,6 +131,9 @@ def migrate(url: str, revision: str = "head") -> None:
 
 def check(url: str) -> None:
     """Run `alembic check`, which raises where the models and the database differ."""
+    from alembic import command
+    from alembic.config import Config
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
         command.check(Config(ROOT / "alembic.ini"))
@@ -289,6 +293,8 @@ class Service:
 @pytest.fixture(scope="session")
 def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with one certificate: a service that trusts the usual hundred of them takes longer to start than all the rest."""
+    import trustme
+
     file = tmp_path_factory.mktemp("authority") / "ca.pem"
     trustme.CA().cert_pem.write_to_path(file)
     return file
@@ -336,14 +342,19 @@ async def eventually(condition: Callable[[], Awaitable[object]], seconds: float 
 
 
 @asynccontextmanager
-async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+async def running(application: "ASGIApp", listener: socket.socket) -> AsyncIterator[None]:
     """Serve the application on the socket.
 
     These are the parts of uvicorn's `serve`, without its timers: with them each test takes 0.2 seconds to stop.
     """
+    import uvicorn
+
+    from app.__main__ import KEEP_ALIVE_SECONDS
+    from app.connections import BoundedProtocol
+
     # asyncio does so itself, but only for listeners that it made.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(application, http=BoundedProtocol, log_config=None)
+    config = uvicorn.Config(application, http=BoundedProtocol, timeout_keep_alive=KEEP_ALIVE_SECONDS, log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -367,6 +378,8 @@ async def running(application: ASGIApp, listener: socket.socket) -> AsyncIterato
 @asynccontextmanager
 async def running_service() -> AsyncIterator[str]:
     """Serve the service on a free port; gives its address."""
+    from app.main import app
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with running(app, listener):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -375,9 +388,11 @@ async def running_service() -> AsyncIterator[str]:
 @pytest.fixture
 def plug_in(monkeypatch: pytest.MonkeyPatch) -> PlugIn:
     """Have the service use this retriever; given an exception, whoever asks for the retriever gets that."""
+    from app.dependencies import get_retriever
+    from app.main import app
 
-    def plug_in(retriever: Retriever | Exception) -> None:
-        async def get_other_retriever() -> Retriever:
+    def plug_in(retriever: "Retriever | Exception") -> None:
+        async def get_other_retriever() -> "Retriever":
             if isinstance(retriever, Exception):
                 raise retriever
             return retriever
@@ -393,6 +408,7 @@ def book_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
     Gives the exit status, and everything that was printed, errors first.
     """
+    from app.book.__main__ import main
 
     def run(*arguments: str | Path, **environment: str) -> tuple[int, str]:
         with monkeypatch.context() as patch:
@@ -416,18 +432,22 @@ async def service(serve: Serve) -> Service:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium() -> "Iterator[Browser]":
     """A browser, which is there for all tests."""
+    from tests.browser import running_chromium
+
     with running_chromium() as browser:
         yield browser
 
 
 @pytest.fixture
-async def visit(chromium: Browser) -> AsyncIterator[Visit]:
+async def visit(chromium: "Browser") -> "AsyncIterator[Visit]":
     """Open a page of a book with the service's widget, at the origin that may call the service."""
+    from tests.browser import readers
+
     async with readers(chromium) as open_page:
 
-        async def visit(service: Service | str, *, origin: str = ORIGIN, **how: Any) -> Page:
+        async def visit(service: Service | str, *, origin: str = ORIGIN, **how: Any) -> "Page":
             address = service if isinstance(service, str) else str(service.client.base_url).rstrip("/")
             return await open_page(address, origin=origin, **how)
 

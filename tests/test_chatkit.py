@@ -19,6 +19,7 @@ from app.retrieval import Passage, Query
 from tests import commands
 from tests.conftest import READERS_TOKEN, ROOT, STRANGERS_TOKEN, PlugIn, Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, cut_stream, failure, held, stream
+from tests.marks import on_one_database
 
 EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
 UNKNOWN = str(uuid.UUID(int=1))
@@ -749,6 +750,7 @@ async def test_a_retry_looks_up_the_question_with_the_one_before_it(widget: Widg
     ]
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -838,6 +840,7 @@ async def test_what_this_service_has_not_is_refused(widget: Widget, kind: str, p
     assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported")
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("kind", "params"),
     [

@@ -268,8 +268,9 @@ async def test_a_refused_client_that_never_stops_is_cut_off(monkeypatch: pytest.
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
         chunked(1),
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nxPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nxPOST / HTTP/1.1\r\nHost: x",
     ],
-    ids=["nothing", "headers", "body", "chunks", "second request"],
+    ids=["nothing", "headers", "body", "chunks", "second request", "headers of the second request"],
 )
 async def test_a_request_that_does_not_arrive_ends_its_connection(
     beginning: str, monkeypatch: pytest.MonkeyPatch
@@ -279,6 +280,16 @@ async def test_a_request_that_does_not_arrive_ends_its_connection(
         client = await connect()
         await client.send(beginning)
 
+        assert await client.is_ended()
+
+
+async def test_headers_without_an_end_are_refused() -> None:
+    async with serving(ECHO) as connect:
+        client = await connect()
+        await client.send("POST / HTTP/1.1\r\nHost: x\r\nX-Long: " + "x" * 16_384)
+
+        status, _ = await client.response()
+        assert status == 400
         assert await client.is_ended()
 
 

@@ -18,6 +18,7 @@ from tests.bodies import NOT_FOUND
 from tests.conftest import READERS_TOKEN, STRANGERS_TOKEN, PlugIn, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI, completion, failure, held
+from tests.marks import on_one_database
 
 UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "abc", "1", "%20", "null", "' OR 1=1 --", "a" * 1000, "%00"]
 
@@ -188,6 +189,7 @@ async def test_a_session_without_messages_is_an_empty_page(service: Service) -> 
     assert await page(service, session_id) == {"data": [], "has_more": False, "after": None}
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("query", "field", "reason"),
     [
@@ -233,6 +235,7 @@ async def test_a_place_in_another_session_shows_nothing_of_either(
     assert bodies == [{"data": [], "has_more": False, "after": after} for after in (*places, nowhere)]
 
 
+@on_one_database
 @pytest.mark.parametrize("session_id", UNKNOWN_IDS)
 async def test_an_unknown_conversation_is_not_found(
     service: Service, model_server: FakeOpenAI, session_id: str
@@ -337,6 +340,7 @@ async def test_a_key_does_not_open_another_readers_answer(
     assert (strange.status_code, strange.json()["error"]["code"]) == (409, "idempotency_conflict")
 
 
+@on_one_database
 @pytest.mark.parametrize("token", ["short", "x" * 129, "a-readers own-token-0001", "ä" * 16])
 async def test_a_malformed_token_is_refused(service: Service, token: str) -> None:
     for response in (
@@ -532,6 +536,7 @@ async def test_only_an_answer_of_the_readers_own_session_can_be_rated(service: S
     assert (await rate(service, theirs, answer_of_theirs.id)).status_code == 204
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("fields", "field", "reason"),
     [

@@ -60,6 +60,7 @@ async def test_the_key_may_have_the_quotes_of_a_structured_field(service: Servic
     assert len(model_server.requests) == 1
 
 
+@on_one_database
 @pytest.mark.parametrize("key", ["", "abc", "1234567890", '"', "a" * 1000])
 async def test_a_key_that_is_no_uuid_is_refused(service: Service, model_server: FakeOpenAI, key: str) -> None:
     response = await ask(service, key)

@@ -23,17 +23,23 @@ OPERATIONS = {
 }
 ERROR_BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 
-fuzzed = schemathesis.openapi.from_dict(
-    app.openapi(),
-    config=schemathesis.Config.from_dict(
-        {
-            "seed": 1,
-            "generation": {"mode": "all", "max-examples": 50, "deterministic": True},
-            # A schema cannot say that a blank message is refused, that a conversation is unknown, or a key used already.
-            "checks": {"positive_data_acceptance": {"expected-statuses": [200, 204, 400, 404, 409]}},
-        }
-    ),
-)
+
+def fuzzed(examples: int) -> schemathesis.BaseSchema:
+    """Return the document, from which so many requests are made for each operation."""
+    return schemathesis.openapi.from_dict(
+        app.openapi(),
+        config=schemathesis.Config.from_dict(
+            {
+                "seed": 1,
+                "generation": {"mode": "all", "max-examples": examples, "deterministic": True},
+                # A schema cannot say that a blank message is refused, that a conversation is unknown, or a key used already.
+                "checks": {"positive_data_acceptance": {"expected-statuses": [200, 204, 400, 404, 409]}},
+            }
+        ),
+    )
+
+
+few, many = fuzzed(12), fuzzed(100)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,12 @@ def test_the_document_is_served_for_people_to_read(address: str) -> None:
     assert "/openapi.json" in page.text
 
 
-@fuzzed.parametrize()
+@few.parametrize()
 def test_the_service_keeps_to_the_document(case: schemathesis.Case[Any], address: str) -> None:
+    case.call_and_validate(base_url=address)
+
+
+@pytest.mark.slow
+@many.parametrize()
+def test_the_service_keeps_to_the_document_whatever_it_is_sent(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(base_url=address)

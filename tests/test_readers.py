@@ -188,6 +188,7 @@ async def test_a_reader_deletes_all_conversations_and_nobody_elses(service: Serv
     assert (await service.client.delete("/chat", headers=of(MINE))).status_code == 204
 
 
+@on_one_database
 @pytest.mark.parametrize(("method", "path"), [("GET", "/chat"), ("GET", "/chat/export"), ("DELETE", "/chat")])
 @pytest.mark.parametrize("headers", [{}, of(""), of("short"), of("*" * 20)])
 async def test_without_a_token_there_are_no_own_conversations(

@@ -28,6 +28,8 @@ from tests.fake_openai import FakeOpenAI, completion, held, stall, stream
 from tests.patience import PATIENCE_SECONDS, stretched
 
 one_or_two_workers = pytest.mark.parametrize("workers", [1, 2])
+one_worker_or_slowly_two = pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+"""Two workers are three processes, each of which takes a second to start."""
 
 
 class Program:
@@ -203,7 +205,7 @@ async def test_turns_in_flight_end_properly_within_the_grace(
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-@one_or_two_workers
+@one_worker_or_slowly_two
 async def test_a_signal_to_every_process_cuts_nothing_short(
     start: Start, tables: Tables, model_server: FakeOpenAI, workers: int, first: signal.Signals
 ) -> None:
@@ -228,7 +230,7 @@ async def test_a_signal_to_every_process_cuts_nothing_short(
     assert [m.content for m in await tables.messages()] == ["Why?", answer.json()["response"]]
 
 
-@one_or_two_workers
+@one_worker_or_slowly_two
 async def test_what_outlasts_the_grace_ends_in_overloaded_and_can_be_asked_again(
     start: Start, tables: Tables, model_server: FakeOpenAI, postgres_url: str, workers: int
 ) -> None:
@@ -323,7 +325,7 @@ UNFINISHED = {
 }
 
 
-@one_or_two_workers
+@one_worker_or_slowly_two
 async def test_clients_that_never_finish_their_requests_do_not_hold_the_stop_up(start: Start, workers: int) -> None:
     program = await start(workers, SHUTDOWN_GRACE_SECONDS="1")
     url = httpx2.URL(program.url)
@@ -380,7 +382,7 @@ async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
         writer.close()
 
 
-@one_or_two_workers
+@one_worker_or_slowly_two
 async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
     start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
 ) -> None:

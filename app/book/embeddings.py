@@ -14,8 +14,8 @@ from openai import APIStatusError, AsyncOpenAI, OpenAIError
 
 from app.completions import provider_error
 from app.config import Settings
-from app.llm import endpoint, openai_client
 from app.models import EMBEDDING_DIMENSIONS
+from app.provider import endpoint, openai_client
 
 MOST_BYTES = 300_000
 """The most that one request embeds: OpenAI takes 300,000 tokens, and no token is shorter than a byte."""
