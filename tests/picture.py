@@ -77,7 +77,9 @@ async def open_it(page: Page) -> None:
 
 
 OPTIONS = [
-    Option("questions", "furo", 'data-title="Ask the robots" data-questions="What is a joint?|What keeps it up?"', open_it),
+    Option(
+        "questions", "furo", 'data-title="Ask the robots" data-questions="What is a joint?|What keeps it up?"', open_it
+    ),
     Option("position", "material", 'data-position="left"', lambda page: page.wait_for_timeout(500)),
     Option("selection", "pydata", "", select_text),
     Option("question", "vitepress", "", ask_for_the_reader, scheme="dark"),
@@ -91,7 +93,9 @@ async def take_options(service: Service, visit: Visit, scratch: Path) -> None:
         shutil.copytree(sites.built(option.site), folder)
         for file in folder.rglob("*.html"):
             html = file.read_text()
-            file.write_text(html.replace('src="http://widget.invalid', f'{option.attributes} src="http://widget.invalid'))
+            file.write_text(
+                html.replace('src="http://widget.invalid', f'{option.attributes} src="http://widget.invalid')
+            )
         page: Page = await visit(
             service, origin=ORIGIN, files=folder, color_scheme=option.scheme, viewport={"width": 1100, "height": 640}
         )
