@@ -4,10 +4,10 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Hashable, Sequence
 
-from app.models import DeltaEvent, DoneEvent, MessageBase, SourcesEvent
+from app.models import DeltaEvent, DoneEvent, FollowUpsEvent, MessageBase, SourcesEvent
 
-type TurnEvent = MessageBase | SourcesEvent | DeltaEvent
-"""What a turn under way tells: its recorded question, the sources that were found, each piece of the answer."""
+type TurnEvent = MessageBase | SourcesEvent | DeltaEvent | FollowUpsEvent
+"""What a turn under way tells: its recorded question, the sources that were found, each piece of the answer, what to ask next."""
 
 _BATCH = 64
 
@@ -44,6 +44,7 @@ class Broadcast:
         """How many follow it now."""
         self._question: MessageBase | None = None
         self._sources: SourcesEvent | None = None
+        self._follow_ups: FollowUpsEvent | None = None
         self._pieces: list[str] = []
         self._starts: list[int] = []
         """Where each piece begins in the text."""
@@ -62,6 +63,8 @@ class Broadcast:
                 self._sources = event
             case DeltaEvent():
                 self._add(event.text)
+            case FollowUpsEvent():
+                self._follow_ups = event
         self._news.set()
 
     def end(self, turn: asyncio.Task[DoneEvent]) -> None:
@@ -82,7 +85,8 @@ class Broadcast:
     async def follow(self) -> AsyncIterator[Sequence[TurnEvent | DoneEvent]]:
         """Yield all that was told since the last time; raises what the turn raised.
 
-        The question comes first, then the sources if there are any, the pieces of the answer, and last its end.
+        The question comes first, then the sources if there are any, the pieces of the answer, the follow-up questions if there are
+        any, and last its end.
         """
         self.followers += 1
         try:
@@ -110,7 +114,8 @@ class Broadcast:
             if events:
                 yield events
             elif self._turn:
-                yield [self._turn.result()]
+                done = self._turn.result()
+                yield [self._follow_ups, done] if self._follow_ups else [done]
                 return
             else:
                 self._news.clear()

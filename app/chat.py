@@ -34,6 +34,7 @@ from app.errors import (
     SessionNotFoundError,
     TurnInProgressError,
 )
+from app.followups import Telling
 from app.idempotency import claim_question, give_up, identity_of, mark_as_claimed, turn_ids
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
@@ -139,7 +140,8 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
     DatabaseError, either may be missing. No connection is held while the model thinks. With an idempotency key, a recorded
     answer is returned as it is; IdempotencyConflictError and TurnInProgressError say why there is none to return.
     """
-    keep_out_of_log(turn.request.message, turn.request.selected_text, turn.request.page_url)
+    request = turn.request
+    keep_out_of_log(request.message, request.selected_text, request.page_url, request.reader_note)
     ids = turn_ids(turn.request, turn.owner, turn.idempotency_key)
     seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
     async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
@@ -176,7 +178,7 @@ def look_up(request: ChatRequest, retriever: Retriever) -> Retrieval:
     """Return the look-up of passages for the question; a question about an excerpt gets none."""
     if request.selected_text:
         retriever = retrieve_nothing
-    return Retrieval(retriever, request.message, page_url=request.page_url)
+    return Retrieval(retriever, request.message, page_url=request.page_url, scope=request.scope)
 
 
 async def _answer(
@@ -222,9 +224,10 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
 
     Raises ModelError; an answer that is nothing but markers of passages that do not exist is none.
     """
-    passages = await retrieval.passages()
+    found = await retrieval.findings()
     sources = [
-        Source(number=number, title=passage.title, url=passage.source) for number, passage in enumerate(passages, 1)
+        Source(number=number, title=passage.title, url=passage.source)
+        for number, passage in enumerate(found.passages, 1)
     ]
     if sources and emit:
         emit(SourcesEvent(sources=sources))
@@ -235,13 +238,15 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
             book_title=settings.book_title,
             instructions=settings.assistant_instructions,
             excerpt=request.selected_text,
-            passages=background.passages,
+            found=found.with_only(background.passages),
             history=background.history,
+            reader_note=request.reader_note,
+            follow_ups=request.follow_ups and emit is not None,
         )
 
-    background = Background(history, passages)
-    completion = await model.answer(compose, background, emit and (lambda piece: emit(DeltaEvent(text=piece))))
-    text, cited = cite(completion.text, completion.passages)
+    telling = Telling(emit, has_follow_ups=request.follow_ups)
+    completion = await model.answer(compose, Background(history, found.passages), emit and telling.add)
+    text, cited = cite(telling.end(completion.text), completion.passages)
     if not text.strip():
         raise ModelError(usage=completion.usage)
     return Answer(text, [sources[number - 1] for number in cited], completion)

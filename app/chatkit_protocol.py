@@ -74,6 +74,7 @@ from app.models import (
     ChatSession,
     DeltaEvent,
     DoneEvent,
+    FollowUpsEvent,
     MessageBase,
     MessageRole,
     Order,
@@ -260,6 +261,12 @@ def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequ
         raise _invalid(error) from None
 
 
+class _AnswerItem(AssistantMessageItem):
+    """An answer, which can have been cut off; the widget passes over what it does not know."""
+
+    truncated: bool | None = None
+
+
 class _Shown(IntEnum):
     """What of a turn is new to the widget; each includes those before."""
 
@@ -273,15 +280,15 @@ class _TurnView:
 
     def __init__(self, shown: _Shown) -> None:
         self._shown = shown
-        self._answer = AssistantMessageItem(id="", thread_id="", created_at=utc_now(), content=[])
+        self._answer = _AnswerItem(id="", thread_id="", created_at=utc_now(), content=[])
 
     def events(self, told: TurnEvent | DoneEvent) -> Iterator[ThreadStreamEvent]:
         """Yield the widget's events for what the turn has told."""
         match told:
             case MessageBase():
                 yield from self._begin(told)
-            case SourcesEvent():
-                pass  # Which of them the answer cites, its end says.
+            case SourcesEvent() | FollowUpsEvent():
+                pass  # Which sources the answer cites, its end says; and nobody asks for follow-up questions.
             case DeltaEvent():
                 yield self._updated(AssistantMessageContentPartTextDelta(content_index=0, delta=told.text))
             case DoneEvent():
@@ -311,6 +318,7 @@ class _TurnView:
                 )
             )
         self._answer.content, self._answer.created_at = [content], done.timestamp
+        self._answer.truncated = done.truncated
         yield self._updated(AssistantMessageContentPartDone(content_index=0, content=content))
         yield ThreadItemDoneEvent(item=self._answer)
 
@@ -369,7 +377,8 @@ def _item(message: MessageBase | Row[Any]) -> UserMessageItem | AssistantMessage
         return UserMessageItem(
             **where, content=[text], quoted_text=message.selected_text, inference_options=InferenceOptions()
         )
-    return AssistantMessageItem(**where, content=[_answer_content(message.content, read_sources(message.sources))])
+    content = _answer_content(message.content, read_sources(message.sources))
+    return _AnswerItem(**where, content=[content], truncated=message.truncated or None)
 
 
 def _answer_content(text: str, sources: Sequence[Source]) -> AssistantMessageContent:
@@ -409,7 +418,7 @@ def _cursor(after: str | None) -> uuid.UUID | None:
 
 
 def _json(model: BaseModel) -> str:
-    return model.model_dump_json(by_alias=True, exclude_none=True)
+    return model.model_dump_json(by_alias=True, exclude_none=True, serialize_as_any=True)
 
 
 def _is_json(request: StateRequest) -> bool:

@@ -16,12 +16,20 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import httpx2
-from openai import APIStatusError, AsyncStream, OpenAIError
+from openai import APIConnectionError, APIStatusError, AsyncStream, OpenAIError
 from opentelemetry.trace import SpanKind, StatusCode, get_tracer
 
 from app.completions import CompletionReader
 from app.config import Settings
-from app.failures import LONGEST_RETRY_WAIT_SECONDS, Failure, failure_of_answer, failure_of_call, failure_of_response
+from app.errors import ModelTimeoutError
+from app.failures import (
+    LONGEST_RETRY_WAIT_SECONDS,
+    Failure,
+    failure_of_answer,
+    failure_of_call,
+    failure_of_response,
+    is_timeout,
+)
 from app.logs import Untrusted, keep_out_of_log, milliseconds
 from app.prompt import Background, PromptMessage
 from app.provider import endpoint, openai_client
@@ -128,12 +136,17 @@ class LanguageModel:
                 background = _shorter(background, prompt, failure, is_last=shortenings == MOST_SHORTENINGS)
                 continue
             wait = _seconds_before_retry(failure, retries)
-            may_retry = failure.may_pass and not attempt.is_shown and retries < self._settings.openai_max_retries
-            if not may_retry or wait is None or _now() + wait >= deadline:
+            is_last = retries == self._settings.openai_max_retries
+            if attempt.is_shown or not failure.may_pass or is_last or wait is None:
+                _tell_operator(failure)
                 failure.error.usage = usage
                 raise failure.error from failure.cause
             retries += 1
-            await asyncio.sleep(wait)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.sleep(wait)
+            except TimeoutError as error:
+                raise ModelTimeoutError(usage=usage) from error
 
     def _pay(self, attempt: "_Attempt", prompt: Sequence[PromptMessage]) -> None:
         counts = [attempt.reader.usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
@@ -192,9 +205,11 @@ class LanguageModel:
         finally:
             if response is not None:
                 await response.aclose()
-        pieces = reader.close()
-        if cause and not reader.is_finished:
-            raise cause
+        is_known, pieces = reader.is_finished, reader.close()
+        if cause and not (is_known or reader.outcome == "ok"):
+            if response is None or is_timeout(cause):
+                raise cause
+            raise APIConnectionError(request=response.request) from cause
         attempt.failure = failure_of_answer(reader, attempt.headers)
         if attempt.failure and attempt.failure.is_too_long and reader.text.strip():
             reader.is_cut_off, attempt.failure = True, None  # The context was full in the middle of the answer.
@@ -257,13 +272,12 @@ class LanguageModel:
             said = failure and failure.said
             fields = {
                 "model": self.name,
-                "response_model": reader.model and Untrusted(reader.model),
+                "response_model": Untrusted(reader.model) if reader.model not in {None, self.name} else None,
                 "service_tier": reader.service_tier and Untrusted(reader.service_tier),
                 "messages": len(prompt),
-                "attempt": number,
+                "attempt": number if number > 1 else None,
                 "duration_ms": milliseconds(time.perf_counter() - started),
                 "status": status,
-                "setting": failure and failure.setting,
                 "finish_reason": reader.finish_reason and Untrusted(reader.finish_reason),
                 "truncated": reader.is_truncated or None,
                 "provider_code": said and said.code and Untrusted(said.code),
@@ -317,6 +331,14 @@ async def _in_fair_shares(response: httpx2.Response) -> AsyncIterator[bytes]:
             yield data[start : start + FAIR_SHARE_BYTES]
             if len(data) > FAIR_SHARE_BYTES:
                 await asyncio.sleep(0)
+
+
+def _tell_operator(failure: Failure) -> None:
+    """Name the setting that is wrong, if it is one: no reader can do anything about that."""
+    if failure.setting:
+        said = failure.said and failure.said.message and Untrusted(failure.said.message)
+        fields = {"setting": failure.setting, "status": failure.status, "provider_message": said}
+        logger.error("openai.misconfigured", extra={"fields": fields})
 
 
 def _shorter(background: Background, prompt: Sequence[PromptMessage], failure: Failure, *, is_last: bool) -> Background:

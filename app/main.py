@@ -72,9 +72,11 @@ def open_retriever(settings: Settings, database: Database) -> AbstractAsyncConte
     """Return what looks up passages for a question, inside its `async with` block: the place to plug in another retriever."""
     if find_spec("app.book") is None:  # The folder can be taken away.
         return nullcontext(retrieve_nothing)
+    from app.book.sample import SampleSearch  # noqa: PLC0415
     from app.book.search import BookSearch  # noqa: PLC0415
 
-    return BookSearch(settings, database)
+    is_default = settings.development and settings.database_url is None
+    return (SampleSearch if is_default else BookSearch)(settings, database)
 
 
 def _warn_of_gaps(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, TypedDict, override
 
 from pgvector.sqlalchemy import VECTOR
-from pydantic import AfterValidator, HttpUrl, TypeAdapter, ValidationError
+from pydantic import AfterValidator, HttpUrl, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -203,10 +203,52 @@ class TokenUsage(SQLModel, table=True):
     tokens: int = Field(sa_type=BigInteger)
 
 
+class StoredBook(SQLModel, table=True):
+    """A book in the database: what was read in under one address, and how much of it there is."""
+
+    __tablename__ = "books"
+
+    id: uuid.UUID = Field(primary_key=True)
+    """It follows from the address."""
+    address: str = Field(sa_type=Text, unique=True)
+    """The address that the book's pages begin with; ends in a slash."""
+    title: str | None = Field(default=None, sa_type=Text)
+    """What it is called; without a title, as `BOOK_TITLE` says."""
+    locale: str | None = Field(default=None, sa_type=Text)
+    """Its language."""
+    pages: int
+    chunks: int
+    words: int
+    """How many words its chunks have, on PostgreSQL; the full-text search of SQLite counts for itself."""
+    embeddings: list[dict[str, Any]] = Field(sa_type=JSON)
+    """How many chunks have an embedding, as `{model, dimensions, chunks}` for each model."""
+    read_at: datetime
+    """When it was last read in."""
+
+
+class StoredPage(SQLModel, table=True):
+    """A page of a book, as the table of contents needs it."""
+
+    __tablename__ = "book_pages"
+
+    book_id: uuid.UUID = Field(primary_key=True, foreign_key="books.id", ondelete="CASCADE")
+    page: str = Field(sa_type=Text, primary_key=True)
+    """Its address, as addresses are compared."""
+    number: int
+    """Its place in the book, from 0."""
+    address: str = Field(sa_type=Text)
+    title: str = Field(sa_type=Text)
+    part: str | None = Field(default=None, sa_type=Text)
+    """The title of the part of the book that it belongs to; None if it is a part by itself."""
+    headings: list[str] = Field(sa_type=JSON)
+    """The paths of the headings below its title, in their order."""
+
+
 class Document(SQLModel, table=True):
-    """A chunk of the book with its embedding, for a retriever to search."""
+    """A chunk of a book with its embedding, for a retriever to search."""
 
     __tablename__ = "documents"
+    __table_args__ = (Index("ix_documents_book_id_page", "book_id", "page"),)
 
     id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
     source: str = Field(sa_type=Text)
@@ -222,6 +264,10 @@ class Document(SQLModel, table=True):
     """Its meaning; a model's vector of fewer dimensions is followed by zeros."""
     meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     created_at: datetime = Field(default_factory=utc_now)
+    book_id: uuid.UUID | None = Field(default=None, foreign_key="books.id", ondelete="CASCADE")
+    """The book that it is of; a chunk without one is not searched."""
+    page: str | None = Field(default=None, sa_type=Text)
+    """The address of its page, as addresses are compared."""
 
 
 class PaidEmbedding(SQLModel, table=True):
@@ -292,6 +338,18 @@ def _web_address(text: str | None) -> str | None:
     return text
 
 
+_LONGEST_NOTE = 500
+
+
+def _note(text: str) -> str:
+    if len(text) > _LONGEST_NOTE:
+        raise ValueError(f"must not be longer than {_LONGEST_NOTE} characters")
+    return storable(text)
+
+
+type Scope = Literal["book", "page"]
+
+
 class ChatRequest(ApiModel):
     """A reader's question."""
 
@@ -308,7 +366,28 @@ class ChatRequest(ApiModel):
     page_url: Annotated[
         Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank), AfterValidator(_web_address)
     ] = Field(default=None, schema_extra={"examples": [None]})
-    """The absolute address of the page that the reader is on, of at most 2,000 characters. Blank counts as absent."""
+    """The absolute address of the page that the reader is on, of at most 2,000 characters. Blank counts as absent.
+
+    The answer comes from the book that the page belongs to.
+    """
+    scope: Scope = Field(default="book", schema_extra={"examples": ["book"]})
+    """`page`: the question is about the page at `page_url`, which is then required, and the answer comes from it alone."""
+    reader_note: Annotated[Annotated[str, AfterValidator(_note)] | None, AfterValidator(_absent_if_blank)] = Field(
+        default=None, schema_extra={"examples": [None]}
+    )
+    """What the reader says of themselves, such as their language and level, in at most 500 characters. It is not stored.
+
+    Blank counts as absent.
+    """
+    follow_ups: bool = Field(default=False, schema_extra={"examples": [False]})
+    """Whether a stream is to end with questions that the reader may ask next."""
+
+    @field_validator("scope")
+    @classmethod
+    def _page_is_named(cls, scope: Scope, info: ValidationInfo) -> Scope:
+        if scope == "page" and info.data.get("page_url", "wrong") is None:
+            raise ValueError("needs a page_url")
+        return scope
 
 
 class ChatResponse(ApiModel):
@@ -359,6 +438,12 @@ class SourcesEvent(ApiModel):
     """The passages that were found, of which the answer may cite some."""
 
     sources: list[Source]
+
+
+class FollowUpsEvent(ApiModel):
+    """Questions that the reader may ask next."""
+
+    questions: list[str]
 
 
 class Feedback(ApiModel):

@@ -1,8 +1,8 @@
 """The offline stand-in for the model, for development without an API key: it only quotes, and says so.
 
 It is a transport under the real client, so requests, parsing and streaming are the SDK's own. It knows nothing: an answer
-consists of those sentences from the excerpt or the passages in the prompt that fit the question best. Those from passages come
-with their numbers.
+consists of those sentences from the excerpt or the passages in the prompt that fit the question best, or of the first ones if the
+question names no subject. Those from passages come with their numbers.
 """
 
 import json
@@ -12,19 +12,23 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, override
 
 import httpx2
 
 from app.citations import without_markers
+from app.intent import subject_of
 
 PREFACE = "[Offline stand-in, not a language model]"
 
 _FENCED = re.compile(
-    r'<(?P<tag>(?:excerpt|passage)-\w+)(?: number="(?P<number>\d+)")?[^>]*>\n(?P<text>.*?)\n</(?P=tag)>\n\n', re.DOTALL
+    r'<(?P<tag>(?P<kind>excerpt|passage|page|reader)-\w+)(?: number="(?P<number>\d+)")?[^>]*>\n(?P<text>.*?)\n</(?P=tag)>\n\n',
+    re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?。؟\u06d4])\s+|\n\s*\n")
 _MOST_SENTENCES = 3
+_MOST_FIRST_SENTENCES = 5
 _SHORTEST_WORD = 3
 
 
@@ -72,28 +76,37 @@ def _events(model: str, answer: str) -> Iterator[bytes]:
 
 def _answer(messages: Sequence[dict[str, str]]) -> str:
     *earlier, last = messages
-    sentences, question = _quoted(last["content"])
-    if sentences is None:
+    texts, question = _quoted(last["content"])
+    if not texts:
         count = sum(message["role"] != "system" for message in earlier)
         return (
             f"{PREFACE} There is no text to quote from. Select some text of the book and ask about it, or set "
             f"OPENAI_API_KEY to get real answers. The question came with {count} earlier "
             f"message{'' if count == 1 else 's'} of this conversation."
         )
-    best = _best_sentences(question, sentences)
+    if not subject_of(question) and (first := _first_sentences(texts)):
+        return f"{PREFACE} The text begins: {' '.join(first)}"
+    best = _best_sentences(question, [*chain.from_iterable(texts)])
     if not best:
         return f"{PREFACE} The text does not say: none of its sentences shares a word with the question."
     return f"{PREFACE} The closest sentences of the text: {' '.join(best)}"
 
 
-def _quoted(content: str) -> tuple[list[str] | None, str]:
-    """Return the sentences of the fenced texts at the beginning of a message, None without a text, and the question after them."""
-    sentences: list[str] | None = None
+def _quoted(content: str) -> tuple[list[list[str]], str]:
+    """Return the sentences of each fenced text at the beginning of a message, and the question after them."""
+    texts: list[list[str]] = []
     end = 0
     while match := _FENCED.match(content, end):
-        sentences = [*(sentences or ()), *_sentences(match["text"], match["number"])]
+        if match["kind"] in {"excerpt", "passage"}:
+            texts.append([*_sentences(match["text"], match["number"])])
         end = match.end()
-    return sentences, content[end:]
+    return texts, content[end:]
+
+
+def _first_sentences(texts: Sequence[Sequence[str]]) -> list[str]:
+    """Return the first sentences of each text: the more texts, the fewer of each."""
+    of_each = max(1, _MOST_FIRST_SENTENCES // max(1, len(texts)))
+    return [sentence for sentences in texts for sentence in sentences[:of_each]][:_MOST_FIRST_SENTENCES]
 
 
 def _sentences(text: str, number: str | None) -> Iterator[str]:

@@ -16,7 +16,7 @@ from app.chat import Emit, TurnDep, take_turn
 from app.dependencies import StateRequest, TurnsDep
 from app.errors import ERROR_RESPONSES, OverloadedError, TurnInProgressError, log, render
 from app.logs import current_request
-from app.models import ApiModel, DeltaEvent, DoneEvent, MessageBase, SessionEvent, SourcesEvent
+from app.models import ApiModel, DeltaEvent, DoneEvent, FollowUpsEvent, MessageBase, SessionEvent, SourcesEvent
 from app.regeneration import RegenerationDep
 from app.turns import Turns
 
@@ -37,7 +37,7 @@ _HEADERS = {
 _EVENT_SCHEMA = {
     "type": "object",
     "properties": {
-        "event": {"enum": ["session", "sources", "delta", "done", "error"]},
+        "event": {"enum": ["session", "sources", "delta", "follow_ups", "done", "error"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
     "required": ["event", "data"],
@@ -137,7 +137,8 @@ async def chat_stream(request: StateRequest, turn: TurnDep, turns: TurnsDep) -> 
     """Answer like `POST /chat`, piece by piece, as server-sent events.
 
     First `session` with `{session_id}`, then `sources` with `{sources: [{number, title, url}]}` if passages of the book were
-    found, then `delta` with `{text}` as often as it takes, then either `done` or `error` with the error body. `done` has what
+    found, then `delta` with `{text}` as often as it takes, then `follow_ups` with `{questions}` if they are asked for and the model
+    gave some, then either `done` or `error` with the error body. `done` has what
     `POST /chat` returns, the answer's `message_id`, and the `sources` that it cites. The answer is finished and recorded even
     if nobody reads it. Whoever repeats the request with its `Idempotency-Key` meanwhile gets the same events, from the first.
     """
@@ -211,6 +212,8 @@ def _frame_of(event: TurnEvent | DoneEvent) -> bytes:
             return _frame("sources", event)
         case DeltaEvent():
             return _frame("delta", event)
+        case FollowUpsEvent():
+            return _frame("follow_ups", event)
         case DoneEvent():
             return _frame("done", event)
 

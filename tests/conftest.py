@@ -59,11 +59,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
     There are two processes more than cores, since some tests do nothing but wait.
     """
+    if config.invocation_params.args:
+        return
+    config.option.markexpr = config.option.markexpr or "not slow"
     is_worker = hasattr(config, "workerinput")
-    if not (config.invocation_params.args or config.option.numprocesses or is_worker):
+    if not (config.option.numprocesses or is_worker):
         config.option.numprocesses = (os.cpu_count() or 1) + 2
         config.option.dist = "worksteal"
-        config.option.markexpr = "not slow"
         # Each process would compile every module again.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

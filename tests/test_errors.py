@@ -493,18 +493,30 @@ async def test_a_failure_in_passing_is_retried_and_one_reply_is_stored(serve: Se
 
 
 @on_one_database
-@pytest.mark.parametrize("retry_after", ["7", "Wed, 21 Oct 2065 07:28:00 GMT"])
-async def test_a_long_retry_after_is_passed_on_and_not_waited_for(
-    serve: Serve, model_server: FakeOpenAI, retry_after: str
+@pytest.mark.parametrize(
+    ("asked", "told"), [("7", "7"), ("7.2", "8"), ("Wed, 21 Oct 2065 07:28:00 GMT", IsStr(regex=r"\d{9,10}"))]
+)
+async def test_a_long_retry_after_is_told_in_seconds_and_not_waited_for(
+    serve: Serve, model_server: FakeOpenAI, asked: str, told: str
 ) -> None:
     service = await serve(OPENAI_MAX_RETRIES="2")
-    model_server.enqueue(failure(429, **{"retry-after": retry_after}))
+    model_server.enqueue(failure(429, **{"retry-after": asked}))
 
     response = await service.chat()
 
     assert response.json() == error_body(response, "openai_rate_limited")
-    assert response.headers["Retry-After"] == retry_after
+    assert response.headers["Retry-After"] == told
     assert len(model_server.requests) == 1
+
+
+@on_one_database
+@pytest.mark.parametrize("asked", ["-1", "0", "0.0", "soon", "nan", "1e400", "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_retry_after_that_cannot_be_meant_is_not_told(
+    service: Service, model_server: FakeOpenAI, asked: str
+) -> None:
+    model_server.enqueue(failure(503, **{"retry-after": asked}))
+
+    assert "Retry-After" not in (await service.chat()).headers
 
 
 @on_one_database

@@ -1,8 +1,10 @@
 """The migrations: on empty databases of both kinds, by the command line and by the service itself."""
 
 import asyncio
+import json
 import sqlite3
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,16 @@ from tests.conftest import ROOT, CreateDatabase, Serve, check, migrate, query
 from tests.pooler import TcpProxy
 from tests.postgres import PostgresServer
 
-TABLES = {"chat_sessions", "messages", "documents", "document_words", "embeddings", "token_usage"}
+TABLES = {
+    "chat_sessions",
+    "messages",
+    "documents",
+    "document_words",
+    "books",
+    "book_pages",
+    "embeddings",
+    "token_usage",
+}
 
 
 def tables(url: str) -> set[str]:
@@ -139,6 +150,22 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
     )
 
     assert [row[0] for row in columns] == [
+        "book_pages.book_id uuid",
+        "book_pages.page text",
+        "book_pages.number integer",
+        "book_pages.address text",
+        "book_pages.title text",
+        "book_pages.part text null",
+        "book_pages.headings json",
+        "books.id uuid",
+        "books.address text",
+        "books.title text null",
+        "books.locale text null",
+        "books.pages integer",
+        "books.chunks integer",
+        "books.words integer",
+        "books.embeddings json",
+        "books.read_at timestamp with time zone",
         "chat_sessions.id uuid",
         "chat_sessions.created_at timestamp with time zone",
         "chat_sessions.updated_at timestamp with time zone",
@@ -147,6 +174,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "document_words.id uuid",
         "document_words.words tsvector",
         "document_words.length integer",
+        "document_words.book_id uuid null",
         "documents.id uuid",
         "documents.source text",
         "documents.title text",
@@ -155,6 +183,8 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "documents.embedding vector(1536) null",
         "documents.metadata json",
         "documents.created_at timestamp with time zone",
+        "documents.book_id uuid null",
+        "documents.page text null",
         "embeddings.digest text",
         "embeddings.model text",
         "embeddings.embedding bytea",
@@ -176,6 +206,10 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.duration_ms integer null",
         "messages.retrieved integer null",
         "messages.cited integer null",
+        "messages.truncated boolean null",
+        "messages.service_tier text null",
+        "messages.cached_tokens integer null",
+        "messages.reasoning_tokens integer null",
         "token_usage.day date",
         "token_usage.process uuid",
         "token_usage.tokens bigint",
@@ -194,9 +228,13 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     )
     assert [row[0] for row in keys] == [
         "book_chat_alembic_version: PRIMARY KEY (version_num)",
+        "book_pages: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
+        "book_pages: PRIMARY KEY (book_id, page)",
+        "books: PRIMARY KEY (id)",
         "chat_sessions: PRIMARY KEY (id)",
         "document_words: FOREIGN KEY (id) REFERENCES documents(id) ON DELETE CASCADE",
         "document_words: PRIMARY KEY (id)",
+        "documents: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
         "documents: PRIMARY KEY (id)",
         "embeddings: PRIMARY KEY (digest, model)",
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
@@ -207,7 +245,9 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
         "public.chat_sessions USING btree (owner, created_at, id)",
+        "public.document_words USING btree (book_id)",
         "public.document_words USING gin (words)",
+        "public.documents USING btree (book_id, page)",
         "public.messages USING btree (created_at, id) WHERE (role = 'user'::message_role_enum)",
         "public.messages USING btree (reply_to)",
         "public.messages USING btree (session_id, created_at, id)",
@@ -228,6 +268,22 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         """,
     )
     assert [row[0] for row in columns] == [
+        "book_pages.book_id CHAR(32)",
+        "book_pages.page TEXT",
+        "book_pages.number INTEGER",
+        "book_pages.address TEXT",
+        "book_pages.title TEXT",
+        "book_pages.part TEXT null",
+        "book_pages.headings JSON",
+        "books.id CHAR(32)",
+        "books.address TEXT",
+        "books.title TEXT null",
+        "books.locale TEXT null",
+        "books.pages INTEGER",
+        "books.chunks INTEGER",
+        "books.words INTEGER",
+        "books.embeddings JSON",
+        "books.read_at DATETIME",
         "chat_sessions.id CHAR(32)",
         "chat_sessions.created_at DATETIME",
         "chat_sessions.updated_at DATETIME",
@@ -241,6 +297,8 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "documents.embedding BLOB null",
         "documents.metadata JSON",
         "documents.created_at DATETIME",
+        "documents.book_id CHAR(32) null",
+        "documents.page TEXT null",
         "embeddings.digest TEXT",
         "embeddings.model TEXT",
         "embeddings.embedding BLOB",
@@ -262,6 +320,10 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.duration_ms INTEGER null",
         "messages.retrieved INTEGER null",
         "messages.cited INTEGER null",
+        "messages.truncated BOOLEAN null",
+        "messages.service_tier TEXT null",
+        "messages.cached_tokens INTEGER null",
+        "messages.reasoning_tokens INTEGER null",
         "token_usage.day DATE",
         "token_usage.process CHAR(32)",
         "token_usage.tokens BIGINT",
@@ -273,6 +335,61 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
     ]
     index = "SELECT name FROM pragma_index_info('ix_messages_session_id_created_at_id') ORDER BY seqno"
     assert query(sqlite, index) == [("session_id",), ("created_at",), ("id",)]
+
+
+BOOKS = {
+    "https://book.example.org/docs/": ("en", ["intro", "legs/", "legs/knee", "legs/knee", "arms/hand"]),
+    "https://book.example.org/docs/1.0/": ("ur", ["%DA%86%D9%84%D9%86%D8%A7"]),
+}
+"""Each book's language, and the page of each of its chunks."""
+
+
+def test_books_that_were_read_in_before_there_were_rows_for_them_get_theirs(url: str) -> None:
+    migrate(url, "0009")
+    is_sqlite = dsn.parse(url).sqlite
+    for address, (locale, pages) in BOOKS.items():
+        for number, page in enumerate(pages):
+            meta = json.dumps(
+                {"book": address, "page": address + page, "locale": locale, "model": "m", "dimensions": 2}
+            )
+            heading = f" \u203a Part {number}" if number else ""
+            key = uuid.uuid4()
+            embedding = "x'00'" if is_sqlite else "array_fill(1, ARRAY[1536])::vector"
+            query(
+                url,
+                f"INSERT INTO documents VALUES ('{key.hex if is_sqlite else key}', '{address}{page}#{number}', "
+                f"'{page.title()}{heading}', {number}, 'Text.', {embedding if number else 'NULL'}, '{meta}', "
+                f"'2026-01-0{number + 1} 00:00:00')",
+            )
+            if not is_sqlite:
+                query(url, f"INSERT INTO document_words VALUES ('{key}', 'two:1 words:2', 2)")
+    by_hand = f"'{uuid.UUID(int=1).hex}', 'book.md', 'by hand', 0, 'A robot.', NULL, '{{}}', '2026-01-01 00:00:00'"
+    query(url, f"INSERT INTO documents VALUES ({by_hand})")
+
+    migrate(url)
+
+    books = query(url, "SELECT address, title, locale, pages, chunks, words FROM books ORDER BY address")
+    words = 0 if is_sqlite else 2
+    assert books == [
+        ("https://book.example.org/docs/", None, "en", 4, 5, 5 * words),
+        ("https://book.example.org/docs/1.0/", None, "ur", 1, 1, words),
+    ]
+    assert query(url, "SELECT number, page, title, part FROM book_pages ORDER BY page, number") == [
+        (0, "book.example.org/docs/1.0/\u0686\u0644\u0646\u0627", "%Da%86%D9%84%D9%86%D8%A7", None),
+        (3, "book.example.org/docs/arms/hand", "Arms/Hand", "Arms"),
+        (0, "book.example.org/docs/intro", "Intro", None),
+        (1, "book.example.org/docs/legs", "Legs/", "Legs/"),
+        (2, "book.example.org/docs/legs/knee", "Legs/Knee", "Legs/"),
+    ]
+    marked = "SELECT count(*) FROM documents JOIN book_pages USING (book_id, page)"
+    assert query(url, marked, "SELECT count(*) FROM documents WHERE book_id IS NULL") == [(1,)]
+    assert query(url, marked) == [(6,)]
+    assert query(url, "SELECT CAST(embeddings AS text) FROM books ORDER BY address") == [
+        ('[{"model": "m", "dimensions": 2, "chunks": 4}]',),
+        ("[]",),
+    ]
+    headings = "SELECT CAST(headings AS text) FROM book_pages WHERE title = 'Legs/Knee'"
+    assert query(url, headings) == [('["Part 2", "Part 3"]',)]
 
 
 def test_an_embedding_can_be_stored_and_searched(postgresql: str) -> None:

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
 from app.offline import PREFACE, OfflineTransport
 from app.prompt import assemble_prompt
-from app.retrieval import Passage, Query
+from app.retrieval import Findings, Passage, Query
 from tests.conftest import PlugIn, Serve, Service
 from tests.events import all_events
 
@@ -203,7 +203,7 @@ walk without an end
 async def test_the_markdown_of_a_passage_does_not_get_into_its_sentences(question: str, sentence: str) -> None:
     passage = Passage(text=MARKDOWN, source="https://book.example.org/walking", title="Walking")
 
-    reply = await complete(assemble_prompt(question, book_title="Robots", passages=[passage]))
+    reply = await complete(assemble_prompt(question, book_title="Robots", found=Findings([passage])))
 
     assert reply == f"{QUOTATION}{sentence} [1]"
 
@@ -212,7 +212,7 @@ async def test_the_markdown_of_a_passage_does_not_get_into_its_sentences(questio
 async def test_headings_code_and_comments_are_not_quoted(question: str) -> None:
     passage = Passage(text=MARKDOWN, source="https://book.example.org/walking", title="Walking")
 
-    assert await complete(assemble_prompt(question, book_title="Robots", passages=[passage])) == SILENCE
+    assert await complete(assemble_prompt(question, book_title="Robots", found=Findings([passage]))) == SILENCE
 
 
 async def test_an_excerpt_is_quoted_as_it_is_and_without_a_number() -> None:
@@ -261,6 +261,6 @@ async def test_whatever_is_asked_of_whatever_text_it_only_quotes(question: str, 
 async def test_of_whatever_passage_every_sentence_has_its_number(question: str, text: str) -> None:
     passage = Passage(text=text, source="https://book.example.org", title="A title")
 
-    reply = await complete(assemble_prompt(question, book_title="Robots", passages=[passage]))
+    reply = await complete(assemble_prompt(question, book_title="Robots", found=Findings([passage])))
 
     assert reply == SILENCE or re.fullmatch(r"(?s).+ \[1\]", reply.removeprefix(QUOTATION))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.prompt import OLDER_EXCERPT_CHARS, PastTurn, assemble_prompt, fenced
-from app.retrieval import Passage
+from app.retrieval import Findings, Passage
 from tests.fake_openai import RULES
 
 HISTORY = [PastTurn("What walks?", None, "A biped does."), PastTurn("What rolls?", None, "A rover does.")]
@@ -84,7 +84,7 @@ def test_the_operators_instructions_follow_the_persona_and_change_no_rule(excerp
 
 
 def test_passages_stand_before_the_message_best_first() -> None:
-    prompt = assemble_prompt("What flies?", book_title="Machines", passages=PASSAGES, history=HISTORY)
+    prompt = assemble_prompt("What flies?", book_title="Machines", found=Findings(PASSAGES), history=HISTORY)
 
     quoted = IsStr(
         regex=r'<(passage-\w{16}) number="1" title="Gait">\nA hexapod has six legs\.\n</\1>\n\n'
@@ -133,7 +133,7 @@ def test_an_older_excerpt_that_is_short_is_repeated_whole_too() -> None:
 def test_the_rules_speak_of_what_the_prompt_holds(
     excerpt: str | None, given_passages: Sequence[Passage], present: list[str], absent: list[str]
 ) -> None:
-    rules, *_ = assemble_prompt("What?", book_title="Machines", excerpt=excerpt, passages=given_passages)
+    rules, *_ = assemble_prompt("What?", book_title="Machines", excerpt=excerpt, found=Findings(given_passages))
 
     assert 'the helpful assistant of the textbook "Machines"' in rules["content"]
     assert [phrase for phrase in [*present, *absent] if phrase in rules["content"]] == present
@@ -144,7 +144,9 @@ def test_the_rules_speak_of_what_the_prompt_holds(
 def test_whatever_the_history_the_roles_alternate_and_the_message_is_last_word_for_word(
     message: str, excerpt: str | None, given_passages: list[Passage], history: list[PastTurn]
 ) -> None:
-    prompt = assemble_prompt(message, book_title="Machines", excerpt=excerpt, passages=given_passages, history=history)
+    prompt = assemble_prompt(
+        message, book_title="Machines", excerpt=excerpt, found=Findings(given_passages), history=history
+    )
 
     turns = [] if excerpt is not None else history
     assert [entry["role"] for entry in prompt] == ["system", *["user", "assistant"] * len(turns), "user"]
@@ -181,7 +183,9 @@ def test_the_excerpts_of_old_turns_cost_little(history: list[PastTurn]) -> None:
 def test_with_an_excerpt_there_are_neither_history_nor_passages(
     message: str, excerpt: str, given_passages: list[Passage], history: list[PastTurn]
 ) -> None:
-    prompt = assemble_prompt(message, book_title="Machines", excerpt=excerpt, passages=given_passages, history=history)
+    prompt = assemble_prompt(
+        message, book_title="Machines", excerpt=excerpt, found=Findings(given_passages), history=history
+    )
 
     assert prompt == [RULES, {"role": "user", "content": IsStr}]
     quoted = prompt[1]["content"].removesuffix(f"\n\n{message}")
@@ -197,7 +201,7 @@ def test_the_model_never_sees_a_passages_address(
     elsewhere = [Passage(passage.text, "https://another.example.org", passage.title) for passage in given_passages]
 
     prompts = [
-        assemble_prompt(message, book_title="Machines", passages=chosen, history=history)
+        assemble_prompt(message, book_title="Machines", found=Findings(chosen), history=history)
         for chosen in (given_passages, elsewhere)
     ]
 
@@ -224,7 +228,7 @@ HOSTILE = [
 
 
 def test_hostile_passages_stay_inside_their_fences_under_their_own_numbers() -> None:
-    rules, last = assemble_prompt("What flies?", book_title="Machines", passages=HOSTILE)
+    rules, last = assemble_prompt("What flies?", book_title="Machines", found=Findings(HOSTILE))
 
     quoted = last["content"].removesuffix("\n\nWhat flies?")
     for number, passage in enumerate(HOSTILE, 1):
@@ -236,7 +240,7 @@ def test_hostile_passages_stay_inside_their_fences_under_their_own_numbers() -> 
         assert len(fence.partition(">")[0].splitlines()) == 1
         quoted = quoted.removeprefix("\n\n")
     assert quoted == ""
-    assert rules == assemble_prompt("What flies?", book_title="Machines", passages=PASSAGES)[0]
+    assert rules == assemble_prompt("What flies?", book_title="Machines", found=Findings(PASSAGES))[0]
 
 
 @fast
@@ -252,7 +256,7 @@ def test_what_is_quoted_never_changes_the_rules(excerpts: list[str], message: st
 def test_what_a_passage_says_or_is_called_never_changes_the_rules(
     pair: list[Passage], message: str, history: list[PastTurn]
 ) -> None:
-    prompts = [assemble_prompt(message, book_title="Machines", passages=[p], history=history) for p in pair]
+    prompts = [assemble_prompt(message, book_title="Machines", found=Findings([p]), history=history) for p in pair]
 
     assert prompts[0][0] == prompts[1][0]
 

@@ -275,7 +275,7 @@ async def test_a_part_of_a_retriever_that_gives_up_waiting_for_the_question_befo
         await asyncio.sleep(0.01)
         retrieval.follow("What walks?")
 
-        assert [passage.text for passage in await retrieval.passages()] == ["What walks?"]
+        assert [passage.text for passage in (await retrieval.findings()).passages] == ["What walks?"]
 
 
 async def test_a_turn_without_a_retriever_starts_no_task_for_it() -> None:
@@ -284,7 +284,7 @@ async def test_a_turn_without_a_retriever_starts_no_task_for_it() -> None:
     async with Retrieval(retrieve_nothing, "How many legs?", page_url=None) as retrieval:
         retrieval.follow("What walks?")
 
-        assert await retrieval.passages() == ()
+        assert (await retrieval.findings()).passages == ()
         assert asyncio.all_tasks() == before
 
 

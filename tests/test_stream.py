@@ -182,7 +182,6 @@ async def test_an_invalid_question_is_refused_before_anything_streams(service: S
         pytest.param(stream("Half an ", then=cut_stream), id="cut"),
         pytest.param(stream("Half an ", finish_reason=None), id="no finish reason"),
         pytest.param(stream("Half an ", finish_reason="content_filter"), id="content filter"),
-        pytest.param(stream(" "), id="nothing but a blank"),
     ],
 )
 async def test_half_an_answer_ends_in_error_and_is_not_recorded(

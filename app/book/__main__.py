@@ -8,17 +8,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy import Row
+
 from app.book import answers, evaluation
 from app.book.embeddings import Embedder, EmbeddingError
 from app.book.search import PASSAGES, BookSearch, Hit
+from app.book.shelf import known_books
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.retrieval import Query
 
 _PATIENCE = {"openai_max_retries": 6, "openai_timeout_seconds": 120.0}
 """Reading in a book is in no hurry, and may be told to wait by a provider that limits tokens per minute."""
 
+_LONGEST_TITLE = 200
+
 _EMBEDDING_SECONDS = 30.0
 """How long a person at a terminal waits for an embedding before words alone decide."""
+
+
+_NO_BOOK = "There is no book in the database. Please run: uv run python -m app.book ingest --help"
 
 
 def main() -> int:
@@ -33,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     ingest.add_argument("folder", type=Path, metavar="DIR", help="the folder of its pages, such as docs")
     ingest.add_argument("--url", required=True, help="the address of that folder's root on the site")
     ingest.add_argument("--locale", help="the language of the pages, such as ur (default: en)")
+    ingest.add_argument("--title", type=_title, help="what the book is called (default: as its site, or BOOK_TITLE)")
     ingest.add_argument(
         "--exclude",
         action="append",
@@ -46,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         help="for sites that set numberPrefixParser to false: 01-intro.md is at 01-intro",
     )
     ingest.set_defaults(command=_ingest)
+    list_books = commands.add_parser("list", help="show which books are in the database")
+    list_books.set_defaults(command=_list)
     remove = commands.add_parser("remove", help="delete a book that was read in")
     remove.add_argument("--url", required=True, help="the address under which it was read in")
     remove.set_defaults(command=_remove)
@@ -64,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _title(text: str) -> str:
+    title = " ".join(text.split())
+    if not title or len(title) > _LONGEST_TITLE:
+        raise argparse.ArgumentTypeError(f"must have between 1 and {_LONGEST_TITLE} characters")
+    return title
+
+
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError("must be a number above 0")
@@ -78,10 +96,33 @@ async def _ingest(arguments: argparse.Namespace) -> None:
             path=arguments.folder,
             url=arguments.url,
             locale=arguments.locale,
+            title=arguments.title,
             exclude=arguments.exclude,
             keep_numbers=arguments.keep_number_prefixes,
         )
         await changes.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
+
+
+async def _list(_arguments: argparse.Namespace) -> None:
+    settings = CommandSettings.load()
+    async with opened_database(settings) as database:
+        books = await database.execute((known_books(is_sqlite=database.dsn.sqlite), {}))
+    for book in books:
+        print("\n".join(_as_entry(book, settings.book_title)))  # noqa: T201
+    if not books:
+        print(_NO_BOOK)  # noqa: T201
+
+
+def _as_entry(book: Row[Any], default_title: str) -> list[str]:
+    """Return the lines that tell of a book."""
+    models = {found["model"]: found["chunks"] for found in book.embeddings}
+    embedded = ", ".join(f"{count:,} embedded with {model}" for model, count in models.items())
+    return [
+        book.address,
+        f"  {book.title or f'{default_title} (BOOK_TITLE)'}",
+        f"  {book.locale or 'no language'}, {book.pages:,} pages, {book.chunks:,} chunks, {embedded or 'none embedded'}",
+        f"  read in on {book.read_at:%Y-%m-%d %H:%M} UTC",
+    ]
 
 
 async def _remove(arguments: argparse.Namespace) -> None:
@@ -111,7 +152,7 @@ async def _opened(settings: CommandSettings) -> AsyncIterator[BookSearch]:
         BookSearch(settings, database, embedding_seconds=_EMBEDDING_SECONDS) as search,
     ):
         if not await search.pages():
-            raise CommandError("There is no book in the database. Please run: uv run python -m app.book ingest --help")
+            raise CommandError(_NO_BOOK)
         yield search
 
 
@@ -139,10 +180,18 @@ async def _evaluate(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     async with _opened(settings) as search:
         missing = evaluation.unknown_pages([*questions, *for_model], await search.pages())
-        outcomes = await _searched(search, questions) if questions else {}
+        ordinary = [question for question in questions if not question.has_place]
+        places = [question for question in questions if question.has_place]
+        outcomes = await _searched(search, ordinary, places) if questions else {}
     checked = await _answered(settings, for_model) if for_model else []
-    columns = {name: evaluation.figures(found) for name, found in outcomes.items()}
-    failed = evaluation.failures(list(outcomes.values())[-1]) if outcomes else []
+    columns = {
+        name: (evaluation.figures(found) if found else {}) | evaluation.place_figures(placed)
+        for name, (found, placed) in outcomes.items()
+    }
+    failed = []
+    if outcomes:
+        found, placed = list(outcomes.values())[-1]
+        failed = evaluation.failures(found) + evaluation.place_failures(placed)
     failed_checks, held = answers.failed_checks(checked), answers.held(checked)
     lines: list[str] = []
     if arguments.json:
@@ -170,13 +219,22 @@ def _as_failed_check(failure: dict[str, Any]) -> str:
     return f"\n{failure['question']}\n  {what}\n  answer: {' '.join(failure['answer'].split())}"
 
 
+type _Outcomes = tuple[list[evaluation.Outcome], list[evaluation.PlaceOutcome]]
+
+
 async def _searched(
-    search: BookSearch, questions: Sequence[evaluation.Question]
-) -> dict[str, list[evaluation.Outcome]]:
-    outcomes = {"words": await evaluation.evaluate(search, questions, by_meaning=False)}
+    search: BookSearch, questions: Sequence[evaluation.Question], places: Sequence[evaluation.Question]
+) -> dict[str, _Outcomes]:
+    async def evaluate(*, by_meaning: bool) -> _Outcomes:
+        return (
+            await evaluation.evaluate(search, questions, by_meaning=by_meaning),
+            await evaluation.evaluate_places(search, places, by_meaning=by_meaning),
+        )
+
+    outcomes = {"words": await evaluate(by_meaning=False)}
     if await search.has_meaning():
         try:
-            outcomes["words and meaning"] = await evaluation.evaluate(search, questions, by_meaning=True)
+            outcomes["words and meaning"] = await evaluate(by_meaning=True)
         except EmbeddingError as error:
             raise CommandError(f"The questions cannot be embedded: {error}") from error
     return outcomes

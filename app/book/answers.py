@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urldefrag
 
-from app.book.evaluation import AnswerQuestion, comparable
+from app.book.evaluation import AnswerQuestion
+from app.book.shelf import comparable
 from app.chat import ask_model, look_up
 from app.citations import without_markers
 from app.config import Settings
@@ -70,7 +70,7 @@ async def _check(retriever: Retriever, model: LanguageModel, settings: Settings,
         answer = await ask(ChatRequest(message=question.question, selected_text=question.selected_text), history)
     except ModelError as error:
         return Checked(question, f"no answer: {error.message}")
-    pages = {comparable(urldefrag(source["url"]).url) for source in answer.sources}
+    pages = {comparable(source["url"]) for source in answer.sources}
     return Checked(question, answer.text, dict(_checks(question, answer.text, pages)))
 
 

@@ -23,6 +23,8 @@ class Folder:
     url: str
     locale: str | None
     """The language of the pages; None if the path says it."""
+    title: str | None
+    """What the book is called; None if its site says it."""
     exclude: Sequence[str]
     keep_numbers: bool
 
@@ -41,6 +43,7 @@ async def read_in(folder: Folder, settings: Settings, embedder: Embedder) -> Non
                 settings.database,
                 embedder if embedder.is_available else None,
                 locale=locale,
+                title=folder.title,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
             )
     finally:
@@ -73,7 +76,7 @@ def _account(book: Book, report: Report, locale: str, settings: Settings, embedd
             "The same command adds them later."
         )
     for other, other_model, count in report.others:
-        if other_model not in {None, embedder.model} and embedder.is_available:
+        if other_model != embedder.model and embedder.is_available:
             lines.append(
                 f"  {other} has {_count(count, 'embedding')} of {other_model}. Until it is read in again too, "
                 "questions find every book of this database by words alone."

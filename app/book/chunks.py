@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from app.book.mdx import HIDDEN, MARK, MATH_FENCE, ReadPartial, to_markdown
+from app.book.shelf import SEPARATOR
 from app.book.slugs import Slugger
 
 MAX_CHARS = 2_000
@@ -16,9 +17,6 @@ MAX_CHARS = 2_000
 
 MIN_CHARS = 200
 """A section with fewer is joined with the next one."""
-
-SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
-"""Between the headings of a chunk's title."""
 
 _MAX_HEADING_CHARS = 120
 _MAX_TITLE_CHARS = 400

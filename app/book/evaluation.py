@@ -20,9 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from app.book.search import PASSAGES, BookSearch, Hit, address
+from app.book.search import PASSAGES, BookSearch, Hit
+from app.book.shelf import comparable
 from app.commands import CommandError
-from app.retrieval import Query
+from app.models import Scope
+from app.retrieval import Passage, Query
 
 CUTOFFS = (1, 5, 10)
 """Among how many chunks the right page is looked for."""
@@ -43,11 +45,56 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     question: str = Field(min_length=1)
-    pages: list[str] = Field(min_length=1)
+    pages: list[str] = []
     """The addresses of the pages with the answer; one of them is enough."""
     section: str | None = None
     """The address of the section with the answer."""
     previous_question: str | None = None
+    page_url: str | None = None
+    """The page that the reader is on, for a question about it, whose passages are to be the page's own."""
+    scope: Scope = "book"
+    contents: list[Phrase] = []
+    """For a question about the book's structure, what the table of contents says on it: all of it."""
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Self:
+        if not (self.pages or self.page_url or self.contents):
+            raise ValueError("needs pages, a page_url or contents")
+        if self.scope == "page" and not self.page_url:
+            raise ValueError("needs a page_url if its scope is page")
+        return self
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it is about the page or the book's structure."""
+        return bool(self.page_url or self.contents)
+
+
+@dataclass(frozen=True)
+class PlaceOutcome:
+    """What became of a question about the page or about the book's structure."""
+
+    question: Question
+    passages: Sequence[Passage]
+
+    @property
+    def share_of_page(self) -> float:
+        """Which share of the passages is the page's."""
+        page = comparable(self.question.page_url or "")
+        return sum(comparable(passage.source) == page for passage in self.passages) / max(1, len(self.passages))
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether the passages say what the table of contents does."""
+        text = "\n".join(f"{passage.title}\n{passage.text}" for passage in self.passages)
+        return all(phrase in text for phrase in self.question.contents)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the model would be sent what it needs, and of the page nothing else."""
+        return self.has_contents and (
+            not self.question.page_url or bool(self.question.contents) or self.share_of_page == 1
+        )
 
 
 @dataclass(frozen=True)
@@ -160,6 +207,18 @@ async def evaluate(search: BookSearch, questions: Sequence[Question], *, by_mean
     return outcomes
 
 
+async def evaluate_places(search: BookSearch, questions: Sequence[Question], *, by_meaning: bool) -> list[PlaceOutcome]:
+    """Look up what the model would be sent for each question; raises as `evaluate` does."""
+    if by_meaning and (texts := [question.question for question in questions if question.contents]):
+        await search.questions.embed_all(texts)
+    outcomes = []
+    for question in questions:
+        query = Query(question.question, known(question.previous_question), question.page_url, question.scope)
+        found = await search(query, by_meaning=by_meaning)
+        outcomes.append(PlaceOutcome(question, found.passages))
+    return outcomes
+
+
 def known(previous_question: str | None) -> asyncio.Future[str | None]:
     """Return what a query awaits, for a previous question that is known already."""
     future = asyncio.get_running_loop().create_future()
@@ -180,6 +239,30 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return found
 
 
+def place_figures(outcomes: Sequence[PlaceOutcome]) -> dict[str, float]:
+    """Return the mean share of passages that are the page's, and the share of questions that the table of contents answers."""
+    pages = [outcome.share_of_page for outcome in outcomes if not outcome.question.contents]
+    contents = [outcome.has_contents for outcome in outcomes if outcome.question.contents]
+    return {
+        **({"page": sum(pages) / len(pages)} if pages else {}),
+        **({"contents": sum(contents) / len(contents)} if contents else {}),
+    }
+
+
+def place_failures(outcomes: Sequence[PlaceOutcome]) -> list[dict[str, Any]]:
+    """Return the questions for which the model would not be sent the page, or not what the table of contents says."""
+    return [
+        {
+            "question": outcome.question.question,
+            "pages": [outcome.question.page_url] if outcome.question.page_url else outcome.question.contents,
+            "rank": None,
+            "found": list(dict.fromkeys(passage.source for passage in outcome.passages)),
+        }
+        for outcome in outcomes
+        if not outcome.is_right
+    ]
+
+
 def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return the questions whose right page is not among the passages that the model would be sent, and what is instead."""
     return [
@@ -196,8 +279,10 @@ def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 def unknown_pages(questions: Sequence[Question | AnswerQuestion], pages: set[str]) -> list[str]:
     """Return the right pages that the book does not have, each once."""
-    known_pages = {unquote(page) for page in pages}
-    named = dict.fromkeys(page for question in questions for page in question.pages)
+    known_pages = {comparable(page) for page in pages}
+    named = dict.fromkeys(
+        page for question in questions for page in (*question.pages, getattr(question, "page_url", None)) if page
+    )
     return [page for page in named if comparable(page) not in known_pages]
 
 
@@ -211,7 +296,12 @@ def as_table(columns: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-_LABELS = {"mrr": "MRR", "section": f"section among {PASSAGES}"}
+_LABELS = {
+    "mrr": "MRR",
+    "section": f"section among {PASSAGES}",
+    "page": "passages of the page",
+    "contents": "contents found",
+}
 
 
 def dumped(
@@ -228,8 +318,3 @@ def dumped(
         counts = {name: {"held": count, "asked": asked} for name, (count, asked) in held.items()}
         found["answers"] = {**counts, "failed": failed_checks}
     return json.dumps(found, ensure_ascii=False, indent=2)
-
-
-def comparable(page: str) -> str:
-    """Return a page's address as it is compared."""
-    return unquote(address(page))

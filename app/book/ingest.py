@@ -26,13 +26,16 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import col
 
+from app.book.catalogue import begin_book, finish_book
 from app.book.chunks import Chunk
 from app.book.embeddings import Embedder, EmbeddingError, Vector, padded
+from app.book.pages import pages_of
+from app.book.shelf import book_id, comparable
 from app.book.tree import Book
 from app.book.words import index_words, prune_words
 from app.database import FAILURES, REVISION, VERSION_TABLE, Database, command_engine, reason
 from app.dsn import Dsn
-from app.models import Document, PackedVector, PaidEmbedding
+from app.models import Document, PackedVector, PaidEmbedding, StoredBook
 
 LOCK = 0x626F6F6C
 """The advisory lock that makes books replace each other one at a time."""
@@ -65,8 +68,8 @@ class Report:
     """How many chunks had embeddings of another model or with other dimensions, which are replaced."""
     has_pgvector: bool = True
     """Whether the database can compare embeddings."""
-    others: list[tuple[str, str | None, int]] = field(default_factory=list)
-    """The other books in the database: address, embedding model, number of chunks."""
+    others: list[tuple[str, str, int]] = field(default_factory=list)
+    """The embeddings of the other books in the database: address, embedding model, number of chunks."""
 
 
 @dataclass
@@ -81,15 +84,18 @@ class _Plan:
     """Rows of which there is no chunk any more."""
 
 
-async def ingest(
+async def ingest(  # noqa: PLR0913  # Each is what the run is about.
     book: Book,
     dsn: Dsn,
     embedder: Embedder | None,
     *,
     locale: str | None = None,
+    title: str | None = None,
     on_progress: OnProgress = lambda _done, _of: None,
 ) -> Report:
     """Make the database hold exactly these chunks of the book at its address; other books in it stay as they are.
+
+    Without a title the book has the one of its site, or else the one that it has already.
 
     Embeddings are made for what has none of this embedder's; without an embedder, the chunks are stored with those they
     have. Each batch of embeddings is kept as soon as it is paid for, so that a run after one that failed goes on from there.
@@ -97,7 +103,7 @@ async def ingest(
     """
     async with _opened(dsn) as engine:
         try:
-            return await _Ingest(engine, book, embedder, locale, on_progress).run()
+            return await _Ingest(engine, book, embedder, locale, title or book.title, on_progress).run()
         except EmbeddingError as error:
             raise IngestError(
                 f"The embeddings could not be made: {error}\n"
@@ -108,14 +114,15 @@ async def ingest(
 async def remove(url: str, dsn: Dsn) -> int:
     """Delete the book that was read in under this address; returns how many chunks it had. Raises IngestError."""
     async with _opened(dsn) as engine, _transaction(engine) as connection:
-        deleted = await connection.execute(delete(Document).where(_in_meta("book") == url))
-        await prune_words(connection)
-        if not deleted.rowcount:
-            others = sorted({other for other, _, _ in await connection.execute(_others_than(url))})
+        statement = delete(StoredBook).where(col(StoredBook.id) == book_id(url)).returning(col(StoredBook.chunks))
+        chunks = (await connection.execute(statement)).scalar()
+        if chunks is None:
+            others = await connection.scalars(select(col(StoredBook.address)).order_by(col(StoredBook.address)))
             raise IngestError(
                 "\n".join([f"The database has no book of {url}", *(f"It has {other}" for other in others)])
             )
-        return deleted.rowcount
+        await prune_words(connection)
+        return chunks
 
 
 @asynccontextmanager
@@ -175,11 +182,19 @@ def embedded_text(chunk: Chunk) -> str:
 class _Ingest:
     """One run."""
 
-    def __init__(
-        self, engine: AsyncEngine, book: Book, embedder: Embedder | None, locale: str | None, on_progress: OnProgress
+    def __init__(  # noqa: PLR0913, PLR0917  # Each is what the run is about.
+        self,
+        engine: AsyncEngine,
+        book: Book,
+        embedder: Embedder | None,
+        locale: str | None,
+        title: str | None,
+        on_progress: OnProgress,
     ) -> None:
         self._engine = engine
         self._book = book
+        self._id = book_id(book.url)
+        self._title = title
         self._embedder = embedder
         self._locale = locale
         self._on_progress = on_progress
@@ -204,10 +219,11 @@ class _Ingest:
     async def _store(self) -> list[str]:
         """Replace the old book by the new one, or change nothing and return the digests of what has to be embedded first."""
         async with _transaction(self._engine) as connection:
-            plan = _plan(self._chunks, (await connection.execute(_rows_of(self._book.url))).all())
+            plan = _plan(self._chunks, (await connection.execute(_rows_of(self._id))).all())
             wanted, paid = await self._embeddings(connection, plan)
             if missing := [key for key in wanted if key not in paid]:
                 return missing
+            await begin_book(connection, self._id, self._book.url)
             for batch in batched(plan.vanished, _BATCH):
                 await connection.execute(delete(Document).where(col(Document.id).in_(batch)))
             changed = [(row, chunk) for row, chunk in plan.kept if self._is_changed(row, chunk, paid)]
@@ -218,8 +234,14 @@ class _Ingest:
             await prune_words(connection)
             for keys in batched(paid, _BATCH):
                 await connection.execute(delete(PaidEmbedding).where(col(PaidEmbedding.digest).in_(keys)))
+            pages = pages_of(self._book.url, self._book.chunks, self._book.parts)
+            await finish_book(connection, self._id, title=self._title, locale=self._locale, pages=pages)
             self._note(plan, paid)
-            self._report.others = [(*row,) for row in (await connection.execute(_others_than(self._book.url))).all()]
+            self._report.others = [
+                (address, found["model"], found["chunks"])
+                for address, embeddings in await connection.execute(_others_than(self._id))
+                for found in embeddings
+            ]
         return []
 
     async def _embeddings(self, connection: AsyncConnection, plan: _Plan) -> tuple[list[str], dict[str, int]]:
@@ -293,6 +315,7 @@ class _Ingest:
                 "key": row.id,
                 "new_source": chunk.source,
                 "new_position": chunk.position,
+                "new_page": comparable(chunk.page),
                 "new_meta": self._meta(row.digest, chunk, paid) if row.digest in paid else self._meta_as_in(row, chunk),
             }
             for row, chunk in rows
@@ -334,6 +357,8 @@ class _Ingest:
             title=chunk.title,
             position=chunk.position,
             content=chunk.text,
+            book_id=self._id,
+            page=comparable(chunk.page),
             meta=self._meta(of, chunk, paid or {}),
         )
 
@@ -389,7 +414,7 @@ def _in_meta(name: str) -> ColumnElement[str]:
     return text
 
 
-def _rows_of(url: str) -> Select[Any]:
+def _rows_of(book: uuid.UUID) -> Select[Any]:
     return select(
         col(Document.id),
         col(Document.source),
@@ -399,13 +424,12 @@ def _rows_of(url: str) -> Select[Any]:
         _in_meta("digest").label("digest"),
         _in_meta("model").label("model"),
         col(Document.meta)["dimensions"].as_integer().label("dimensions"),
-    ).where(_in_meta("book") == url)
+    ).where(col(Document.book_id) == book)
 
 
-def _others_than(url: str) -> Select[Any]:
-    books = select(_in_meta("book").label("book"), _in_meta("model").label("model")).subquery()
-    other = books.c.book != url
-    return select(books.c.book, books.c.model, func.count()).where(other).group_by(books.c.book, books.c.model)
+def _others_than(book: uuid.UUID) -> Select[Any]:
+    other = col(StoredBook.id) != book
+    return select(col(StoredBook.address), col(StoredBook.embeddings)).where(other).order_by(col(StoredBook.address))
 
 
 def _paid_for(model: str, digests: Sequence[str]) -> Select[str, list[float], int]:
@@ -436,6 +460,13 @@ _ROW = col(Document.id) == bindparam("key", type_=Uuid())
 _MOVE = (
     update(Document)
     .where(_ROW)
-    .values({"source": bindparam("new_source"), "position": bindparam("new_position"), "meta": bindparam("new_meta")})
+    .values(
+        {
+            "source": bindparam("new_source"),
+            "position": bindparam("new_position"),
+            "page": bindparam("new_page"),
+            "meta": bindparam("new_meta"),
+        }
+    )
 )
 _EMBED = update(Document).where(_ROW).values(embedding=bindparam("new_embedding"))

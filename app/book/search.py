@@ -5,32 +5,34 @@ import heapq
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
-from urllib.parse import unquote
 
 from sqlalchemy import Row
 
+from app.book.contents import contents_passages
 from app.book.embeddings import Embedder, Vector, padded
+from app.book.lengths import in_fair_shares, shortened
 from app.book.questions import QuestionEmbedder
+from app.book.shelf import SEPARATOR, Shelf, comparable, known_books
 from app.book.statements import (
-    PAGES_POSTGRESQL,
-    PAGES_SQLITE,
+    PAGE_POSTGRESQL,
+    PAGE_SQLITE,
+    PAGES,
     PREVIOUS_WEIGHT,
-    SEARCH_SQLITE,
-    STATE_POSTGRESQL,
-    STATE_SQLITE,
+    Where,
     search_postgresql,
+    search_sqlite,
 )
 from app.book.vector_index import VectorIndex
-from app.book.words import configuration, searchable, without_common
+from app.book.words import searchable, without_common, without_common_urdu
 from app.config import Settings
 from app.database import Database
 from app.errors import DatabaseError, MissingTableError
+from app.intent import is_about_page, is_about_structure, is_greeting, subject_of
 from app.logs import keep_out_of_log
-from app.retrieval import Passage, Query
+from app.retrieval import Findings, Passage, Query
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,18 @@ _PASSAGES_BYTES = 8_000
 """How long they are together: about 2,000 tokens, since a token has about four bytes, in English as in Urdu and Chinese."""
 _SHORTEST_BYTES = 800
 """How much of each passage there is room for, however long those before it are."""
+
+_PAGE_BYTES = 24_000
+"""How long the passages of a question about the page are together: about 6,000 tokens."""
+_MOST_SECTIONS = 200
+_HITS_BESIDE_CONTENTS = 3
+"""How many chunks a question about the book's structure gets at most, beside the table of contents."""
+
+_LEAST_COSINE = 0.16
+"""How near the best chunk is to every question that the book has something on."""
+_SHORTEST_BEGINNING = 4
+_FEW_CHUNKS = 10
+"""A book of fewer chunks is too small for words to tell which questions it has something on."""
 
 EMBEDDING_SECONDS = 1.5
 """How long the search waits for the embedding of the question; after that, words alone decide."""
@@ -69,29 +83,6 @@ class Hit:
     """Its place among the chunks that were found by meaning."""
 
 
-class Book:
-    """What is known of the book in the database, or of the books; as long as the rows are the same, so are the books."""
-
-    def __init__(self, rows: Sequence[Row[Any]] = ()) -> None:
-        self.rows = rows
-        self.chunks: int = sum(row.chunks for row in rows)
-        self.average_length: float = max(1.0, sum(row.words or 0 for row in rows) / max(1, self.chunks))
-        """How many words a chunk has."""
-        self.configurations = sorted({configuration(row.locale) for row in rows})
-        """PostgreSQL's text search configurations for its languages."""
-        self.vector_schema: str | None = rows[0].vector_schema if rows else None
-        """Where pgvector is, if it can compare the embeddings."""
-        self.embeddings = Counter[tuple[str, int]]()
-        """How many embeddings there are of each model and number of dimensions."""
-        for row in rows:
-            if row.model is not None:
-                self.embeddings[row.model, row.dimensions] += row.chunks
-
-    def dimensions(self, model: str) -> int | None:
-        """Return how many dimensions the embeddings of the model have, None if there are none."""
-        return next((size for (name, size), _ in self.embeddings.most_common() if name == model), None)
-
-
 class BookSearch:
     """The retriever that searches the book in the database.
 
@@ -100,13 +91,13 @@ class BookSearch:
     """
 
     def __init__(self, settings: Settings, database: Database, *, embedding_seconds: float = EMBEDDING_SECONDS) -> None:
-        self._database = database
+        self.database = database
         self._embedding_seconds = embedding_seconds
         self._embedder = Embedder(settings)
         self.questions = QuestionEmbedder(self._embedder)
         self._vectors = VectorIndex(database)
-        self._book = Book()
-        self._not_comparable: Book | None = None
+        self._shelf = Shelf()
+        self._not_comparable: Shelf | None = None
         self._read_at = time.monotonic()
         self._reading: asyncio.Task[None] | None = None
 
@@ -122,45 +113,75 @@ class BookSearch:
             await asyncio.gather(reading, return_exceptions=True)
         await self._embedder.close()
 
-    async def __call__(self, query: Query) -> Sequence[Passage]:
-        """Return the passages for the query, best first; raises DatabaseError."""
-        return as_passages(await self.search(query, limit=PASSAGES))
+    async def __call__(self, query: Query, *, by_meaning: bool = True) -> Findings:
+        """Return what the model is to be sent for the query; raises DatabaseError.
+
+        A question about the page gets the page, and one about the book's structure the table of contents too.
+        """
+        is_about_page = await _asks_about_page(query)
+        if is_about_page and (page := await self._page(query)):
+            return page
+        looked = await self._look(query, limit=PASSAGES, by_meaning=by_meaning)
+        return replace(looked.findings(query), page="unknown" if is_about_page else None)
 
     async def search(self, query: Query, *, limit: int, by_meaning: bool = True) -> list[Hit]:
         """Return the chunks that fit the query best, at most three of each page; raises DatabaseError."""
+        return (await self._look(query, limit=limit, by_meaning=by_meaning)).hits
+
+    async def _page(self, query: Query) -> Findings | None:
+        """Return the page that the reader is on; None if the database does not have it."""
+        book = (await self._current_shelf()).of(query.page_url).book
+        if book is None:
+            return None
+        statement = PAGE_SQLITE if self.database.dsn.sqlite else PAGE_POSTGRESQL
+        page = {"book": book.id, "page": comparable(query.page_url or "")}
+        rows = await self.database.execute((statement, {**page, "room": _PAGE_BYTES, "limit": _MOST_SECTIONS}))
+        chunks = sorted((row for row in rows if row.kind == "chunk"), key=lambda row: row.place)
+        if not chunks:
+            return None
+        texts = in_fair_shares([row.text for row in chunks], _PAGE_BYTES)
+        is_whole = chunks[0].bytes <= _PAGE_BYTES
+        return Findings(
+            [Passage(text, row.source, row.title) for text, row in zip(texts, chunks, strict=True)],
+            book_title=book.title,
+            page_title=_title_of(rows),
+            page="whole" if is_whole else "beginnings",
+        )
+
+    async def _look(self, query: Query, *, limit: int, by_meaning: bool) -> "_Looked":
         deadline = time.monotonic() + self._embedding_seconds
         embedding: asyncio.Task[Vector | None] | None = None
 
-        def begin_to_embed(book: Book) -> None:
+        def begin_to_embed(shelf: Shelf) -> None:
             nonlocal embedding
-            if by_meaning and embedding is None and self._dimensions(book):
+            if by_meaning and embedding is None and self._dimensions(shelf):
                 embedding = asyncio.create_task(self.questions.embed(query.question, deadline))
 
         try:
-            begin_to_embed(self._book)
-            book = await self._current_book()
-            if not book.chunks:
-                return []
-            begin_to_embed(book)
+            if not is_greeting(query.question):
+                begin_to_embed(self._shelf.of(query.page_url))
+            shelf = (await self._current_shelf()).of(query.page_url)
+            if not shelf.chunks or is_greeting(query.question):
+                return _Looked(shelf)
+            begin_to_embed(shelf)
             previous = await query.previous_question
             keep_out_of_log(previous)
-            vector = await self._vector(book, embedding, previous, deadline) if embedding else None
+            vector = await self._vector(shelf, embedding, previous, deadline) if embedding else None
         finally:
             if embedding:
                 embedding.cancel()
-        return await self._find(book, query, previous, vector, limit)
+        return await self._find(shelf, query, previous, vector, limit)
 
     async def has_meaning(self) -> bool:
         """Whether questions are searched by meaning too."""
-        return self._dimensions(await self._current_book()) is not None
+        return self._dimensions(await self._current_shelf()) is not None
 
     async def pages(self) -> set[str]:
         """Return the addresses of the book's pages; raises DatabaseError."""
-        statement = PAGES_SQLITE if self._database.dsn.sqlite else PAGES_POSTGRESQL
-        return {address(row.page) for row in await self._database.execute((statement, {}))}
+        return {row.address for row in await self.database.execute((PAGES, {}))}
 
     async def _vector(
-        self, book: Book, embedding: asyncio.Task[Vector | None], previous: str | None, deadline: float
+        self, shelf: Shelf, embedding: asyncio.Task[Vector | None], previous: str | None, deadline: float
     ) -> Vector | None:
         """Return what to look for by meaning, None if it is not known in time."""
         before = asyncio.create_task(self.questions.embed(previous, deadline, may_be_late=True))
@@ -169,38 +190,38 @@ class BookSearch:
             vector_before = await before
         finally:
             before.cancel()
-        dimensions = self._dimensions(book)
+        dimensions = self._dimensions(shelf)
         if vector is None:
             return None
         if len(vector) != dimensions:
-            self._tell_of_other_dimensions(book, len(vector))
+            self._tell_of_other_dimensions(shelf, len(vector))
             return None
         if vector_before is None or len(vector_before) != dimensions:
             return vector
         # But for a factor, the cosine with this sum is the sum of the cosines.
         return [a + PREVIOUS_WEIGHT * b for a, b in zip(vector, vector_before, strict=True)]
 
-    def _dimensions(self, book: Book) -> int | None:
+    def _dimensions(self, shelf: Shelf) -> int | None:
         """Return the dimensions of the embeddings that questions can be compared with, None if they can be with none."""
-        has_vectors = self._database.dsn.sqlite or book.vector_schema
-        return book.dimensions(self._embedder.model) if has_vectors and self._embedder.is_available else None
+        has_vectors = self.database.dsn.sqlite or shelf.vector_schema
+        return shelf.dimensions(self._embedder.model) if has_vectors and self._embedder.is_available else None
 
-    async def _current_book(self) -> Book:
+    async def _current_shelf(self) -> Shelf:
         """Return what is known of the book, after reading it again if it was last read long ago."""
         if self._reading is None and time.monotonic() - self._read_at > _READING_SECONDS:
             self._reading = asyncio.create_task(self._read())
         if self._reading:
             await asyncio.shield(self._reading)
-        return self._book
+        return self._shelf
 
     async def _read(self) -> None:
         """Read what is known of the book; if that fails, it stays as it was, and the log says why."""
         try:
-            statement = STATE_SQLITE if self._database.dsn.sqlite else STATE_POSTGRESQL
-            book = Book(await self._database.execute((statement, {})))
-            if book.rows != self._book.rows:
-                await self._prepare(book)
-                self._book = book
+            statement = known_books(is_sqlite=self.database.dsn.sqlite)
+            shelf = Shelf(await self.database.execute((statement, {})))
+            if shelf.rows != self._shelf.rows:
+                await self._prepare(shelf)
+                self._shelf = shelf
         except MissingTableError:
             pass  # Readiness says so.
         except DatabaseError as error:
@@ -209,54 +230,133 @@ class BookSearch:
             self._read_at = time.monotonic()
             self._reading = None
 
-    async def _prepare(self, book: Book) -> None:
+    async def _prepare(self, shelf: Shelf) -> None:
         """Do what has to be done once for each book."""
         model = self._embedder.model
-        dimensions = self._dimensions(book)
-        if dimensions and self._database.dsn.sqlite:
+        dimensions = self._dimensions(shelf)
+        if dimensions and self.database.dsn.sqlite:
             await self._vectors.load(model, dimensions)
-        if book.embeddings and self._embedder.is_available and not dimensions:
+        if shelf.embeddings and self._embedder.is_available and not dimensions:
             reason = "the book has embeddings of other models only, so it is searched by words"
-            fields = {"reason": reason, "models": sorted({name for name, _ in book.embeddings}), "model": model}
+            fields = {"reason": reason, "models": sorted({name for name, _ in shelf.embeddings}), "model": model}
             logger.warning("book.not_comparable", extra={"fields": fields})
 
-    def _tell_of_other_dimensions(self, book: Book, found: int) -> None:
+    def _tell_of_other_dimensions(self, shelf: Shelf, found: int) -> None:
         """Log, once for each book, that the model has changed under its name."""
-        if self._not_comparable is book:
+        if self._not_comparable is shelf:
             return
-        self._not_comparable = book
+        self._not_comparable = shelf
         model = self._embedder.model
         reason = "the model's embeddings have other dimensions than the book's, so it is searched by words"
-        fields = {"reason": reason, "model": model, "dimensions": found, "dimensions_of_book": book.dimensions(model)}
+        fields = {"reason": reason, "model": model, "dimensions": found, "dimensions_of_book": shelf.dimensions(model)}
         logger.warning("book.not_comparable", extra={"fields": fields})
 
     async def _find(
-        self, book: Book, query: Query, previous: str | None, vector: Vector | None, limit: int
-    ) -> list[Hit]:
-        page = address(query.page_url or "")
-        parameters: dict[str, Any] = {"page": page, "page_decoded": unquote(page), "limit": limit}
+        self, shelf: Shelf, query: Query, previous: str | None, vector: Vector | None, limit: int
+    ) -> "_Looked":
+        parameters: dict[str, Any] = {"page": comparable(query.page_url or ""), "limit": limit}
+        where = Where(
+            in_one_book=shelf.book is not None,
+            has_here=shelf.book is not None,
+            has_contents=shelf.single is not None and is_about_structure(query.question),
+        )
+        if shelf.book:
+            parameters["book"] = shelf.book.id
+        if where.has_contents and shelf.single:
+            parameters["contents"] = shelf.single.id
         question, before = words_of(query.question), words_of(previous or "")
-        if self._database.dsn.sqlite:
-            if "english" in book.configurations:
+        if self.database.dsn.sqlite:
+            if "english" in shelf.configurations:
                 question, before = without_common(question), without_common(before)
-            nearest = await self._vectors.nearest(vector) if vector else []
-            parameters |= {"question": _any_of(question), "previous": _any_of(before), "nearest": json.dumps(nearest)}
-            statement = SEARCH_SQLITE
+            book = shelf.book.id if shelf.book else None
+            nearest, cosine = await self._vectors.nearest(vector, book) if vector else ([], None)
+            parameters |= {"question": _any_of(question), "previous": _any_of(before)}
+            parameters |= {"nearest": json.dumps(nearest), "cosine": cosine}
+            statement = search_sqlite(where)
         else:
             parameters |= {
                 "question": " ".join(question),
                 "previous": " ".join(before),
-                "configurations": book.configurations,
-                "chunks": book.chunks,
-                "average_length": book.average_length,
+                "configurations": shelf.configurations,
+                "chunks": shelf.chunks,
+                "average_length": shelf.average_length,
             }
-            is_mixed = len(book.embeddings) > 1
+            is_mixed = len(shelf.embeddings) > 1
             if vector:
                 parameters["embedding"] = padded(vector)
                 if is_mixed:
                     parameters |= {"model": self._embedder.model, "dimensions": str(len(vector))}
-            statement = search_postgresql(book.vector_schema if vector else None, is_mixed=is_mixed)
-        return [Hit(*tuple(row)) for row in await self._database.execute((statement, parameters))]
+            statement = search_postgresql(shelf.vector_schema if vector else None, where, is_mixed=is_mixed)
+        return _Looked(shelf, await self.database.execute((statement, parameters)))
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What a search brought."""
+
+    shelf: Shelf
+    rows: Sequence[Row[Any]] = ()
+
+    @property
+    def hits(self) -> list[Hit]:
+        """The chunks that were found, best first."""
+        found = sorted((row for row in self.rows if row.kind == "hit"), key=lambda row: row.place)
+        return [Hit(*tuple(row)[2:9]) for row in found]
+
+    def findings(self, query: Query) -> Findings:
+        """Return what the model is to be sent: the table of contents if it was read, and the chunks if they fit."""
+        hits = self.hits if self._fits(query.question) else []
+        contents: list[Passage] = []
+        if self.shelf.single and is_about_structure(query.question):
+            pages = sorted((row for row in self.rows if row.kind == "contents"), key=lambda row: row.place)
+            here = next((row.source for row in self.rows if row.kind == "here"), None)
+            contents = contents_passages(self.shelf.single.address, pages, query.question, here=here)
+        if contents:
+            hits = hits[:_HITS_BESIDE_CONTENTS] if subject_of(query.question) else []
+        return Findings(
+            [*contents, *as_passages(hits)],
+            book_title=self.shelf.book.title if self.shelf.book else None,
+            page_title=_title_of(self.rows),
+            is_silent=bool(self.shelf.chunks) and not (contents or hits),
+        )
+
+    def _fits(self, question: str) -> bool:
+        """Whether what was found says anything on the question.
+
+        Its meaning is near, or a chunk has most words of it. Without meaning, one word is enough that is not in most chunks.
+        """
+        found = next((row for row in self.rows if row.kind == "hit"), None)
+        if found is None or self.shelf.chunks < _FEW_CHUNKS:
+            return found is not None
+        if found.cosine is None:
+            return bool(found.is_telling)
+        return found.cosine >= _LEAST_COSINE or any(_covers(f"{hit.title} {hit.text}", question) for hit in self.hits)
+
+
+def _covers(text: str, question: str) -> bool:
+    """Whether the text has most words of the question's subject, and at least two, whatever their endings."""
+    subject = subject_of(question)
+    beginnings = {word[: max(_SHORTEST_BEGINNING, len(word) - 2)] for word in subject}
+    words = searchable(text).casefold().split()
+    count = sum(any(word.startswith(beginning) for word in words) for beginning in beginnings)
+    return count > 1 and count * 2 > len(beginnings)
+
+
+def _title_of(rows: Sequence[Row[Any]]) -> str | None:
+    """Return the title of the page among the rows, after that of its part of the book."""
+    here = next((row for row in rows if row.kind == "here"), None)
+    if here is None:
+        return None
+    return here.title if here.page in {None, here.title} else f"{here.page}{SEPARATOR}{here.title}"
+
+
+async def _asks_about_page(query: Query) -> bool:
+    if query.scope == "page":
+        return True
+    # Most questions are known not to before the conversation has been read.
+    if query.page_url is None or not is_about_page(query.question):
+        return False
+    return is_about_page(query.question, await query.previous_question)
 
 
 def as_passages(hits: Sequence[Hit]) -> list[Passage]:
@@ -270,28 +370,9 @@ def as_passages(hits: Sequence[Hit]) -> list[Passage]:
     return passages
 
 
-def shortened(text: str, size: int) -> str:
-    """Return the text if it has no more bytes than this, or else its beginning, up to the end of a paragraph, line or word."""
-    data = text.encode()
-    if len(data) <= size:
-        return text
-    beginning = data[: size - len(_ELLIPSIS.encode())].decode(errors="ignore")
-    ends = (beginning.rfind(separator) for separator in ("\n\n", "\n", " "))
-    end = next((end for end in ends if end > len(beginning) / 2), len(beginning))
-    return beginning[:end].rstrip() + _ELLIPSIS
-
-
-_ELLIPSIS = " …"
-
-
-def address(url: str) -> str:
-    """Return a page's address as addresses are compared: without fragment, query, and a slash at its end."""
-    return url.partition("#")[0].partition("?")[0].rstrip("/")
-
-
 def words_of(question: str) -> list[str]:
     """Return the different words of a question, in their order."""
-    words = list(dict.fromkeys(searchable(question).lower().split()))
+    words = without_common_urdu(dict.fromkeys(searchable(question).lower().split()))
     if len(words) > _MOST_WORDS:
         longest = set(heapq.nlargest(_MOST_WORDS, words, key=len))
         words = [word for word in words if word in longest]

@@ -1,8 +1,9 @@
 """The SQL of the search: by words (BM25), by meaning (cosine), and both together (reciprocal rank fusion)."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, bindparam, text
+from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, Uuid, bindparam, text
 
 from app.book.words import CONFIGURATION_SQL
 
@@ -12,41 +13,16 @@ PREVIOUS_WEIGHT = 0.3
 """How much the question before counts: enough for "And its price?", and too little to hold on to a subject that has changed."""
 _FUSION = 60
 """The constant of reciprocal rank fusion."""
+_NEXT_TO_NOTHING = 1e-4
+"""The most that SQLite's scores of words sum up to that most chunks have."""
 _PER_PAGE = 3
 """How many chunks of one page are found at most."""
 
-# The last two columns are PostgreSQL's: how many words the chunks have, and the schema of pgvector if it holds the embeddings.
-STATE_POSTGRESQL = text("""
-    SELECT metadata ->> 'locale' AS locale,
-           CASE WHEN embedding IS NOT NULL THEN metadata ->> 'model' END AS model,
-           CASE WHEN embedding IS NOT NULL THEN CAST(metadata ->> 'dimensions' AS integer) END AS dimensions,
-           count(*) AS chunks,
-           max(created_at) AS changed_at,
-           sum(length) AS words,
-           (SELECT quote_ident(nspname)
-            FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid JOIN pg_namespace ON pg_namespace.oid = typnamespace
-            WHERE attrelid = 'documents'::regclass AND attname = 'embedding' AND typname = 'vector') AS vector_schema
-    FROM documents LEFT JOIN document_words USING (id)
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
-STATE_SQLITE = text("""
-    SELECT json_extract(metadata, '$.locale') AS locale,
-           iif(embedding IS NOT NULL, json_extract(metadata, '$.model'), NULL) AS model,
-           iif(embedding IS NOT NULL, json_extract(metadata, '$.dimensions'), NULL) AS dimensions,
-           count(*) AS chunks,
-           max(created_at) AS changed_at,
-           NULL AS words,
-           NULL AS vector_schema
-    FROM documents
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
-
-PAGES_POSTGRESQL = text("SELECT DISTINCT metadata ->> 'page' AS page FROM documents")
-PAGES_SQLITE = text("SELECT DISTINCT json_extract(metadata, '$.page') AS page FROM documents")
+PAGES = text("SELECT address FROM book_pages")
 
 EMBEDDINGS_AFTER = text("""
-    SELECT id, embedding FROM documents
-    WHERE embedding IS NOT NULL AND id > :id
+    SELECT id, book_id, embedding FROM documents
+    WHERE book_id IS NOT NULL AND embedding IS NOT NULL AND id > :id
       AND json_extract(metadata, '$.model') = :model AND json_extract(metadata, '$.dimensions') = :dimensions
     ORDER BY id LIMIT 500
 """)
@@ -71,27 +47,30 @@ _WORDS_POSTGRESQL = f"""
         GROUP BY lexeme
     ),
     occurrences AS (
-        SELECT id, weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5)) AS weight,
+        SELECT id, chunks * 2 <= :chunks AS is_telling,
+               weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5)) AS weight,
                length / :average_length AS length, 1 / (pi() ^ 2 / 6 * (1 - rank)) - 0.5 AS frequency
         FROM asked CROSS JOIN LATERAL (
             SELECT *, CAST(count(*) OVER () AS float8) AS chunks
             FROM (
-                SELECT id, CAST(length AS float8) AS length, ts_rank('{{1, 1, 1, 1}}', words, query) AS rank
-                FROM document_words WHERE words @@ query OFFSET 0
+                SELECT id, CAST(length AS float8) AS length, ts_rank('{{{{1, 1, 1, 1}}}}', words, query) AS rank
+                FROM document_words WHERE words @@ query AND {{of_book}} OFFSET 0
             )
         )
     ),
     by_words AS (
-        SELECT id, rank() OVER (ORDER BY score DESC) AS rank
+        SELECT id, is_telling, rank() OVER (ORDER BY score DESC) AS rank
         FROM (
-            SELECT id, sum(weight * frequency * 2.2 / (frequency + 0.3 + 0.9 * length)) AS score
+            SELECT id, bool_or(is_telling) AS is_telling,
+                   sum(weight * frequency * 2.2 / (frequency + 0.3 + 0.9 * length)) AS score
             FROM occurrences GROUP BY id
         )
         ORDER BY score DESC LIMIT {RANKED}
     ),
 """  # noqa: S608  # Constants.
 
-# FTS5 has BM25, which can only be called where its table is searched.
+# FTS5 has BM25, which can only be called where its table is searched. A word that is in half of the chunks or more counts next
+# to nothing there.
 _WORDS_SQLITE = f"""
     WITH found AS MATERIALIZED (
         SELECT id, -bm25(document_words, 0, 2, 1) AS score FROM document_words WHERE document_words MATCH :question
@@ -100,22 +79,22 @@ _WORDS_SQLITE = f"""
         SELECT id, -bm25(document_words, 0, 2, 1) AS score FROM document_words WHERE document_words MATCH :previous
     ),
     by_words AS (
-        SELECT id, rank() OVER (ORDER BY score DESC) AS rank
+        SELECT id, score > {_NEXT_TO_NOTHING} AS is_telling, rank() OVER (ORDER BY score DESC) AS rank
         FROM (
             SELECT id, sum(score) AS score
             FROM (SELECT * FROM found UNION ALL SELECT id, {PREVIOUS_WEIGHT} * score FROM found_before)
             GROUP BY id
         )
-        WHERE id IN (SELECT id FROM documents)
+        WHERE id IN (SELECT id FROM documents WHERE {{of_book}})
         ORDER BY score DESC LIMIT {RANKED}
     ),
 """  # noqa: S608  # Constants.
 
 _MEANING_SQLITE = """
-    by_meaning AS (SELECT value AS id, key + 1 AS rank FROM json_each(:nearest)),
+    by_meaning AS (SELECT value AS id, key + 1 AS rank, :cosine AS cosine FROM json_each(:nearest)),
 """
 _NO_MEANING = """
-    by_meaning AS (SELECT id, rank FROM by_words WHERE false),
+    by_meaning AS (SELECT id, rank, CAST(NULL AS float8) AS cosine FROM by_words WHERE false),
 """
 
 _FUSED = f"""
@@ -129,27 +108,92 @@ _FUSED = f"""
         GROUP BY id
     ),
     ordered AS (
-        SELECT fused.*, {{page}} AS page, rtrim({{page}}, '/') IN (:page, :page_decoded) AS is_here
+        SELECT fused.*, book_id, page, coalesce(page = :page, false) AS is_here
         FROM fused JOIN documents USING (id)
     ),
     counted AS (
         SELECT *, row_number() OVER (
-            PARTITION BY page ORDER BY score DESC, meaning_rank, words_rank, id
+            PARTITION BY book_id, page ORDER BY score DESC, meaning_rank, words_rank, id
         ) AS number_on_page
         FROM ordered
+    ),
+    chosen AS (
+        SELECT content AS text, source, title, {{page}} AS page, score, words_rank, meaning_rank,
+               row_number() OVER (ORDER BY score DESC, is_here DESC, meaning_rank, words_rank, id) AS place
+        FROM counted JOIN documents USING (id)
+        WHERE number_on_page <= {_PER_PAGE}
+        ORDER BY place
+        LIMIT :limit
     )
-    SELECT content AS text, source, title, page, score, words_rank, meaning_rank
-    FROM counted JOIN documents USING (id)
-    WHERE number_on_page <= {_PER_PAGE}
-    ORDER BY score DESC, is_here DESC, meaning_rank, words_rank, id
-    LIMIT :limit
+    SELECT 'hit' AS kind, place, text, source, title, page, score, words_rank, meaning_rank,
+           (SELECT max(cosine) FROM by_meaning) AS cosine,
+           EXISTS (SELECT 1 FROM by_words WHERE is_telling) AS is_telling
+    FROM chosen
 """  # noqa: S608  # Constants.
 
-SEARCH_SQLITE = text(_WORDS_SQLITE + _MEANING_SQLITE + _FUSED.format(page="json_extract(metadata, '$.page')"))
+_NOTHING_MORE = "NULL, NULL, NULL, NULL, NULL"
+_HERE = f"""
+    UNION ALL
+    SELECT 'here', number, NULL, address, title, part, {_NOTHING_MORE} FROM book_pages WHERE book_id = :book AND page = :page
+"""  # noqa: S608  # A constant.
+_CONTENTS = f"""
+    UNION ALL
+    SELECT 'contents', number, CAST(headings AS text), address, title, part, {_NOTHING_MORE}
+    FROM book_pages WHERE book_id = :contents
+"""  # noqa: S608  # A constant.
+
+# Of a page that is too long, the first chunk of each section.
+_PAGE = """
+    WITH chunks AS (
+        SELECT content, source, title, position, {page} AS page, sum({bytes}) OVER () AS bytes,
+               row_number() OVER (PARTITION BY source ORDER BY position, id) AS number_in_section
+        FROM documents WHERE book_id = :book AND page = :page
+    )
+    SELECT kind, place, text, source, title, page, bytes
+    FROM (
+        SELECT 'chunk' AS kind, position AS place, content AS text, source, title, page, bytes
+        FROM chunks WHERE bytes <= :room OR number_in_section = 1
+        ORDER BY position LIMIT :limit
+    ) AS of_page
+    UNION ALL
+    SELECT 'here', number, NULL, address, title, part, NULL FROM book_pages WHERE book_id = :book AND page = :page
+"""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a statement searches, and what else it reads."""
+
+    in_one_book: bool
+    """In the book of `:book` only, and not in all."""
+    has_here: bool = False
+    """Also the page of `:page`, in that book."""
+    has_contents: bool = False
+    """Also the table of contents of the book of `:contents`."""
+
+    @property
+    def of_book(self) -> str:
+        """The condition for rows of documents and their words."""
+        return "book_id = :book" if self.in_one_book else "book_id IS NOT NULL"
+
+    def of(self, search: str) -> TextClause:
+        """Return the statement that reads all of it."""
+        statement = text(search + (_HERE if self.has_here else "") + (_CONTENTS if self.has_contents else ""))
+        keys = [*(["book"] if self.in_one_book else []), *(["contents"] if self.has_contents else [])]
+        return statement.bindparams(*(bindparam(key, type_=Uuid()) for key in keys))
 
 
 @lru_cache
-def search_postgresql(vector_schema: str | None, *, is_mixed: bool) -> TextClause:
+def search_sqlite(where: Where) -> TextClause:
+    """Return the statement that searches by words, and by the ids in `:nearest`, the best of which has the `:cosine`."""
+    words, fused = (
+        part.format(of_book=where.of_book, page="json_extract(metadata, '$.page')") for part in (_WORDS_SQLITE, _FUSED)
+    )
+    return where.of(words + _MEANING_SQLITE + fused)
+
+
+@lru_cache
+def search_postgresql(vector_schema: str | None, where: Where, *, is_mixed: bool) -> TextClause:
     """Return the statement that searches by words and, if the schema of pgvector is given, by meaning.
 
     If not all embeddings are of the same model, only those of `:model` with `:dimensions` are compared.
@@ -161,15 +205,26 @@ def search_postgresql(vector_schema: str | None, *, is_mixed: bool) -> TextClaus
         # The operand is converted once, because it is in a query of its own; by itself it would be for every row.
         by_meaning = f"""
             by_meaning AS (
-                SELECT id, rank() OVER (ORDER BY distance) AS rank
+                SELECT id, rank() OVER (ORDER BY distance) AS rank, 1 - distance AS cosine
                 FROM (
                     SELECT id, embedding OPERATOR({vector_schema}.<=>) (
                         SELECT CAST(:embedding AS {vector_schema}.vector)
                     ) AS distance
-                    FROM documents WHERE embedding IS NOT NULL AND {comparable}
+                    FROM documents WHERE embedding IS NOT NULL AND {where.of_book} AND {comparable}
                     ORDER BY distance LIMIT {RANKED}
                 )
             ),
         """  # noqa: S608  # Constants, and a name that PostgreSQL has quoted.
         parameters.append(bindparam("embedding", type_=ARRAY(REAL)))
-    return text(_WORDS_POSTGRESQL + by_meaning + _FUSED.format(page="(metadata ->> 'page')")).bindparams(*parameters)
+    words, fused = (
+        part.format(of_book=where.of_book, page="(metadata ->> 'page')") for part in (_WORDS_POSTGRESQL, _FUSED)
+    )
+    return where.of(words + by_meaning + fused).bindparams(*parameters)
+
+
+def _page(page: str, size: str) -> TextClause:
+    return text(_PAGE.format(page=page, bytes=size)).bindparams(bindparam("book", type_=Uuid()))
+
+
+PAGE_SQLITE = _page("json_extract(metadata, '$.page')", "length(CAST(content AS blob))")
+PAGE_POSTGRESQL = _page("(metadata ->> 'page')", "octet_length(content)")

@@ -1,10 +1,11 @@
 """From a folder of Markdown to the book's chunks, each with the address that Docusaurus gives to its section."""
 
+import math
 import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _DEFAULT_LOCALE = "en"  # Docusaurus has the same.
 _UNREAD_FOLDERS = frozenset({"node_modules", "__tests__"})
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<yaml>.*?)(?:^|\n)---[ \t]*(?:\n|$)", re.DOTALL)
 _NOT_IN_HOST = re.compile(r"[\s@\\<>\"]")
+_SITE_TITLE = re.compile(r"""^\s*title:\s*(?P<quote>["'`])(?P<title>[^"'`\n$]+)(?P=quote)""", re.MULTILINE)
 _NO_PREFIX = re.compile(r"[0-9]+[-_.][0-9]+")
 _PREFIX = re.compile(r"[0-9]+\s*[-_.]+\s*([^-_.\s].*)")
 
@@ -50,6 +52,10 @@ class Book:
     """How many files were read."""
     chunks: list[Chunk]
     skipped: list[Skipped]
+    title: str | None = None
+    """The title of the site, None if the folder does not say it."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The titles of the folders directly below the root, by their names in addresses, as far as the site gives them."""
 
 
 class _SkipError(Exception):
@@ -62,6 +68,16 @@ class _Page:
     chunks: list[Chunk]
     skipped: list[Skipped]
     """Partials that it imports and that cannot be read."""
+    position: float
+    """Its place among its neighbours, as its file says; without one, it comes after those that have one."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What the site says of a folder, in its `_category_` file or its name."""
+
+    label: str | None
+    position: float
 
 
 def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbers: bool = False) -> Book:
@@ -72,7 +88,7 @@ def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbe
     """
     root = book_url(url)
     _check(folder)
-    chunks: list[Chunk] = []
+    pages: dict[str, _Page] = {}
     skipped: list[Skipped] = []
     files: dict[str, str] = {}
     for file in _files(folder, exclude):
@@ -82,13 +98,18 @@ def read_book(folder: Path, url: str, *, exclude: Sequence[str] = (), keep_numbe
             skipped.append(Skipped(file, str(error)))
             continue
         if (first := files.setdefault(page.address, file)) == file:
-            chunks += page.chunks
+            pages[file] = page
             skipped += page.skipped
         else:
             skipped.append(Skipped(file, f"has the same address as {first}"))
+    folders = {parent: _read_folder(folder, parent) for file in pages for parent in _parents(file)}
+    in_order = sorted(pages, key=lambda file: _place(file, pages[file], folders))
+    chunks = [chunk for file in in_order for chunk in pages[file].chunks]
     if not chunks:
         raise TreeError("\n".join([f"{folder} holds no Markdown that can be read.", *map(_as_line, skipped)]))
-    return Book(root, len(files), chunks, skipped)
+    unnumbered = (lambda name: name) if keep_numbers else _without_number
+    parts = {unnumbered(name): found.label for name, found in folders.items() if found.label and "/" not in name}
+    return Book(root, len(files), chunks, skipped, title=_title_of_site(folder), parts=parts)
 
 
 def locale_of(folder: Path) -> str:
@@ -166,6 +187,10 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
     slug, name = _slug(file, front_matter, keep_numbers=keep_numbers)
     address = root + _quoted(slug.lstrip("/"))
     skipped: list[Skipped] = []
+    if _is_index(file):
+        position = -math.inf
+    else:
+        position = _position(front_matter.get("sidebar_position"), posixpath.basename(file))
     try:
         chunks = chunk_page(
             text,
@@ -177,7 +202,58 @@ def _read_page(folder: Path, file: str, root: str, *, keep_numbers: bool) -> _Pa
         )
     except RecursionError:
         raise _SkipError("is nested too deeply") from None
-    return _Page(address, chunks, skipped)
+    return _Page(address, chunks, skipped, position)
+
+
+def _parents(file: str) -> Iterator[str]:
+    """Yield the folders that the file is in, the outermost first."""
+    names = file.split("/")[:-1]
+    return ("/".join(names[:end]) for end in range(1, len(names) + 1))
+
+
+def _place(file: str, page: _Page, folders: Mapping[str, _Folder]) -> list[tuple[float, str]]:
+    """Return what orders pages as the site's sidebar does, if the site does not write one itself."""
+    *_, name = file.split("/")
+    return [
+        *((folders[parent].position, posixpath.basename(parent)) for parent in _parents(file)),
+        (page.position, name),
+    ]
+
+
+def _read_folder(folder: Path, name: str) -> _Folder:
+    for suffix in ("json", "yml", "yaml"):
+        try:
+            values: Any = yaml.load(_read_file(folder / name / f"_category_.{suffix}"), Loader=yaml.BaseLoader)  # noqa: S506  # As for front matter.
+        except (_SkipError, yaml.YAMLError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            label, position = values.get("label"), values.get("position")
+            return _Folder(
+                " ".join(label.split()) or None if isinstance(label, str) else None,
+                _position(position if isinstance(position, str) else None, posixpath.basename(name)),
+            )
+    return _Folder(None, _position(None, posixpath.basename(name)))
+
+
+def _position(given: str | None, name: str) -> float:
+    """Return the position that is given, or the number that the name begins with."""
+    try:
+        return float(given or "")
+    except ValueError:
+        prefix = None if _NO_PREFIX.match(name) else _PREFIX.fullmatch(name)
+        return float(re.match("[0-9]+", name)[0]) if prefix else math.inf  # type: ignore[index]  # The prefix has one.
+
+
+def _title_of_site(folder: Path) -> str | None:
+    """Return the title in the configuration of the Docusaurus site that the folder is in."""
+    for parent in folder.resolve().parents:
+        for file in sorted(parent.glob("docusaurus.config.*")):
+            try:
+                found = _SITE_TITLE.search(_read_file(file))
+            except _SkipError:
+                continue
+            return " ".join(found["title"].split()) if found else None
+    return None
 
 
 def _reader_of_partials(
@@ -255,14 +331,19 @@ def _slug(file: str, front_matter: Mapping[str, str], *, keep_numbers: bool) -> 
     folder_slug = "/".join(["", *parts, ""])
     slug = front_matter.get("slug", "")
     base = front_matter.get("id") or unnumbered(name)
-    is_index = name.lower() in {"index", "readme", posixpath.basename(folder).lower()}
     if slug.startswith("/"):
         path = slug
-    elif not slug and is_index:
+    elif not slug and _is_index(file):
         path, base = folder_slug, (parts or ["Home"])[-1]
     else:
         path = posixpath.normpath(posixpath.join(folder_slug, slug or base)) + ("/" if slug.endswith("/") else "")
     return re.sub("/{2,}", "/", path), base
+
+
+def _is_index(file: str) -> bool:
+    """Whether the page is the one of its folder."""
+    folder, name = posixpath.split(posixpath.splitext(file)[0])
+    return name.lower() in {"index", "readme", posixpath.basename(folder).lower()}
 
 
 def _without_number(name: str) -> str:

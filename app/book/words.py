@@ -181,6 +181,16 @@ _COMMON = frozenset(
 )
 """English words that say nothing of a question's subject; PostgreSQL knows those of every language that it can stem."""
 
+_COMMON_URDU = frozenset(
+    re.findall(
+        r"\S+",
+        "کا کی کے کو میں سے پر نے ہے ہیں ہوں ہو ہوتا ہوتی ہوتے تھا تھی تھے کیا کیسے کیوں کون کونسا کونسے کہاں کب کس کن جو جب تب یہ وہ اس اسے "
+        "ان انہیں اور یا بھی تو ہی نہیں نہ مجھے مجھ آپ تم ہم ہمیں میرا میری میرے ایک کر کرتا کرتی کرتے کرنا کریں ساتھ لیے لئے گا گی گے "
+        "رہا رہی رہے سکتا سکتی سکتے والا والی والے اپنا اپنی اپنے تک بارے",
+    )
+)
+"""Urdu words that say nothing of a question's subject."""
+
 _CAMEL_CASE = re.compile(r"[^\W\d_]*[a-z0-9][A-Z]\w*")
 _HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
@@ -213,6 +223,11 @@ def searchable(text: str) -> str:
     return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", text)
 
 
+def without_common_urdu(words: Iterable[str]) -> list[str]:
+    """Return the words of a question in Urdu that say something of its subject; neither database knows the others."""
+    return [word for word in words if word not in _COMMON_URDU]
+
+
 def without_common(words: Iterable[str]) -> list[str]:
     """Return the words of an English question that say something of its subject."""
     return [word for word in words if word not in _COMMON]
@@ -238,15 +253,17 @@ CONFIGURATION_SQL = """
 
 # Naming the title twice doubles its weight.
 _POSTGRESQL = text(f"""
-    INSERT INTO document_words (id, words, length)
-    SELECT id, words, coalesce((SELECT sum(cardinality(positions)) FROM unnest(words)), 0)
+    INSERT INTO document_words (id, book_id, words, length)
+    SELECT id, book_id, words, coalesce((SELECT sum(cardinality(positions)) FROM unnest(words)), 0)
     FROM (
-        SELECT id, to_tsvector({CONFIGURATION_SQL}, concat_ws(' ', title, title, content)) AS words
-        FROM unnest(:ids, :titles, :contents, :configurations) AS chunk (id, title, content, configuration)
+        SELECT id, book_id, to_tsvector({CONFIGURATION_SQL}, concat_ws(' ', title, title, content)) AS words
+        FROM unnest(:ids, :books, :titles, :contents, :configurations)
+             AS chunk (id, book_id, title, content, configuration)
     )
-    ON CONFLICT (id) DO UPDATE SET words = excluded.words, length = excluded.length
+    ON CONFLICT (id) DO UPDATE SET book_id = excluded.book_id, words = excluded.words, length = excluded.length
 """).bindparams(  # noqa: S608  # A constant.
     bindparam("ids", type_=ARRAY(Uuid)),
+    bindparam("books", type_=ARRAY(Uuid)),
     bindparam("titles", type_=ARRAY(Text)),
     bindparam("contents", type_=ARRAY(Text)),
     bindparam("configurations", type_=ARRAY(Text)),
@@ -266,7 +283,14 @@ async def index_words(connection: AsyncConnection, chunks: Iterable[Document]) -
         if connection.dialect.name == "postgresql":
             configurations = [configuration(chunk.meta.get("locale")) for chunk in batch]
             ids, titles, contents = map(list, zip(*forms, strict=True))
-            parameters = {"ids": ids, "titles": titles, "contents": contents, "configurations": configurations}
+            books = [chunk.book_id for chunk in batch]
+            parameters = {
+                "ids": ids,
+                "books": books,
+                "titles": titles,
+                "contents": contents,
+                "configurations": configurations,
+            }
             await connection.execute(_POSTGRESQL, parameters)
         else:
             rows = [{"id": key.hex, "title": title, "content": content} for key, title, content in forms]
