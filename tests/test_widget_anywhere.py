@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.browser import (
     BOOK,
@@ -234,6 +234,26 @@ async def test_a_question_that_is_asked_meanwhile_waits_and_can_be_taken_back(
     await expect(answers(page)).to_have_text(["On two legs.", "Yes."])
     assert len(model_server.requests) == 2
     assert len(await service.tables.sessions()) == 1
+
+
+async def test_what_was_asked_after_a_question_that_failed_comes_back(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    gate = asyncio.Event()
+    error = {"code": "openai_error", "message": "The assistant failed.", "request_id": "1", "retryable": True}
+
+    async def fail_later(route: Route) -> None:
+        await gate.wait()
+        await route.fulfill(status=500, json={"error": error}, headers={"Access-Control-Allow-Origin": "*"})
+
+    await page.route("**/chat/stream", fail_later)
+    for question in ("How does it walk?", "Always?", "Why?"):
+        await ask(page, question)
+    await expect(questions(page)).to_have_count(3)
+    gate.set()
+    await expect(page.get_by_role("textbox")).to_have_value("Always?\nWhy?")
+    await expect(questions(page)).to_have_text(["How does it walk?"])
+    await expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
 async def test_two_tabs_that_ask_at_once_have_one_conversation_and_show_it(

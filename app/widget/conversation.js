@@ -384,7 +384,7 @@ export class Conversation {
       if (!isAnswered) break;
     }
     // What was asked after a question that failed may have meant its answer.
-    for (const turn of [...this.#queued]) this.#takeBack(turn);
+    for (const turn of this.#queued.reverse()) this.#takeBack(turn);
     if (this.#isStale && this.#options.isShown()) this.#restore({ isOwner: false });
   }
 

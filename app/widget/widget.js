@@ -266,7 +266,8 @@ class BookChat extends HTMLElement {
     const onSelect = async () => {
       if (document.getSelection()?.isCollapsed) return;
       document.removeEventListener("selectionchange", onSelect);
-      const module = await import("./bubble.js");
+      const module = await import("./bubble.js").catch(() => null);
+      if (!module) return document.addEventListener("selectionchange", onSelect);
       const onAsk = (/** @type {Range | undefined} */ range) => this.#open({ range });
       this.#bubble = new module.Bubble({ root: this.#root, bookSelector, onAsk });
       this.#root.append(this.#bubble.element);
@@ -281,8 +282,9 @@ function bookSelector() {
   return script?.dataset.selector ?? (document.querySelector("article") ? "article" : "main");
 }
 
+/** Where the page has the colours that it is read in. */
 function bookElement() {
-  return document.querySelector(bookSelector()) ?? document.body;
+  return document.querySelector("article, main") ?? document.body;
 }
 
 // Storage may be forbidden: then the chat is closed on the next page.
