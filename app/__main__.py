@@ -7,9 +7,6 @@ from pathlib import Path
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the 60 seconds for which a proxy keeps an idle connection: else it sends a question into one that is closing."""
-
 WORKER_SILENCE_SECONDS = 30
 """How long one of several processes may be silent before it is replaced: on a busy machine it takes long to start."""
 
@@ -37,7 +34,6 @@ def main() -> int:
         log_config=LOGGING_CONFIG if settings.development else str(Path(__file__).with_name("logging.json")),
         http="app.connections:BoundedProtocol",
         ws="none",  # There are no WebSockets, and an attempt would log its query.
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
     return 0

@@ -1,4 +1,4 @@
-"""For the person who runs the service: what readers asked, and what is no longer kept. Run with `python -m app.admin`."""
+"""For the person who runs the service, `python -m app.admin`: what readers asked, and the deletion of old conversations."""
 
 import argparse
 import csv
@@ -9,22 +9,32 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from sqlalchemy import Label, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
+from sqlalchemy import ColumnElement, Label, Row, and_, bindparam, delete, func, inspect, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from app.commands import CommandError, CommandSettings, opened_database, run
+from app.costs import Cost, costs, notes_on, totals
 from app.database import Database
-from app.models import TOKEN_COUNTS, ChatSession, Message, TokenUsage, read_sources, utc_now
+from app.models import TOKEN_COUNTS, ChatSession, Message, TokenUsage, read_sources, storable, utc_now
+from app.pause import READING_SECONDS, begin_pause, end_pause
+
+if TYPE_CHECKING:
+    from app.book.gaps import Gap, Reason
 
 BATCH = 500
 """How many rows are read, and how many sessions deleted, in one statement."""
+
+MOST_PROCESSES = 10_000
+LONGEST_MESSAGE = 500
+"""How long what readers are told of a pause may be."""
 
 COLUMNS = (
     *("time", "session_id", "question", "selected_text", "answer", "sources", "feedback", "comment"),
@@ -32,6 +42,9 @@ COLUMNS = (
     *("cached_tokens", "reasoning_tokens", "service_tier", "truncated"),
 )
 """The columns of the CSV."""
+
+_REASONS: tuple["Reason", ...] = ("nothing_found", "not_cited", "negative")
+GAP_COLUMNS = ("group", "asked_in_group", "question", "asked", *_REASONS, "last_asked")
 
 
 def main() -> int:
@@ -52,11 +65,37 @@ def _parser() -> argparse.ArgumentParser:
         help="not answered from the book: without an answer, or with one that cites nothing",
     )
     report.add_argument("--csv", metavar="FILE", help="write a CSV file with all of it; - is the standard output")
+    view = report.add_mutually_exclusive_group()
+    view.add_argument(
+        "--gaps",
+        action="store_const",
+        dest="command",
+        const=_report_gaps,
+        help="show what the book could not answer instead, questions that are alike together, the most frequent first",
+    )
+    view.add_argument(
+        "--cost",
+        action="store_const",
+        dest="command",
+        const=_report_costs,
+        help="show what the answers of each day cost instead, by model",
+    )
     report.set_defaults(command=_report)
     prune = commands.add_parser("prune", help="delete the sessions in which nothing was asked for so many days")
     prune.add_argument("--days", type=_days, required=True, metavar="N")
     prune.add_argument("--dry-run", action="store_true", help="only count them")
     prune.set_defaults(command=_prune)
+    pause = commands.add_parser("pause", help="refuse questions from now on, and tell readers why")
+    pause.add_argument("--message", type=_message, metavar="TEXT", help="what readers are told")
+    pause.set_defaults(command=_pause)
+    resume = commands.add_parser("resume", help="answer questions again")
+    resume.set_defaults(command=_resume)
+    doctor = commands.add_parser("doctor", help="look for what would fail a deployment; status 1 if there is anything")
+    doctor.add_argument(
+        "--ask", action="store_true", help="also ask the model for a small answer, which costs a few tokens"
+    )
+    doctor.add_argument("--processes", type=_processes, default=1, metavar="N", help="how many processes there will be")
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -76,16 +115,26 @@ def _days(value: str) -> int:
     return int(value)
 
 
+def _processes(value: str) -> int:
+    if not (value.isdecimal() and 0 < int(value) <= MOST_PROCESSES):
+        raise argparse.ArgumentTypeError("must be a number of processes")
+    return int(value)
+
+
+def _message(value: str) -> str:
+    text = value.strip()
+    try:
+        storable(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 < len(text) <= LONGEST_MESSAGE:
+        raise argparse.ArgumentTypeError(f"must have from 1 to {LONGEST_MESSAGE} characters")
+    return text
+
+
 async def _report(arguments: argparse.Namespace) -> None:
-    settings = CommandSettings.load()
-    async with opened_database(settings) as database:
-        turns = asked_turns(
-            database,
-            since=arguments.since,
-            until=arguments.until,
-            feedback=arguments.feedback,
-            unanswered=arguments.unanswered,
-        )
+    async with opened_database(CommandSettings.load()) as database:
+        turns = asked_turns(database, *_conditions(arguments))
         with suppress(BrokenPipeError):  # Whoever reads has seen enough.
             if arguments.csv:
                 with _csv_file(arguments.csv) as file:
@@ -93,6 +142,44 @@ async def _report(arguments: argparse.Namespace) -> None:
             else:
                 with _paged() as page:
                     await _write_table(page, turns)
+
+
+async def _report_gaps(arguments: argparse.Namespace) -> None:
+    if find_spec("app.book") is None:  # The folder can be taken away.
+        raise CommandError("This service has no book.")
+    from app.book.gaps import AskedGaps  # noqa: PLC0415
+
+    settings, asked = CommandSettings.load(), AskedGaps()
+    async with opened_database(settings) as database:
+        async for turn in asked_turns(database, *_conditions(arguments), _IS_GAP):
+            asked.add(turn)
+    gaps = await asked.grouped(settings, _note)
+    with suppress(BrokenPipeError):
+        if arguments.csv:
+            with _csv_file(arguments.csv) as file:
+                _write_rows(file, GAP_COLUMNS, _gap_rows(gaps))
+        else:
+            with _paged() as page:
+                _write_gaps(page, gaps)
+
+
+async def _report_costs(arguments: argparse.Namespace) -> None:
+    if arguments.feedback or arguments.unanswered:
+        raise CommandError("--cost counts every answer: it goes with --since, --until and --csv only.")
+    settings = CommandSettings.load()
+    async with opened_database(settings) as database:
+        rows = await costs(database, settings, since=arguments.since, until=arguments.until)
+    with suppress(BrokenPipeError):
+        if arguments.csv:
+            with _csv_file(arguments.csv) as file:
+                _write_rows(file, Cost._fields, rows)
+        else:
+            with _paged() as page:
+                _write_costs(page, rows)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 _TIME, _ID = (inspect(Message).columns[name].type for name in ("created_at", "id"))
@@ -122,26 +209,25 @@ _TURNS = (
         *(_of_turn(name) for name in TOKEN_COUNTS),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
-    .where(col(_question.role) == literal_column("'user'"))  # As a parameter, it would not be that of the index.
+    # The index has the role as a constant, and is not used for a parameter.
+    .where(col(_question.role) == literal_column("'user'"))
 )
-_UNANSWERED = or_(col(_answer.id).is_(None), and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0))
+_CITES_NOTHING = and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0)
+_UNANSWERED = or_(col(_answer.id).is_(None), _CITES_NOTHING)
+_IS_GAP = or_(_CITES_NOTHING, col(_answer.feedback) == "negative")
 
 
-def asked_turns(
-    db: Database,
-    *,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    feedback: str | None = None,
-    unanswered: bool = False,
-) -> AsyncIterator[Row[Any]]:
-    """Yield the questions with their answers, the newest first, a few hundred rows in memory at a time."""
-    conditions = [
-        *([col(_question.created_at) >= since] if since else []),
-        *([col(_question.created_at) < until] if until else []),
-        *([col(_answer.feedback) == feedback] if feedback else []),
-        *([_UNANSWERED] if unanswered else []),
+def _conditions(arguments: argparse.Namespace) -> list[ColumnElement[bool]]:
+    return [
+        *([col(_question.created_at) >= arguments.since] if arguments.since else []),
+        *([col(_question.created_at) < arguments.until] if arguments.until else []),
+        *([col(_answer.feedback) == arguments.feedback] if arguments.feedback else []),
+        *([_UNANSWERED] if arguments.unanswered else []),
     ]
+
+
+def asked_turns(db: Database, *conditions: ColumnElement[bool]) -> AsyncIterator[Row[Any]]:
+    """Yield the questions with their answers, the newest first, a few hundred rows in memory at a time."""
     place = (col(_question.created_at), col(_question.id))
     return db.walk(_TURNS.where(*conditions), *place, batch=BATCH, descending=True)
 
@@ -166,6 +252,21 @@ async def _write_csv(file: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
     async for turn in turns:
         writer.writerow(map(as_cell, _values(turn)))
     file.flush()
+
+
+def _write_rows(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    writer.writerows([as_cell(value) for value in row] for row in rows)
+    file.flush()
+
+
+def _gap_rows(gaps: Sequence["Gap"]) -> Iterator[Sequence[Any]]:
+    for number, gap in enumerate(gaps, 1):
+        for question in gap.questions:
+            reasons = (question.reasons[reason] for reason in _REASONS)
+            last_asked = question.last_asked.isoformat(timespec="seconds")
+            yield number, gap.count, question.text, question.count, *reasons, last_asked
 
 
 def _values(turn: Row[Any]) -> Sequence[Any]:
@@ -222,6 +323,32 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
         print(figures + _on_one_line(said, max(20, width - len(figures)) if width else 200), file=page)
 
 
+def _write_gaps(page: TextIO, gaps: Sequence["Gap"]) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    print(
+        f"{'ASKED':>6}  {'NOTHING FOUND':>13}  {'NOT CITED':>9}  {'RATED DOWN':>10}  {'LAST':10}  QUESTIONS", file=page
+    )
+    for gap in gaps:
+        found, cited, rated = (gap.reasons[reason] or "" for reason in _REASONS)
+        figures = f"{gap.count:>6,}  {found:>13}  {cited:>9}  {rated:>10}  {gap.last_asked:%Y-%m-%d}  "
+        questions = " / ".join(question.text for question in gap.questions)
+        print(figures + _on_one_line(questions, max(20, width - len(figures)) if width else 200), file=page)
+
+
+def _write_costs(page: TextIO, rows: Sequence[Cost]) -> None:
+    print(
+        f"{'DAY (UTC)':10}  {'ANSWERS':>8}  {'TOKENS IN':>12}  {'CACHED':>12}  {'TOKENS OUT':>12}  {'COST':>10}  MODEL",
+        file=page,
+    )
+    for row in [*rows, *totals(rows)]:
+        day = row.day or "total"
+        money = "" if row.cost is None else f"{row.cost:,.4f}"
+        tokens = f"{row.prompt_tokens:>12,}  {f'{row.cached_tokens:,}' if row.cached_tokens else '':>12}  {row.completion_tokens:>12,}"
+        print(f"{day!s:10}  {row.answers:>8,}  {tokens}  {money:>10}  {_on_one_line(row.model, 60)}", file=page)
+    for note in notes_on(rows):
+        print(note, file=page)
+
+
 def _on_one_line(text: str, length: int) -> str:
     """Return the beginning of a text without what a terminal would obey."""
     line = "".join(c if c.isprintable() else " " for c in text[: 4 * length])
@@ -260,6 +387,36 @@ async def _prune(arguments: argparse.Namespace) -> None:
             count, done = await prune(database, before=before), "deleted"
     since = f"in which nothing was asked since {before:%Y-%m-%d %H:%M} UTC"
     print(f"{count:,} session{'' if count == 1 else 's'} {done}, {since}.")  # noqa: T201
+
+
+async def _pause(arguments: argparse.Namespace) -> None:
+    async with opened_database(CommandSettings.load()) as database:
+        await begin_pause(database, arguments.message)
+    print(f"Paused: within {READING_SECONDS:.0f} seconds, every process refuses questions. {_RESUME}")  # noqa: T201
+
+
+_RESUME = "To go on: python -m app.admin resume"
+
+
+async def _resume(_arguments: argparse.Namespace) -> None:
+    async with opened_database(CommandSettings.load()) as database:
+        was_paused = await end_pause(database)
+    said = f"Questions are answered again within {READING_SECONDS:.0f} seconds." if was_paused else "It was not paused."
+    print(said)  # noqa: T201
+
+
+async def _doctor(arguments: argparse.Namespace) -> None:
+    from app.doctor import examine  # noqa: PLC0415  # The model's client takes long to import.
+
+    faults = advice = 0
+    async for finding in examine(ask=arguments.ask, processes=arguments.processes):
+        print(finding, flush=True)  # noqa: T201
+        faults += finding.verdict == "FAULT"
+        advice += finding.verdict == "advice"
+    counted = f"{faults} fault{'' if faults == 1 else 's'}, {advice} piece{'' if advice == 1 else 's'} of advice."
+    if faults:
+        raise CommandError(counted)
+    print(counted)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether a question may be asked: its length, the tokens of the day, the reader's rate."""
+"""Whether a question may be asked: its length, the owner's pause, the tokens of the day, the reader's rate."""
 
 import uuid
 from functools import partial
@@ -7,9 +7,10 @@ from fastapi.exceptions import RequestValidationError
 
 from app.conversations import is_answered
 from app.dependencies import StateRequest
-from app.errors import RateLimitedError
-from app.idempotency import identity_of, turn_ids
+from app.errors import ChatError, PausedError, RateLimitedError
+from app.idempotency import identity_of, question_id
 from app.models import ChatRequest
+from app.pause import Pauses
 from app.ratelimit import Allowance
 
 
@@ -18,9 +19,10 @@ async def admit(
 ) -> Allowance:
     """Return the function that counts the question, to be called when it goes to the model.
 
-    Raises RequestValidationError if a text is longer than the settings allow. Raises RateLimitedError if the reader has no
-    question left or the day no tokens, except for a question that has been answered or is being answered by this process:
-    then the function raises it, should the model be asked after all.
+    Raises RequestValidationError if a text is longer than the settings allow. Raises PausedError if the service is paused, and
+    RateLimitedError if the reader has no question left or the day no tokens, except for a question that has been answered or
+    is being answered by this process: then the function raises it, should the model be asked after all. A pause of which this
+    process hears only now is raised by the function too.
     """
     state = request.state
     settings = state["settings"]
@@ -33,12 +35,14 @@ async def admit(
     if too_long:
         raise RequestValidationError(too_long)
     try:
+        await state["pauses"].expect()
         await state["budget"].check()
-        return await state["limiter"].allowance(request, owner)
-    except RateLimitedError as error:
+        allowance = await state["limiter"].allowance(request, owner)
+    except (PausedError, RateLimitedError) as error:
         if not await _is_paid(request, question, owner, idempotency_key):
             raise
         return partial(_refuse, error)
+    return partial(_count, state["pauses"], allowance)
 
 
 async def _is_paid(
@@ -50,8 +54,13 @@ async def _is_paid(
         return False
     if request.state["broadcasts"].get(identity):
         return True
-    return await is_answered(request.state["database"], turn_ids(question, owner, idempotency_key).question)
+    return await is_answered(request.state["database"], question_id(idempotency_key))
 
 
-async def _refuse(error: RateLimitedError) -> None:
+async def _count(pauses: Pauses, allowance: Allowance) -> None:
+    await pauses.check()
+    await allowance()
+
+
+async def _refuse(error: ChatError) -> None:
     raise error

@@ -1,8 +1,10 @@
-"""What a turn under way tells, kept for whoever follows it."""
+"""The events of a running turn, kept for whoever follows it."""
 
 import asyncio
+import uuid
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 from app.models import DeltaEvent, DoneEvent, FollowUpsEvent, MessageBase, SourcesEvent
 
@@ -12,8 +14,14 @@ type TurnEvent = MessageBase | SourcesEvent | DeltaEvent | FollowUpsEvent
 _BATCH = 64
 
 
-type Identity = tuple[Hashable, ...]
-"""What two requests for the same turn have in common."""
+class Identity(NamedTuple):
+    """What two requests for the same turn have in common: what the client sent, whatever has become of the session."""
+
+    key: uuid.UUID
+    owner: str | None
+    session_id: str | None
+    message: str
+    selected_text: str | None
 
 
 class Broadcasts:

@@ -35,7 +35,7 @@ from app.errors import (
     TurnInProgressError,
 )
 from app.followups import Telling
-from app.idempotency import claim_question, give_up, identity_of, mark_as_claimed, turn_ids
+from app.idempotency import claim_question, give_up, identity_of, mark_as_claimed, new_session_id, question_id
 from app.llm import LanguageModel
 from app.logs import current_request, keep_out_of_log
 from app.models import (
@@ -142,33 +142,36 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
     """
     request = turn.request
     keep_out_of_log(request.message, request.selected_text, request.page_url, request.reader_note)
-    ids = turn_ids(turn.request, turn.owner, turn.idempotency_key)
+    identity = turn.identity
     seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
     async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
         history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
         conversation = await find_conversation(
             turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
         )
+        asked_at = time_after(conversation.last_message_at if conversation else None)
         if conversation is None:
             if not may_begin_session:
                 raise SessionNotFoundError
-            conversation = new_conversation(ids.new_session, owner=turn.owner, first_message=turn.request.message)
+            session_id = new_session_id(identity, asked_at)
+            conversation = new_conversation(session_id, owner=turn.owner, first_message=turn.request.message)
         current_request().session_id = conversation.session_id
         retrieval.follow(conversation.previous_question)
 
         question = MessageBase(
-            id=ids.question,
+            id=question_id(turn.idempotency_key),
             session_id=conversation.session_id,
             role=MessageRole.user,
             content=turn.request.message,
             selected_text=turn.request.selected_text,
-            created_at=time_after(conversation.last_message_at),
+            created_at=asked_at,
         )
-        if turn.idempotency_key is None:
+        if identity is None:
             mark_as_claimed(question, seconds=seconds)
             return await _answer(turn, question, conversation, retrieval, emit)
 
-        async with claim_question(turn.db, question, conversation, seconds=seconds) as claim:
+        async with claim_question(turn.db, question, conversation, identity, seconds=seconds) as claim:
+            current_request().session_id = question.session_id
             if claim.recorded_reply is None:
                 return await _answer(turn, question, conversation, retrieval, emit)
             return _replay(question, claim.recorded_reply, emit)

@@ -5,7 +5,7 @@ beside the turn. See docs/decisions/0008.
 """
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -78,6 +78,7 @@ from app.models import (
     MessageBase,
     MessageRole,
     Order,
+    ReaderContext,
     Source,
     SourcesEvent,
     read_sources,
@@ -89,6 +90,9 @@ from app.retrieval import Retriever
 from app.stream import EventStream, Take, begin_turn
 
 PAGE_SIZE, LARGEST_PAGE = 20, 100
+
+type _Metadata = Mapping[str, Any]
+"""What a site adds to ChatKit's requests."""
 
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
 _TITLE: TypeAdapter[str] = TypeAdapter(
@@ -124,11 +128,11 @@ async def respond(request: StateRequest, retriever: Retriever, owner: str | None
 async def _begin_stream(reader: "_Reader", parsed: ChatKitReq) -> Response:
     match parsed:
         case ThreadsCreateReq(params=params):
-            return await reader.begin_thread(params.input)
+            return await reader.begin_thread(params.input, parsed.metadata)
         case ThreadsAddUserMessageReq(params=params):
-            return await reader.continue_thread(params.thread_id, params.input)
+            return await reader.continue_thread(params.thread_id, params.input, parsed.metadata)
         case ThreadsRetryAfterItemReq(params=params):
-            return await reader.regenerate(params.thread_id, params.item_id)
+            return await reader.regenerate(params.thread_id, params.item_id, parsed.metadata)
         case _:
             raise UnsupportedRequestError
 
@@ -166,19 +170,23 @@ class _Reader:
     def _db(self) -> Database:
         return self.request.state["database"]
 
-    async def begin_thread(self, given: UserMessageInput) -> Response:
+    async def begin_thread(self, given: UserMessageInput, metadata: _Metadata) -> Response:
         """Begin a turn in a new thread."""
-        turn = await new_turn(self.request, _question(given), self.retriever, self.owner)
+        turn = await new_turn(self.request, _question(given, metadata), self.retriever, self.owner)
         return self._stream(partial(take_turn, turn), shown=_Shown.thread)
 
-    async def continue_thread(self, thread_id: str, given: UserMessageInput) -> Response:
+    async def continue_thread(self, thread_id: str, given: UserMessageInput, metadata: _Metadata) -> Response:
         """Begin a turn in this thread."""
-        turn = await new_turn(self.request, _question(given, thread_id), self.retriever, self.owner)
+        turn = await new_turn(self.request, _question(given, metadata, thread_id), self.retriever, self.owner)
         return self._stream(partial(take_turn, turn, may_begin_session=False), shown=_Shown.question)
 
-    async def regenerate(self, thread_id: str, item_id: str) -> Response:
+    async def regenerate(self, thread_id: str, item_id: str, metadata: _Metadata) -> Response:
         """Begin a turn that answers a recorded question anew."""
-        regeneration = await new_regeneration(self.request, thread_id, item_id, self.retriever, self.owner)
+        try:
+            context = ReaderContext.model_validate(_ours(metadata))
+        except ValidationError as error:
+            raise _invalid(error) from None
+        regeneration = await new_regeneration(self.request, thread_id, item_id, self.retriever, self.owner, context)
         return self._stream(regeneration.take, shown=_Shown.answer)
 
     async def threads(self, after: str | None, limit: int | None, order: Order) -> Page[Thread]:
@@ -248,14 +256,22 @@ class _Reader:
         return _stream(_turn_frames(broadcast.follow(), shown))
 
 
-def _question(given: UserMessageInput, thread_id: str | None = None) -> ChatRequest:
+def _ours(metadata: _Metadata) -> _Metadata:
+    """Return what the page says of its reader; whatever else a site puts there is its own."""
+    return {name: metadata[name] for name in ReaderContext.model_fields if name in metadata}
+
+
+def _question(given: UserMessageInput, metadata: _Metadata, thread_id: str | None = None) -> ChatRequest:
     if given.attachments or given.inference_options.tool_choice:
         raise UnsupportedRequestError
     try:
-        return ChatRequest(
-            message="".join(part.text for part in given.content),
-            session_id=thread_id,
-            selected_text=given.quoted_text,
+        return ChatRequest.model_validate(
+            {
+                **_ours(metadata),
+                "message": "".join(part.text for part in given.content),
+                "session_id": thread_id,
+                "selected_text": given.quoted_text,
+            }
         )
     except ValidationError as error:
         raise _invalid(error) from None

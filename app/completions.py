@@ -305,7 +305,7 @@ class CompletionReader:
         data = "".join(self._data)
         if self._event == "error" and data:
             self._fail(data)
-        # What is no JSON and does not begin as our chunks do is another kind of event. After the end, all is.
+        # What is no JSON, and does not begin as a chunk does, is an event of another kind; so is all that comes after the end.
         self._is_malformed |= data.startswith("{") and not self.is_finished
         self._event = ""
         self._forget_data()

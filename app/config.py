@@ -3,17 +3,18 @@
 import json
 import re
 import string
-from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     Field,
     HttpUrl,
     RedisDsn,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -84,6 +85,20 @@ def _origin(text: str) -> str:
     return str(url).removesuffix("/")
 
 
+class Price(BaseModel):
+    """What a model costs for a million tokens, in any currency."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cached_input: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """What the tokens of a prompt cost that the provider had cached. Unset: as much as the others."""
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+_PRICES = TypeAdapter(dict[str, Price])
+
+
 class Environment(BaseSettings):
     """Development or production; unlike the other settings, this one is never missing or malformed."""
 
@@ -110,10 +125,10 @@ class Environment(BaseSettings):
 class DatabaseSettings(Environment):
     """What a migration needs to know."""
 
-    database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
-    """The PostgreSQL connection string, as the provider shows it. Required in production."""
     database_pooled: bool | None = None
     """Whether the service reaches the database through a pooler in transaction mode. Unset: read from `database_url`."""
+    database_url: Annotated[SecretStr | None, Field(validate_default=True)] = None
+    """The PostgreSQL connection string, as the provider shows it. Required in production."""
 
     @classmethod
     def load(cls) -> Self:
@@ -136,14 +151,14 @@ class DatabaseSettings(Environment):
     @classmethod
     def _database_url_is_usable(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            dsn.parse(value.get_secret_value())
+            dsn.parse(value.get_secret_value(), pooled=info.data.get("database_pooled"))
         return _required_in_production(value, info)
 
     @cached_property
     def database(self) -> Dsn:
         """The database to connect to; the embedded one if none is named."""
-        parsed = dsn.parse(self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL)
-        return parsed if self.database_pooled is None else replace(parsed, pooled=self.database_pooled)
+        url = self.database_url.get_secret_value() if self.database_url else _EMBEDDED_DATABASE_URL
+        return dsn.parse(url, pooled=self.database_pooled)
 
 
 class Settings(DatabaseSettings):
@@ -174,6 +189,8 @@ class Settings(DatabaseSettings):
     """The longest that an answer may take, retries included."""
     openai_max_retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a model call is repeated after a transient failure, while nothing of its answer has been shown."""
+    openai_prices: Annotated[dict[str, Price], NoDecode] = {}
+    """A JSON object of what models cost for a million tokens: `input`, `output` and, if it differs, `cached_input`."""
     max_answer_chars: Annotated[int, Field(gt=0)] = 100_000
     """The most characters that an answer may have; a longer one is cut off."""
 
@@ -253,6 +270,14 @@ class Settings(DatabaseSettings):
         if ours := {"model", "messages", "stream"} & value.keys():
             raise ValueError(f"must not set {', '.join(sorted(ours))}")
         return value
+
+    @field_validator("openai_prices", mode="before")
+    @classmethod
+    def _prices_are_understood(cls, value: object) -> object:
+        try:
+            return _PRICES.validate_json(value) if isinstance(value, str) else value
+        except ValidationError:
+            raise ValueError('is not a JSON object such as {"my-model": {"input": 0.5, "output": 2}}') from None
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -1,18 +1,27 @@
 """The connections of clients: what each may send and hold, and for how long.
 
-`python -m app` gives this protocol to uvicorn. uvicorn's own one bounds the size of headers, and waits for as long as a client
-takes, both for the rest of a request and for a response to be read.
+The lifespan gives this protocol to uvicorn. uvicorn's own one bounds the size of headers, and waits for as long as a client takes,
+both for the rest of a request and for a response to be read. It closes an idle connection after five seconds, when a proxy may be
+sending a question into it.
 """
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any, cast, override
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from app.errors import invalid_request
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection is kept without a request: longer than the 60 seconds for which proxies keep theirs."""
+_UVICORNS_KEEP_ALIVE_SECONDS = 5
+"""What it is if nobody says."""
+DRAIN_SECONDS = 3
+"""How long an idle connection is kept when the process stops, for a question that is on its way already."""
 REQUEST_SECONDS = 30.0
 """How long a request may take to arrive, body included; and how long a new connection may stay silent."""
 UNREAD_SECONDS = 30.0
@@ -66,6 +75,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self.conn: _Parser = _Parser(h11.SERVER)
         self._is_lingering = False
+        self._is_draining = False
         self._arriving: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
@@ -90,6 +100,34 @@ class BoundedProtocol(H11Protocol):
             return
         super().data_received(data)
         self._await_request()
+
+    @override
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self._is_draining:
+            self._announce_end()
+
+    @override
+    def shutdown(self) -> None:
+        """End the connection with the next response that can say so, or when no request comes any more."""
+        if self._is_lingering:
+            return
+        self._is_draining = True
+        self.timeout_keep_alive = DRAIN_SECONDS
+        self._announce_end()
+        if self._current_cycle is None or self._current_cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(DRAIN_SECONDS, self.timeout_keep_alive_handler)
+
+    @property
+    def _current_cycle(self) -> RequestResponseCycle | None:
+        return self.cycle  # Its declared type leaves out that there is none before the first request.
+
+    def _announce_end(self) -> None:
+        """Have the response say that it is the last: else a proxy could send its next question into a connection that closes."""
+        cycle = self._current_cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
 
     def _await_request(self) -> None:
         """Have the connection end if a request has begun and does not arrive."""
@@ -182,3 +220,20 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._watch_reader, size)
+
+
+def uvicorn_server() -> Any | None:
+    """Return the server that runs in this process, or None; some platforms bring it under another name."""
+    # Its handler of signals is a method of it.
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if hasattr(server, "should_exit") and hasattr(server, "server_state") else None
+
+
+def bound_connections() -> None:
+    """Have uvicorn use this protocol and keep connections for longer, unless the command that started it chose otherwise."""
+    server = uvicorn_server()
+    if server is None or not server.config.http_protocol_class.__module__.startswith(("uvicorn.", __name__)):
+        return
+    server.config.http_protocol_class = BoundedProtocol
+    if server.config.timeout_keep_alive == _UVICORNS_KEEP_ALIVE_SECONDS:
+        server.config.timeout_keep_alive = KEEP_ALIVE_SECONDS

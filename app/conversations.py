@@ -13,6 +13,8 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
+    Float,
     FromClause,
     Integer,
     Row,
@@ -43,7 +45,17 @@ from app.errors import (
     TurnInProgressError,
 )
 from app.llm import Completion
-from app.models import TOKEN_COUNTS, ChatSession, Feedback, Message, MessageBase, MessageRole, Source, utc_now
+from app.models import (
+    TOKEN_COUNTS,
+    ChatSession,
+    Feedback,
+    Message,
+    MessageBase,
+    MessageRole,
+    Source,
+    TimeInDatabase,
+    utc_now,
+)
 from app.prompt import PastTurn
 
 _TITLE_CHARS = 80
@@ -126,7 +138,7 @@ def _session_with_turns(turns: int, *, bounded: bool) -> Select[Any]:
     """
     session: BindParameter[uuid.UUID] = bindparam("session")
     reply, question, earlier = aliased(Message), aliased(Message), aliased(Message)
-    # A reply that was written before replies named their question belongs to the question that came before it.
+    # Old replies do not name their question: it is the last one before them.
     question_before = (
         select(col(earlier.id))
         .where(
@@ -199,7 +211,11 @@ _BEGIN_SESSION = insert(ChatSession).values(
     owner=bindparam("session_owner"),
     title=bindparam("session_title"),
 )
-_MESSAGE_VALUES = {name: bindparam(f"message_{name}", type_=_COLUMNS[name].type) for name in MessageBase.model_fields}
+_MESSAGE_VALUES: dict[str, ColumnElement[Any]] = {
+    name: bindparam(f"message_{name}", type_=_COLUMNS[name].type) for name in MessageBase.model_fields
+}
+# A claim runs out by the database's clock.
+_MESSAGE_VALUES["answering_until"] = TimeInDatabase(bindparam("message_answering_seconds", type_=Float()))
 _INSERT_MESSAGE = insert(Message).values(_MESSAGE_VALUES)
 
 
@@ -235,7 +251,10 @@ _RECORD_QUESTION_ON_SQLITE = (
 
 
 def _insertion(message: MessageBase) -> Statement:
-    return _INSERT_MESSAGE, {f"message_{name}": value for name, value in message.model_dump().items()}
+    parameters = {f"message_{name}": value for name, value in message.model_dump().items()}
+    until = parameters.pop("message_answering_until")
+    parameters["message_answering_seconds"] = None if until is None else (until - utc_now()).total_seconds()
+    return _INSERT_MESSAGE, parameters
 
 
 async def record_question(db: Database, question: MessageBase, conversation: Conversation) -> None:

@@ -73,14 +73,64 @@ _SESSION, _MESSAGE = _names(ChatSession), _names(Message)
 _SQLITE_CHECK = text(
     f"SELECT max(version_num) FROM {VERSION_TABLE} WHERE NOT EXISTS (SELECT {_MESSAGE} FROM messages WHERE false)"  # noqa: S608  # Constants.
 )
-# PostgreSQL refuses what a turn writes even if it concerns no row, and a refusal retires the connection where it should.
-_POSTGRESQL_CHECK = text(f"""
-    WITH insert_session AS (INSERT INTO chat_sessions ({_SESSION}) SELECT {_SESSION} FROM chat_sessions WHERE false),
+# PostgreSQL refuses what a turn reads and writes even if it concerns no row, and a refusal retires the connection where it should.
+# Row-level security refuses rows alone.
+_POSTGRESQL_CHECK = f"""
+    WITH {{recording_tokens}}
+         insert_session AS (INSERT INTO chat_sessions ({_SESSION}) SELECT {_SESSION} FROM chat_sessions WHERE false),
          update_session AS (UPDATE chat_sessions SET id = id WHERE false),
          insert_message AS (INSERT INTO messages ({_MESSAGE}) SELECT {_MESSAGE} FROM messages WHERE false),
          update_message AS (UPDATE messages SET id = id WHERE false)
-    SELECT max(version_num) FROM {VERSION_TABLE}
-""")  # noqa: S608  # Constants.
+    SELECT max(version_num),
+           (SELECT bool_or({{is_barred}}) FROM pg_class
+            WHERE oid IN ('chat_sessions'::regclass, 'messages'::regclass)) AS is_barred
+    FROM {VERSION_TABLE}
+    WHERE NOT EXISTS (SELECT FROM documents, document_words, books, book_pages WHERE false)
+"""  # noqa: S608  # Constants.
+_IS_BARRED = "row_security_active(pg_class.oid) AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid)"
+_RECORDING_TOKENS = """
+    insert_tokens AS (
+        INSERT INTO token_usage (day, process, tokens) SELECT day, process, tokens FROM token_usage WHERE false
+        ON CONFLICT (day, process) DO UPDATE SET tokens = excluded.tokens),
+"""
+_POSTGRESQL_CHECKS = {
+    counts_tokens: text(
+        _POSTGRESQL_CHECK.format(recording_tokens=_RECORDING_TOKENS if counts_tokens else "", is_barred=_IS_BARRED)
+    )
+    for counts_tokens in (False, True)
+}
+
+_NEEDED = {
+    VERSION_TABLE: ("SELECT",),
+    "chat_sessions": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "messages": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "token_usage": ("SELECT", "INSERT", "UPDATE"),
+    "documents": ("SELECT",),
+    "document_words": ("SELECT",),
+    "books": ("SELECT",),
+    "book_pages": ("SELECT",),
+}
+"""What the service does with each table."""
+
+_REMEDIES: Statement = (
+    text(f"""
+        WITH needed AS (SELECT * FROM unnest(CAST(:tables AS text[]), CAST(:privileges AS text[])) AS needed (name, privilege))
+        SELECT format('GRANT %s ON %s TO %I', string_agg(privilege, ', ' ORDER BY privilege), pg_class.oid::regclass, current_user)
+        FROM needed JOIN pg_class ON relname = name AND pg_table_is_visible(pg_class.oid)
+        WHERE NOT has_table_privilege(pg_class.oid, privilege) GROUP BY pg_class.oid
+        UNION ALL
+        SELECT DISTINCT format('GRANT USAGE ON SCHEMA %I TO %I', nspname, current_user)
+        FROM needed JOIN pg_class ON relname = name JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE NOT has_schema_privilege(pg_namespace.oid, 'USAGE')
+        UNION ALL
+        SELECT DISTINCT format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', pg_class.oid::regclass)
+        FROM needed JOIN pg_class ON relname = name AND pg_table_is_visible(pg_class.oid) WHERE {_IS_BARRED}
+    """),  # noqa: S608  # Constants.
+    {
+        "tables": [table for table, privileges in _NEEDED.items() for _ in privileges],
+        "privileges": [privilege for privileges in _NEEDED.values() for privilege in privileges],
+    },
+)
 
 
 class Database:
@@ -146,7 +196,7 @@ class Database:
         try:
             return await self._run_in_place(engine.sync_engine, statements)
         except FAILURES as error:
-            if _code(error) in _POOLER_CODES:
+            if error_code(error) in _POOLER_CODES:
                 self._connector.expect_pooler()
             raise _translate(error) from error
         finally:
@@ -176,18 +226,33 @@ class Database:
                 else:
                     self._places.release()
 
-    async def is_migrated(self) -> bool:
-        """Whether the tables are as new as the code needs them; raises DatabaseError, also if it may not write."""
+    async def is_migrated(self, *, counts_tokens: bool = False) -> bool:
+        """Whether the tables are as new as the code needs them; with `counts_tokens`, those of the day's budget too.
+
+        Raises DatabaseError, also if the service may not use them. The log says then which statements would let it.
+        """
         try:
-            [row] = await self.execute((_SQLITE_CHECK if self.dsn.sqlite else _POSTGRESQL_CHECK, {}))
+            [row] = await self.execute((_SQLITE_CHECK if self.dsn.sqlite else _POSTGRESQL_CHECKS[counts_tokens], {}))
         except MissingTableError:
+            await self._log_remedies()  # To a role that may not use their schema, the tables seem to be missing.
             return False
+        except _ForbiddenError:
+            await self._log_remedies()
+            raise
+        if not self.dsn.sqlite and row.is_barred:
+            await self._log_remedies()
+            raise _ForbiddenError
         return (row[0] or "") >= REVISION
 
-    async def check_revision(self) -> None:
+    async def _log_remedies(self) -> None:
+        remedies = [] if self.dsn.sqlite else [row[0] for row in await self.execute(_REMEDIES)]
+        if remedies:
+            logger.error("database.forbidden", extra={"fields": {"run": "; ".join(remedies)}})
+
+    async def check_revision(self, *, counts_tokens: bool = False) -> None:
         """Say in the log which command to run when the tables are missing or behind; opens the first connection too."""
         try:
-            if not await self.is_migrated():
+            if not await self.is_migrated(counts_tokens=counts_tokens):
                 logger.error("database.not_migrated", extra={"fields": {"run": "alembic upgrade head"}})
         except DatabaseError as error:
             logger.warning("database.unchecked", exc_info=error)
@@ -284,6 +349,10 @@ class _InterruptedError(DatabaseError):
     """The connection is of no more use, or the tables changed under a prepared statement: a second try may succeed."""
 
 
+class _ForbiddenError(DatabaseError):
+    """The role may not do this."""
+
+
 FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 """What the database raises; the driver's own exceptions come from the set-up of a new connection."""
 
@@ -291,10 +360,12 @@ _POOLER_CODES = frozenset({"26000", "42P05"})
 """A prepared statement is missing, or is there already: it was prepared on another of the pooler's connections."""
 
 _READ_ONLY_CODE = "25006"
+_CONFLICT_CODES = frozenset({"40001", "40P01"})
+"""The transaction was rolled back because it met another one, such as a migration's, and can be tried again."""
 _LOST_CODES = ("08", "57P")
 
 
-def _code(error: BaseException) -> str:
+def error_code(error: BaseException) -> str:
     """Return the SQLSTATE, SQLite's own name for the error, or an empty string."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None) or ""
@@ -313,7 +384,7 @@ def _is_useless_after(error: BaseException) -> bool:
     After a failover, old connections may lead to a server that only reads. Supavisor admits a client first, and tells it with
     its first statement that there is no connection for it.
     """
-    code = _code(error)
+    code = error_code(error)
     is_unusable = code in _POOLER_CODES or code == _READ_ONLY_CODE or code.startswith(_LOST_CODES)
     return is_unusable or (code == "XX000" and is_full(error))
 
@@ -329,14 +400,20 @@ def _retire(context: ExceptionContext) -> None:
 
 
 def _translate(error: Exception) -> DatabaseError:
-    code = _code(error)
+    code = error_code(error)
     if code in {"23505", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
         return DuplicateKeyError()
     if code in {"23503", "SQLITE_CONSTRAINT_FOREIGNKEY"}:
         return MissingReferenceError()
     if code in {"42P01", "42703"}:
         return MissingTableError()
-    if _is_useless_after(error) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if code == "42501":
+        return _ForbiddenError()
+    if (
+        code in _CONFLICT_CODES
+        or _is_useless_after(error)
+        or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    ):
         return _InterruptedError()
     return DatabaseError()
 

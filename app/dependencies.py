@@ -10,6 +10,7 @@ from app.budget import Budget
 from app.config import Settings
 from app.database import Database
 from app.llm import LanguageModel
+from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever
 from app.turns import Turns
@@ -26,6 +27,7 @@ class State(TypedDict):
     broadcasts: Broadcasts
     limiter: RateLimiter
     budget: Budget
+    pauses: Pauses
 
 
 class StateRequest(Request[State]):

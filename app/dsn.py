@@ -50,8 +50,14 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 
+_POOLER_SETTINGS = frozenset({"application_name", "timezone", "datestyle", "standard_conforming_strings", "options"})
+"""The settings that poolers in transaction mode keep for each client; they refuse others. `options` is Supabase's own."""
+
 _POOLER_PORTS = {6432: "", 6543: "", 5431: ".postgresbridge.com", 25061: ".ondigitalocean.com"}
 """The ports of poolers in transaction mode, and how a host's name ends where the port alone does not tell."""
+
+_DIRECT_HOSTS = {"pooled.db.prisma.io": "db.prisma.io"}
+"""Poolers in transaction mode that have no port of their own, and the hosts behind them."""
 
 _YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 _CACHES_NOTHING = {
@@ -66,8 +72,30 @@ _CACHES_NOTHING = {
 
 _SCHEMA_PARAMETERS = ("schema", "currentSchema")
 
-_PASTED_BEFORE = re.compile(r"""(?:export\s+)?(?:\w+\s*[=:]\s*)?(?:psql\s+|jdbc:)?["'`]?""")
+_SCHEME = re.compile(r"(?:postgres|postgresql|sqlite)(?:\+\w+)?://")
+_WORD = r"""([a-z_]+)\s*=\s*('(?:\\.|[^'\\])*'|(?:\\.|[^\s'\\;])*)"""
+_WORDS = re.compile(rf"(?=.*\b(?:host|dbname|user)\s*=)\s*(?:{_WORD}\s*)+", re.DOTALL)
+"""libpq's other form: `host=… user=…`."""
+
+_QUOTED = re.compile(r"""(["'`])(.*)\1|“(.*)”|\u2018(.*)\u2019|<(.*)>""", re.DOTALL)
+_BEFORE = re.compile(
+    r"(?:export\s+|set\s+|ENV\s+|\$env:|-e\s+)?[A-Za-z_]\w*\s*(?:=|:\s)\s*|psql\s+(?:-d\s+|--dbname[=\s]\s*)?|jdbc:(?=postgres)"
+)
+"""What stands before a string where it is shown: the variable's name, a command, or `jdbc:`."""
+_COMMENT = re.compile(r"(?:^|\s+)(?:#|(?://|--)(?=\s)).*$")
+_NEXT_VARIABLE = re.compile(r"\s*(?:export\s+)?[A-Z][A-Z0-9_]*\s*=")
+
+_PASTED_BEFORE = re.compile(r"""(?:export\s+)?(?:\w+\s*[=:]\s*)?(?:psql\s+|jdbc:)?["'`“\u2018]?""")
 """The text before a string that an error may show: it holds no password."""
+
+_REFERENCE = re.compile(r"\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$\w+")
+"""What a platform or a shell would have replaced."""
+
+_UNSUPPORTED_HOSTS = {
+    ".cockroachlabs.cloud": "CockroachDB, which lacks parts of PostgreSQL that the service needs; use PostgreSQL",
+    ".on.aws": "Aurora DSQL, which has no foreign keys; use Aurora or RDS for PostgreSQL",
+    "accelerate.prisma-data.net": "Prisma Accelerate, which only Prisma's client understands; use the direct connection string",
+}
 
 _PLACEHOLDER = re.compile(r"://[^/?@]*:(?:\[[^@]*\]|\{[^@]*\}|<[^@]*>|[*\u2022]+|%5BYOUR-PASSWORD%5D)@", re.IGNORECASE)
 _SOCKET_AS_HOST = re.compile(r"@(%2F[^@/?]*?)(:\d+)?(?=[/?]|$)", re.IGNORECASE)
@@ -91,11 +119,11 @@ class Dsn:
 
     @property
     def direct(self) -> Self:
-        """The same database without Neon's pooler, for migrations."""
-        host, dot, domain = (self.url.host or "").partition(".")
-        if not host.endswith("-pooler"):
-            return self
-        return replace(self, url=self.url.set(host=host.removesuffix("-pooler") + dot + domain), pooled=False)
+        """The same database without the pooler of Neon or Prisma, for migrations."""
+        pooler = self.url.host or ""
+        host, dot, domain = pooler.partition(".")
+        direct = _DIRECT_HOSTS.get(pooler, host.removesuffix("-pooler") + dot + domain)
+        return self if direct == pooler else replace(self, url=self.url.set(host=direct), pooled=False)
 
     @property
     def sqlite(self) -> bool:
@@ -108,55 +136,98 @@ class Dsn:
         return self.sqlite and self.url.database in {None, "", ":memory:"}
 
 
-def parse(dsn: str) -> Dsn:
-    """Translate a connection string.
+def parse(dsn: str, *, pooled: bool | None = None) -> Dsn:
+    """Translate a connection string; `pooled` overrides what the string shows of a pooler.
 
     Raises ValueError with a message that says what is wrong, and never quotes the password.
     """
     text = _unwrapped(dsn)
-    _refuse_what_pasting_adds(text)
-    try:
-        url = make_url(_SOCKET_AS_HOST.sub(lambda match: "@" + quote(unquote(match[1]), "") + (match[2] or ""), text))
-    except (ArgumentError, ValueError):
-        raise ValueError("is not a connection string such as postgresql://user:password@host/database") from None
-    if url.drivername not in _DRIVERS:
-        raise ValueError(f"has the scheme {url.drivername!r}; use postgresql:// or sqlite+aiosqlite://")
-    url = url.set(drivername=_DRIVERS[url.drivername])
+    if _WORDS.fullmatch(text):
+        url = _from_words(text)
+    else:
+        _refuse_what_pasting_adds(text)
+        url = _from_address(text)
     if url.get_backend_name() == "sqlite":
         return Dsn(url)
     query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     url = _with_address_in_query(url.set(query={}), query)
+    if not url.database:
+        url = url.set(database=url.username)  # As libpq does.
     if not url.host or not url.database:
         raise ValueError("names no host or no database; write postgresql://user:password@host/database")
+    for ending, product in _UNSUPPORTED_HOSTS.items():
+        if url.host.endswith(ending):
+            raise ValueError(f"leads to {product}")
     if "@" in url.host + url.database:
         raise ValueError("has an @ or / in its user or password; write %40 or %2F instead")
     if "," in url.host or not 0 < (url.port or 5432) < 65536:  # noqa: PLR2004  # TCP's own bounds.
         raise ValueError("must name one host; a port must be from 1 to 65535")
-    return _postgresql(url, query)
+    return _postgresql(url, query, pooled=pooled)
 
 
 def _unwrapped(dsn: str) -> str:
-    """Return the string without what is copied along: a line's end, `psql '…'`, or the variable's name and its `=`."""
-    text = re.sub(r"\s*[\r\n]+\s*", "", dsn.strip())
-    text = re.sub(r"^(?:export\s+)?[A-Z_]+\s*=\s*|^psql\s+", "", text)
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    """Return the string without what is copied along: other lines, comments, quotes, `psql '…'`, or the variable's name."""
+    text, longer = _first_value(dsn), None
+    while text != longer and not _SCHEME.match(text) and not _WORDS.fullmatch(text):
+        longer = text
+        if (before := _BEFORE.match(text)) and ";" not in text:
+            text = text[before.end() :]
+        if quoted := _QUOTED.fullmatch(text):
+            text = next(part for part in quoted.groups()[1:] if part is not None).strip()
+    return text.replace("&amp;", "&")
+
+
+def _first_value(text: str) -> str:
+    """Return the first line that has a connection string, with the lines that it goes on in."""
+    lines = [line for line in (_COMMENT.sub("", line).strip() for line in re.split(r"[\r\n]+", text)) if line]
+    first = next((number for number, line in enumerate(lines) if _SCHEME.search(line)), None)
+    if first is None:
+        return " ".join(lines)
+    following = lines[first + 1 :]
+    end = next((n for n, line in enumerate(following) if _SCHEME.search(line) or _NEXT_VARIABLE.match(line)), None)
+    return "".join([lines[first], *following[:end]])
+
+
+def _from_words(text: str) -> URL:
+    query = {}
+    for name, value in re.findall(_WORD, text):
+        query[name] = re.sub(r"\\(.)", r"\1", value[1:-1] if value.startswith("'") else value)
+    return URL.create(_DRIVERS["postgresql"], query=query)
+
+
+def _from_address(text: str) -> URL:
+    try:
+        url = make_url(_SOCKET_AS_HOST.sub(lambda match: "@" + quote(unquote(match[1]), "") + (match[2] or ""), text))
+    except (ArgumentError, ValueError):
+        raise ValueError("is not a connection string such as postgresql://user:password@host/database") from None
+    if url.drivername.startswith("prisma"):
+        raise ValueError(f"leads to {_UNSUPPORTED_HOSTS['accelerate.prisma-data.net']}")
+    # Drivers of other programs are named in the strings that are shown for them.
+    driver = re.sub(r"^postgres(?:ql)?\+\w+$", "postgresql", url.drivername)
+    if driver not in _DRIVERS:
+        raise ValueError(f"has the scheme {url.drivername!r}; use postgresql:// or sqlite+aiosqlite://")
+    return url.set(drivername=_DRIVERS[driver])
 
 
 def _refuse_what_pasting_adds(text: str) -> None:
     """Raise ValueError if there is other text around the string, or a placeholder in it."""
-    before, scheme, rest = re.split(r"((?:postgres|postgresql|sqlite)(?:\+\w+)?://|$)", text, maxsplit=1)
+    before, scheme, rest = re.split(rf"((?:prisma\+)?{_SCHEME.pattern}|$)", text, maxsplit=1)
     if scheme and before:
         shown = before if _PASTED_BEFORE.fullmatch(before) else "other text"
         raise ValueError(f"is not a connection string alone: before {scheme} it has {shown.strip()}")
-    if rest and rest[-1] in "\"'`;":
+    if rest and rest[-1] in "\"'`;,”\u2019":
         raise ValueError(f"is not a connection string alone: it ends with {rest[-1]}")
     if re.search(r"[\r\n\t]", text):
         raise ValueError("has a line break or a tab in it; a connection string is one line")
+    if _REFERENCE.fullmatch(text):
+        raise ValueError("is a reference to another variable, which was not replaced; set the connection string itself")
     if not scheme and re.search(r"(?:^|[\s;\"'])(?:host|server|dbname)\s*=", text, re.IGNORECASE):
         raise ValueError(
             "is not a connection string in the form of an address: "
             "instead of host=… user=… write postgresql://user:password@host/database"
         )
+    if not scheme and re.search(r"\bpsql\b", text):
+        raise ValueError("is a command for psql, without an address; write postgresql://user:password@host/database")
     if _PLACEHOLDER.search(text):
         raise ValueError(
             "has a placeholder such as [YOUR-PASSWORD] or **** where the password belongs, without brackets"
@@ -181,13 +252,13 @@ def _with_address_in_query(url: URL, query: dict[str, str]) -> URL:
     return url.set(host=unquote(url.host)) if url.host else url
 
 
-def _postgresql(url: URL, query: dict[str, str]) -> Dsn:
+def _postgresql(url: URL, query: dict[str, str], *, pooled: bool | None) -> Dsn:
     host = url.host or ""
     for name in _WITHOUT_EFFECT:
         query.pop(name, None)
-    pooled = _shows_pooler(host, url.port)
-    for name, values in _CACHES_NOTHING.items():
-        pooled |= query.pop(name, "").lower() in values
+    caches_nothing = [query.pop(name, "").lower() in values for name, values in _CACHES_NOTHING.items()]
+    if pooled is None:
+        pooled = _shows_pooler(host, url.port) or any(caches_nothing)
     parameters: dict[str, Any] = {"timeout": _connect_timeout(query.pop("connect_timeout", None))}
     tls = _tls(
         _ssl_mode(query.pop("sslmode", None), query.pop("ssl", None), query.pop("sslaccept", None)),
@@ -201,6 +272,11 @@ def _postgresql(url: URL, query: dict[str, str]) -> Dsn:
     query.pop("fallback_application_name", None)
     if "application_name" in query:
         server_settings["application_name"] = query.pop("application_name")
+    if pooled and (refused := {name for name in server_settings if name.lower() not in _POOLER_SETTINGS}):
+        raise ValueError(
+            f"has options that a pooler in transaction mode refuses: {', '.join(sorted(refused))}; use a direct connection, "
+            "or leave them out and run ALTER ROLE … SET"
+        )
     if server_settings:
         parameters["server_settings"] = server_settings
     if query.get("client_encoding", "utf8").lower() in {"utf8", "utf-8", "auto"}:
@@ -213,7 +289,7 @@ def _postgresql(url: URL, query: dict[str, str]) -> Dsn:
 def _shows_pooler(host: str, port: int | None) -> bool:
     label = host.partition(".")[0]
     of_the_port = port in _POOLER_PORTS and host.endswith(_POOLER_PORTS[port])
-    return label.endswith("-pooler") or label == "pgbouncer" or of_the_port
+    return label.endswith("-pooler") or label == "pgbouncer" or host in _DIRECT_HOSTS or of_the_port
 
 
 def _search_path(query: dict[str, str], *, pooled: bool) -> dict[str, str]:
@@ -241,7 +317,8 @@ def _connect_timeout(seconds: str | None) -> float | None:
 
 def _ssl_mode(sslmode: str | None, ssl_parameter: str | None, sslaccept: str | None) -> str | None:
     """Return libpq's name for what the parameters ask for; the strictest of them counts."""
-    modes = [_SSL_MODES_OF_OTHERS.get(mode, mode) for mode in (sslmode, ssl_parameter) if mode is not None]
+    given = [mode.lower() for mode in (sslmode, ssl_parameter) if mode is not None]
+    modes = [_SSL_MODES_OF_OTHERS.get(mode, mode) for mode in given]
     if sslaccept == "strict":  # Prisma's.
         modes.append("verify-full")
     if any(mode not in _SSL_MODES for mode in modes):

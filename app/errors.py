@@ -11,6 +11,7 @@ ChatError                        the service itself failed               500 int
 │   ├── DuplicateKeyError        … a row with this key exists
 │   ├── MissingReferenceError    … the row to refer to does not exist
 │   └── MissingTableError        … it has not been migrated
+├── NotStartedError              its server has not started it           500 internal_error
 ├── NotReadyError                the readiness check failed              503 not_ready
 ├── SessionNotFoundError         no such conversation                    404 not_found
 ├── AnswerNotFoundError          no such answer in it                    404 not_found
@@ -20,6 +21,7 @@ ChatError                        the service itself failed               500 int
 ├── TurnInProgressError          another request answers the question    409 turn_in_progress
 ├── RateLimitedError             one reader asks too often               429 rate_limited
 │   └── BudgetExhaustedError     … the tokens of the day are spent       429 budget_exhausted
+├── PausedError                  the owner has paused the service        503 paused
 └── OverloadedError              too many turns, or the service stops    503 overloaded
 """
 
@@ -133,6 +135,13 @@ class MissingTableError(DatabaseError):
     """The database has no such table, or the table no such column."""
 
 
+class NotStartedError(ChatError):
+    """The server serves requests without having run the application's lifespan; the log says so."""
+
+    event = None
+    retryable = False
+
+
 class NotReadyError(ChatError):
     """The service cannot answer questions at the moment."""
 
@@ -217,6 +226,19 @@ class BudgetExhaustedError(RateLimitedError):
     message = "The assistant has answered as much as it may for today. Please ask again tomorrow."
 
 
+class PausedError(ChatError):
+    """The owner has paused the service, and says why in words of their own."""
+
+    status = 503
+    code = "paused"
+    message = "The assistant is paused for the moment. Please ask again later."
+    event = None
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(retry_after="60")
+        self.message = message or self.message
+
+
 class OverloadedError(ChatError):
     """As many turns are running as the operator allows, or the service is stopping."""
 
@@ -248,7 +270,8 @@ _DESCRIPTIONS: dict[int | str, str] = {
     500: "`openai_timeout`, `openai_rate_limited` or `openai_error`: the model failed. "
     "`openai_refused`: the model will not answer this question, and asking again does not help. "
     "`database_error`: the database failed. `internal_error`: the service failed.",
-    503: "`overloaded`: too many turns are running, or the service is stopping.",
+    503: "`overloaded`: too many turns are running, or the service is stopping. "
+    "`paused`: the owner has paused the service, and the message is theirs.",
 }
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {

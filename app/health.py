@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.dependencies import Db
+from app.dependencies import Db, StateRequest
 from app.errors import DatabaseError, NotReadyError
 from app.models import ErrorResponse, HealthResponse, ReadyResponse
 
@@ -22,14 +22,15 @@ async def health() -> HealthResponse:
     responses={
         503: {
             "model": ErrorResponse,
-            "description": "`not_ready`: the database does not answer, only reads, or has not been migrated.",
+            "description": "`not_ready`: the database does not answer, only reads, forbids what the service needs, or has not been migrated.",
         }
     },
 )
-async def ready(db: Db) -> ReadyResponse:
-    """Say that a turn would succeed: the database answers, has the newest tables, and lets the service write."""
+async def ready(request: StateRequest, db: Db) -> ReadyResponse:
+    """Say that a turn would succeed: the database answers, has the newest tables, and lets the service use all it needs."""
+    counts_tokens = request.state["settings"].daily_token_budget is not None
     try:
-        is_migrated = await db.is_migrated()
+        is_migrated = await db.is_migrated(counts_tokens=counts_tokens)
     except DatabaseError as error:
         raise NotReadyError from error
     if not is_migrated:

@@ -25,8 +25,8 @@ from app.models import (
     MessageRole,
     Order,
     PageQuery,
+    TimeInDatabase,
     read_sources,
-    utc_now,
 )
 
 router = APIRouter(prefix="/chat/{session_id}", tags=["history"])
@@ -123,7 +123,7 @@ async def load_messages(
     right after its question, or right before it with the newest first, however late it was recorded. An `after` that is not in
     the session is followed by nothing. A row's `is_answering` tells of a question whose reply is on its way.
     """
-    # A page is cut from whole turns, the first of which is that of `after`, so that its other half is not lost.
+    # A page is cut from whole turns. It begins with the turn of `after`, whose answer may be still to come.
     root, cursor = aliased(Message), aliased(Message)
     turns = select(col(root.id), col(root.created_at)).where(
         col(root.session_id) == session_id, col(root.reply_to).is_(None)
@@ -153,7 +153,7 @@ def is_answering() -> Label[bool]:
     """Return the column `is_answering` that `as_item` needs: whether a question's reply is on its way."""
     reply = aliased(Message)
     is_open = ~select(reply).where(col(reply.reply_to) == col(Message.id)).exists()
-    return and_(col(Message.answering_until) > utc_now(), is_open).label("is_answering")
+    return and_(col(Message.answering_until) > TimeInDatabase(), is_open).label("is_answering")
 
 
 def _within_page(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:

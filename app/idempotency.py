@@ -10,8 +10,8 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Row, func, inspect, or_, select, update
 from sqlmodel import col
@@ -26,7 +26,7 @@ from app.errors import (
     ModelError,
     TurnInProgressError,
 )
-from app.models import TOKEN_COUNTS, ChatRequest, Message, MessageBase, utc_now
+from app.models import TOKEN_COUNTS, ChatRequest, Message, MessageBase, TimeInDatabase, utc_now
 
 GIVING_UP_SECONDS = 10.0
 """How long the end of a claim may take; the claim runs out by itself too."""
@@ -34,27 +34,25 @@ GIVING_UP_SECONDS = 10.0
 _COUNTS = {name: inspect(Message).columns[name] for name in TOKEN_COUNTS}
 
 
-class TurnIds(NamedTuple):
-    """The ids of the rows that a turn begins."""
-
-    new_session: uuid.UUID
-    question: uuid.UUID
-
-
-def turn_ids(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> TurnIds:
-    """Return random ids, or with a key the ids that follow from it."""
-    if key is None:
-        return TurnIds(uuid.uuid4(), uuid.uuid4())
-    # The reader and the session that the client named are part of the new one's id: others make another request.
-    return TurnIds(
-        new_session=uuid.uuid5(key, f"session {(request.session_id or '')!a}{owner or ''}"),
-        question=uuid.uuid5(key, "message"),
-    )
-
-
 def identity_of(request: ChatRequest, owner: str | None, key: uuid.UUID | None) -> Identity | None:
     """Return what a repetition of the request has in common with it; None without a key."""
-    return (key, owner, request.session_id, request.message, request.selected_text) if key else None
+    return Identity(key, owner, request.session_id, request.message, request.selected_text) if key else None
+
+
+def question_id(key: uuid.UUID | None) -> uuid.UUID:
+    """Return the id of the question with this key, or a random one."""
+    return uuid.uuid5(key, "message") if key else uuid.uuid4()
+
+
+def new_session_id(identity: Identity | None, asked_at: datetime) -> uuid.UUID:
+    """Return the id of the session that a question begins: a random one, or with a key one that tells of its request.
+
+    So whoever repeats the request finds the session again, by the time of the recorded question, and another request does not.
+    A session that is begun anew after it was deleted has another id.
+    """
+    if identity is None:
+        return uuid.uuid4()
+    return uuid.uuid5(identity.key, ascii([*identity[1:], asked_at.isoformat()]))
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,11 @@ class Claim:
 
 @asynccontextmanager
 async def claim_question(
-    db: Database, question: MessageBase, conversation: Conversation, *, seconds: float
+    db: Database, question: MessageBase, conversation: Conversation, identity: Identity, *, seconds: float
 ) -> AsyncIterator[Claim]:
     """Record the question and hold its claim for the block, unless its reply is recorded already.
 
+    A question that was recorded before keeps its time, and its session, even if the one that the client named is gone by now.
     If the block fails, the claim is given up and the question can be asked again at once. If the process dies, the claim runs
     out after `seconds`.
 
@@ -78,7 +77,7 @@ async def claim_question(
     """
     mark_as_claimed(question, seconds=seconds)
     try:
-        yield await _claim(db, question, conversation)
+        yield await _claim(db, question, conversation, identity, seconds=seconds)
     except (IdempotencyConflictError, TurnInProgressError):
         raise
     except BaseException as error:
@@ -92,7 +91,9 @@ def mark_as_claimed(question: MessageBase, *, seconds: float) -> None:
     question.answering_until = utc_now() + timedelta(seconds=seconds)
 
 
-async def _claim(db: Database, question: MessageBase, conversation: Conversation) -> Claim:
+async def _claim(
+    db: Database, question: MessageBase, conversation: Conversation, identity: Identity, *, seconds: float
+) -> Claim:
     try:
         await record_question(db, question, conversation)
     except DuplicateKeyError:
@@ -102,21 +103,25 @@ async def _claim(db: Database, question: MessageBase, conversation: Conversation
 
     found = select(Message).where(col(Message.id).in_([question.id, reply_id(question.id)]))
     recorded = {row.id: row for row in await db.execute((found, {}))}
-    if not _is_same_request(question, recorded.get(question.id)):
+    asked = recorded.get(question.id)
+    if asked is None:  # It was deleted just now.
+        raise TurnInProgressError(retry_after="1")
+    if not _is_same_request(asked, question, identity):
         raise IdempotencyConflictError
+    question.session_id, question.created_at = asked.session_id, asked.created_at
     if reply := recorded.get(reply_id(question.id)):
         return Claim(recorded_reply=reply)
 
     # The claim can be ours already: the first try arrived, and then its connection was lost.
     is_free = or_(
         col(Message.answering_until).is_(None),
-        col(Message.answering_until) <= utc_now(),
+        col(Message.answering_until) <= TimeInDatabase(),
         col(Message.claim_id) == question.claim_id,
     )
     taken_over = (
         update(Message)
         .where(col(Message.id) == question.id, is_free)
-        .values(claim_id=question.claim_id, answering_until=question.answering_until)
+        .values(claim_id=question.claim_id, answering_until=TimeInDatabase(seconds))
         .returning(col(Message.id))
     )
     if not await db.execute((taken_over, {})):
@@ -133,9 +138,14 @@ async def take_over(db: Database, question: MessageBase) -> None:
     await db.execute((taken, {}))
 
 
-def _is_same_request(question: MessageBase, recorded: Row[Any] | None) -> bool:
-    return recorded is not None and all(
-        getattr(recorded, name) == getattr(question, name) for name in ("session_id", "content", "selected_text")
+def _is_same_request(asked: Row[Any], question: MessageBase, identity: Identity) -> bool:
+    """Whether the recorded question was asked by this request: in the session that it names, or in the one that it began."""
+    # Releases up to 0.1.0 derived the session's id without the time.
+    without_time = uuid.uuid5(identity.key, f"session {(identity.session_id or '')!a}{identity.owner or ''}")
+    sessions = {question.session_id, new_session_id(identity, asked.created_at), without_time}
+    return asked.session_id in sessions and (asked.content, asked.selected_text) == (
+        question.content,
+        question.selected_text,
     )
 
 

@@ -120,7 +120,7 @@ def is_about_page(question: str, previous_question: str | None = None) -> bool:
     present = set(re.findall(r"[\w']+", text))
     if previous_question is not None:
         return bool(present & _REQUESTS) and not present & _CONVERSATION
-    return bool(present & (_REQUESTS | _REPEATABLE | _DEICTIC)) and not is_greeting(question)
+    return bool(present & (_REQUESTS | _REPEATABLE | _DEICTIC | {"it"})) and not is_greeting(question)
 
 
 def is_about_structure(question: str) -> bool:

@@ -131,7 +131,8 @@ class LanguageModel:
                     usage=usage,
                 )
             failure = attempt.failure
-            if failure.is_too_long and shortenings < MOST_SHORTENINGS and background.chars:
+            may_shorten = background.chars and shortenings < MOST_SHORTENINGS
+            if failure.is_too_long and may_shorten and not attempt.is_shown:
                 shortenings += 1
                 background = _shorter(background, prompt, failure, is_last=shortenings == MOST_SHORTENINGS)
                 continue

@@ -12,6 +12,7 @@ from typing import override
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,9 +20,11 @@ from app import chat, chatkit, errors, health, history, logs, readers, regenerat
 from app.broadcast import Broadcasts
 from app.budget import Budget
 from app.config import Environment, Settings
+from app.connections import bound_connections
 from app.database import Database
 from app.dependencies import State
 from app.llm import LanguageModel
+from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
@@ -44,13 +47,16 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         if database.dsn.sqlite:
             await database.migrate()
         else:
-            checking = asyncio.create_task(database.check_revision())
+            checking = asyncio.create_task(
+                database.check_revision(counts_tokens=settings.daily_token_budget is not None)
+            )
             stack.callback(checking.cancel)
         limiter = RateLimiter(settings)
         stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
-        stack.enter_context(on_stop_signal(turns.close))
+        stack.enter_context(on_stop_signal(turns.end, grace_seconds=settings.shutdown_grace_seconds))
+        bound_connections()
         _warn_of_gaps(settings)
         # The objects that exist now will stay. Looking through them again and again would be most of the garbage
         # collector's work.
@@ -65,6 +71,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             broadcasts=Broadcasts(),
             limiter=limiter,
             budget=budget,
+            pauses=Pauses(database),
         )
 
 
@@ -90,6 +97,12 @@ def _warn_of_gaps(settings: Settings) -> None:
         logger.warning("openai.unlimited", extra={"fields": {"reason": reason}})
 
 
+def _tell_of_missing_lifespan() -> None:
+    logs.configure(Environment())
+    reason = "the server has not run the application's lifespan; with uvicorn, leave out --lifespan off"
+    logger.critical("lifespan.missing", extra={"fields": {"reason": reason}})
+
+
 class _CORS(CORSMiddleware):
     """Starlette's middleware, whose refusals have the body of every other error."""
 
@@ -110,11 +123,19 @@ class CORSFromSettings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        # The widget's scripts say themselves that every page may load them.
-        if scope["type"] != "http" or scope["path"].startswith(("/widget.js", "/widget/")):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        settings: Settings = scope["state"]["settings"]
+        settings: Settings | None = scope.get("state", {}).get("settings")
+        if settings is None:
+            _tell_of_missing_lifespan()
+            response = await errors.respond_to_error(Request(scope), errors.NotStartedError())
+            await response(scope, receive, send)
+            return
+        # The widget's scripts say themselves that every page may load them.
+        if scope["path"].startswith(("/widget.js", "/widget/")):
+            await self.app(scope, receive, send)
+            return
         cors = _CORS(
             self.app,
             allow_origins=settings.cors_origins,

@@ -20,15 +20,20 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     Enum,
+    Float,
     Index,
     LargeBinary,
     Row,
+    SmallInteger,
     Text,
     TypeDecorator,
     cast,
+    literal,
     text,
     type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, SQLModel
@@ -46,6 +51,26 @@ SQLModel.metadata.naming_convention = {
 def utc_now() -> datetime:
     """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+class TimeInDatabase(FunctionElement[datetime]):
+    """The time so many seconds from now by the database's clock, the one that all processes share; NULL for NULL seconds."""
+
+    inherit_cache = True
+
+    def __init__(self, seconds: ColumnElement[float] | float = 0.0) -> None:
+        super().__init__(literal(seconds, Float()) if isinstance(seconds, (float, int)) else seconds)
+
+
+@compiles(TimeInDatabase, "postgresql")
+def _time_in_postgresql(element: TimeInDatabase, compiler: Any, **kwargs: Any) -> str:
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
+
+
+@compiles(TimeInDatabase, "sqlite")
+def _time_in_sqlite(element: TimeInDatabase, compiler: Any, **kwargs: Any) -> str:
+    # It counts milliseconds, and times are stored with microseconds.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kwargs)} || ' seconds')"
 
 
 class MessageRole(StrEnum):
@@ -203,6 +228,18 @@ class TokenUsage(SQLModel, table=True):
     tokens: int = Field(sa_type=BigInteger)
 
 
+class Pause(SQLModel, table=True):
+    """What the owner has paused the service with; without a row, it answers."""
+
+    __tablename__ = "pauses"
+
+    id: int = Field(sa_type=SmallInteger, primary_key=True)
+    """Always 1."""
+    message: str | None = Field(default=None, sa_type=Text)
+    """What readers are told."""
+    began_at: datetime = Field(default_factory=utc_now)
+
+
 class StoredBook(SQLModel, table=True):
     """A book in the database: what was read in under one address, and how much of it there is."""
 
@@ -350,19 +387,9 @@ def _note(text: str) -> str:
 type Scope = Literal["book", "page"]
 
 
-class ChatRequest(ApiModel):
-    """A reader's question."""
+class ReaderContext(ApiModel):
+    """Where a reader asks, and who asks."""
 
-    message: Annotated[str, AfterValidator(storable), AfterValidator(_not_blank)] = Field(
-        schema_extra={"examples": ["What is a humanoid robot?"]}
-    )
-    """The question itself."""
-    session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
-    """The session to continue; a new one begins if it is absent or not known."""
-    selected_text: Annotated[Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank)] = Field(
-        default=None, schema_extra={"examples": [None]}
-    )
-    """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
     page_url: Annotated[
         Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank), AfterValidator(_web_address)
     ] = Field(default=None, schema_extra={"examples": [None]})
@@ -379,8 +406,6 @@ class ChatRequest(ApiModel):
 
     Blank counts as absent.
     """
-    follow_ups: bool = Field(default=False, schema_extra={"examples": [False]})
-    """Whether a stream is to end with questions that the reader may ask next."""
 
     @field_validator("scope")
     @classmethod
@@ -388,6 +413,23 @@ class ChatRequest(ApiModel):
         if scope == "page" and info.data.get("page_url", "wrong") is None:
             raise ValueError("needs a page_url")
         return scope
+
+
+class ChatRequest(ReaderContext):
+    """A reader's question."""
+
+    message: Annotated[str, AfterValidator(storable), AfterValidator(_not_blank)] = Field(
+        schema_extra={"examples": ["What is a humanoid robot?"]}
+    )
+    """The question itself."""
+    session_id: str | None = Field(default=None, schema_extra={"examples": [None]})
+    """The session to continue; a new one begins if it is absent or not known."""
+    selected_text: Annotated[Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank)] = Field(
+        default=None, schema_extra={"examples": [None]}
+    )
+    """The passage that the reader marked: the answer then comes from it alone. Blank counts as absent."""
+    follow_ups: bool = Field(default=False, schema_extra={"examples": [False]})
+    """Whether a stream is to end with questions that the reader may ask next."""
 
 
 class ChatResponse(ApiModel):

@@ -22,6 +22,8 @@ WAKE_SECONDS = 5.0
 """How long a database that refuses connections is waited for, from its first refusal on."""
 REFUSAL_SECONDS = 0.2
 """How long nobody tries again after a refusal."""
+WRONG_PASSWORD_SECONDS = 1.0
+"""How long nobody tries again with a password that was refused: some hosts lock out those who try often."""
 SPARE_SECONDS = 3.0
 """How long a connection is kept unused beside another: less than a process without any waits for one."""
 GIVE_UP_SECONDS = 2.0
@@ -118,9 +120,10 @@ class Connector:
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Connect as asyncpg does; raises RefusedError if a connection that is open is worth waiting for instead."""
         if time.monotonic() - self._refused_at > WAKE_SECONDS + REFUSAL_SECONDS:
-            self._away_since = None  # Nobody has asked since: it may have been back, and sleep again.
+            # Nobody has connected since: the database may have woken up and fallen asleep again.
+            self._away_since = None
         if self._open_count() and time.monotonic() - self._gave_up_at < 2 * REFUSAL_SECONDS:
-            raise RefusedError  # What was left to others is theirs to take first.
+            raise RefusedError  # A connection has just been left to others, who may take it first.
         while True:
             try:
                 connection = await asyncpg.connect(*args, **kwargs)
@@ -134,7 +137,8 @@ class Connector:
                 self._away_since = self._away_since or self._refused_at
                 if self._refused_at - self._away_since >= WAKE_SECONDS:
                     raise
-                await asyncio.sleep(REFUSAL_SECONDS)
+                is_wrong_password = isinstance(error, asyncpg.InvalidPasswordError)
+                await asyncio.sleep(WRONG_PASSWORD_SECONDS if is_wrong_password else REFUSAL_SECONDS)
             else:
                 self._away_since = None
                 self._opened_at = time.monotonic()
@@ -178,12 +182,13 @@ class Connector:
             raise DisconnectionError
 
 
-_PASSING_CODES = ("08000", "08001", "08003", "08004", "08006", "53", "57P")
+# A new password takes some seconds to reach every part of a hosted database, and is refused until then.
+_PASSING_CODES = ("08000", "08001", "08003", "08004", "08006", "28P01", "53", "57P")
 _FULL = re.compile("no more connections|too many|max.? ?clients?|check.?out|login has been failing", re.IGNORECASE)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether connecting failed for a reason that passes: the database starts or sleeps, or has too many connections."""
+    """Whether connecting failed for a reason that passes, or may: the database starts or sleeps, or does not know the password yet."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate).startswith(_PASSING_CODES) or is_full(error)
     return not isinstance(error, (TimeoutError, socket.gaierror, ssl.SSLCertVerificationError))

@@ -100,6 +100,10 @@ class RateLimiter:
         reset_at = max(reset_at for reset_at, _ in stats)
         raise RateLimitedError(retry_after=str(max(1, math.ceil(reset_at - time.time()))))
 
+    async def is_available(self) -> bool:
+        """Whether what counts the questions answers."""
+        return self._storage is None or bool(await self._storage.check())
+
     async def close(self) -> None:
         """Close the connections to Redis."""
         if hasattr(self._storage, "bridge"):

@@ -14,7 +14,7 @@ from app.errors import ERROR_RESPONSES, AnswerNotFoundError, ModelError, Session
 from app.history import SessionId, find_session, parse_id
 from app.idempotency import give_up, take_over
 from app.logs import keep_out_of_log
-from app.models import ChatRequest, ChatResponse, DoneEvent, Message, MessageBase, MessageRole, as_done
+from app.models import ChatRequest, ChatResponse, DoneEvent, Message, MessageBase, MessageRole, ReaderContext, as_done
 from app.retrieval import Retriever
 from app.turns import deadline
 
@@ -35,7 +35,7 @@ class Regeneration:
         Otherwise as `take_turn`.
         """
         turn, question = self.turn, self.question
-        keep_out_of_log(question.content, question.selected_text)
+        keep_out_of_log(question.content, question.selected_text, turn.request.page_url, turn.request.reader_note)
         history_limit = 0 if question.selected_text else turn.settings.history_limit
         seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
         async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
@@ -60,8 +60,13 @@ class Regeneration:
             return as_done(await replace_reply(turn.db, question, answer, until=until))
 
 
-async def new_regeneration(
-    request: StateRequest, session_id: str, message_id: str, retriever: Retriever, owner: str | None
+async def new_regeneration(  # noqa: PLR0913, PLR0917  # Each is what the request is about.
+    request: StateRequest,
+    session_id: str,
+    message_id: str,
+    retriever: Retriever,
+    owner: str | None,
+    context: ReaderContext,
 ) -> Regeneration:
     """Return the regeneration of the answer, or of the question, with this id.
 
@@ -84,19 +89,28 @@ async def new_regeneration(
     if not rows:
         raise AnswerNotFoundError
     question = MessageBase.model_validate(rows[0], from_attributes=True)
-    again = ChatRequest(message=question.content, session_id=session_id, selected_text=question.selected_text)
+    again = ChatRequest(
+        message=question.content,
+        session_id=session_id,
+        selected_text=question.selected_text,
+        page_url=context.page_url,
+        scope=context.scope,
+        reader_note=context.reader_note,
+    )
     return Regeneration(await new_turn(request, again, retriever, owner), question)
 
 
-async def get_regeneration(
+async def get_regeneration(  # noqa: PLR0913, PLR0917  # Each is a part of the request.
     request: StateRequest,
     session_id: SessionId,
     message_id: Annotated[str, Path(description="The answer's id, or its question's.")],
     retriever: RetrieverDep,
+    context: ReaderContext | None = None,
     reader_token: ReaderToken = None,
 ) -> Regeneration:
     """Return the regeneration that the request asks for."""
-    return await new_regeneration(request, session_id, message_id, retriever, owner_of(reader_token))
+    owner = owner_of(reader_token)
+    return await new_regeneration(request, session_id, message_id, retriever, owner, context or ReaderContext())
 
 
 RegenerationDep = Annotated[Regeneration, Depends(get_regeneration)]
@@ -104,7 +118,7 @@ RegenerationDep = Annotated[Regeneration, Depends(get_regeneration)]
 
 @router.post("/regenerate", responses=ERROR_RESPONSES, response_model_exclude_none=True)
 async def regenerate(regeneration: RegenerationDep, turns: TurnsDep) -> ChatResponse:
-    """Answer a recorded question anew.
+    """Answer a recorded question anew, for a reader who is on this page.
 
     The new answer takes the place of the old one, and what was said after it is deleted; if it fails, everything stays as it
     was. If it is asked for twice at the same time, the later request gets the answer.

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.connections import uvicorn_server
 from app.errors import DatabaseError, OverloadedError, log
 
 RETRY_AFTER_SECONDS = "1"
@@ -81,11 +82,11 @@ class Turns:
         self._limit = limit
         self._grace_seconds = grace_seconds
         self._running: set[asyncio.Task[Any]] = set()
-        self._closes_at: float | None = None
+        self._is_closed = False
 
     def start[T](self, turn: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a turn; raises OverloadedError if too many are running or the service is stopping."""
-        if self._closes_at is not None or len(self._running) >= self._limit:
+        """Start a turn; raises OverloadedError if too many are running or the service has been stopped."""
+        if self._is_closed or len(self._running) >= self._limit:
             turn.close()
             raise OverloadedError(retry_after=RETRY_AFTER_SECONDS)
         task = asyncio.create_task(_cut_off_politely(turn))
@@ -100,15 +101,18 @@ class Turns:
         return await asyncio.shield(self.start(turn))
 
     async def close(self) -> None:
-        """Start no more turns, let the running ones finish within the grace, and cancel those that are left.
+        """Let the turns finish within the grace, and then end them."""
+        deadline = time.monotonic() + self._grace_seconds
+        while self._running and (seconds := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._running, timeout=seconds)
+        await self.end()
 
-        The grace counts from the first call. A turn that cannot clear up in time, because the database does not answer, is
-        cancelled again.
+    async def end(self) -> None:
+        """Start no more turns, and cancel those that are running.
+
+        A turn that cannot clear up in time, because the database does not answer, is cancelled again.
         """
-        if self._closes_at is None:
-            self._closes_at = time.monotonic() + self._grace_seconds
-        if self._running:
-            await asyncio.wait(self._running, timeout=max(0.0, self._closes_at - time.monotonic()))
+        self._is_closed = True
         for task in self._running:
             if not task.cancelling():  # A turn that is clearing up is not disturbed yet.
                 task.cancel()
@@ -141,9 +145,10 @@ def _end(server_state: Any) -> None:
 
 
 @contextmanager
-def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run the callback when the process is told to stop, and then end the connections and requests that are still open.
+def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]], *, grace_seconds: float) -> Iterator[None]:
+    """When the process is told to stop, run the callback after the grace, and then end what is still open.
 
+    Until then the server accepts no connections, and questions on those that are open are answered: a proxy sends them there.
     The server tells the application only when every response has ended, but it is the application that ends the streams. And
     it waits for as long as a client or the database takes: one that never sends the rest of its request would keep the process
     for ever.
@@ -152,22 +157,21 @@ def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterato
     if not callable(server_handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Its handler is a method of uvicorn's server, which some platforms bring under another name.
-    server: Any = getattr(server_handler, "__self__", None)
-    is_uvicorn = hasattr(server, "should_exit") and hasattr(server, "server_state")
+    server = uvicorn_server()
     loop = asyncio.get_running_loop()
     stopping: list[asyncio.Task[None]] = []
     is_stopping = False
 
     async def stop() -> None:
+        await asyncio.sleep(grace_seconds)
         await callback()
         await asyncio.sleep(LAST_BYTES_SECONDS)
-        if is_uvicorn:
+        if server:
             _end(server.server_state)
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal is_stopping
-        if number == signal.SIGTERM and is_uvicorn:
+        if number == signal.SIGTERM and server:
             # Its own handler would end the process by the same signal once more, and not with status 0.
             server.should_exit = True
         elif not is_stopping or number == signal.SIGINT:
@@ -184,3 +188,5 @@ def on_stop_signal(callback: Callable[[], Coroutine[Any, Any, None]]) -> Iterato
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for task in stopping:
+            task.cancel()

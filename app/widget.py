@@ -97,7 +97,7 @@ async def entry(request: StateRequest) -> Response:
 async def script(request: StateRequest, path: str) -> Response:
     """Return another script of the widget.
 
-    A page that was opened before a release asks for scripts of the version before it, and gets those that there are.
+    A page that was opened before a release asks for scripts of the earlier version, and gets the ones of this release.
     """
     bundle = _bundle(request)
     version, _, rest = path.partition("/")

@@ -11,14 +11,12 @@ from sqlmodel import SQLModel
 from app.config import DatabaseSettings, SettingsError
 from app.database import FAILURES, VERSION_TABLE, command_engine, reason
 from migrations.autogenerate import add_enums, compare_type, include_name, render_item
-from migrations.vectors import find_pgvector
-
-LOCK = 0x626F6F6B
-"""The advisory lock that makes deploys migrate one at a time."""
+from migrations.exclusive import exclusive_connection, run_patiently
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations that Alembic asks for."""
+    """Run the migrations that Alembic asks for, each in a transaction of its own; one that has begun outside holds them all."""
+    has_begun = connection.in_transaction()
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
@@ -28,13 +26,12 @@ def migrate(connection: Connection) -> None:
         process_revision_directives=add_enums,
         render_item=render_item,
         render_as_batch=True,
+        transaction_per_migration=True,
     )
-    with context.begin_transaction():
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            find_pgvector(connection)
-        adopt(connection)
-        context.run_migrations()
+    adopt(connection)
+    if not has_begun:
+        connection.commit()
+    context.run_migrations()
 
 
 def adopt(connection: Connection) -> None:
@@ -62,8 +59,8 @@ async def connect_and_migrate() -> None:
     except SettingsError as error:
         raise CommandError(str(error)) from None
     try:
-        async with engine.connect() as connection:
-            await connection.run_sync(migrate)
+        async with exclusive_connection(engine) as connection:
+            await run_patiently(connection, migrate)
             await connection.commit()
     except FAILURES as error:
         raise CommandError(f"The database cannot be migrated: {reason(error)}") from error

@@ -12,16 +12,12 @@ from sqlalchemy.types import TypeEngine
 logger = logging.getLogger("alembic.runtime.migration")
 
 # Some hosts keep extensions in a schema of their own. It comes last, so that tables are not made there.
-_FIND_PGVECTOR = text("""
+FIND_PGVECTOR = """
     SELECT set_config('search_path', concat_ws(', ', current_setting('search_path'), quote_ident(nspname)), true)
     FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
     WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true)) AND has_schema_privilege(nspname, 'USAGE')
-""")
-
-
-def find_pgvector(connection: Connection) -> None:
-    """Let pgvector's names be found until the end of the transaction, wherever the extension is installed."""
-    connection.execute(_FIND_PGVECTOR)
+"""
+"""The statement that lets pgvector's names be found until the end of the transaction, wherever the extension is installed."""
 
 
 def vector(dimensions: int) -> TypeEngine[Any]:

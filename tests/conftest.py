@@ -27,7 +27,7 @@ from sqlmodel import col
 
 from app import dsn
 from app.config import Settings
-from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
+from app.models import ChatSession, Message, MessageRole, Pause, TokenUsage, utc_now
 from tests.fake_openai import FakeOpenAI
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, postgres_server
@@ -47,6 +47,7 @@ STRANGERS_TOKEN = "a-strangers-own-token-02"
 ORIGIN = "http://localhost:3000"
 """The origin that may call the service by default."""
 
+type AdminCommand = Callable[..., Awaitable[tuple[int, str]]]
 type BookCommand = Callable[..., tuple[int, str]]
 type CreateDatabase = Callable[[str], str]
 type PlugIn = Callable[[Retriever | Exception], None]
@@ -262,7 +263,7 @@ class Tables:
 
     async def clear(self) -> None:
         async with self.engine.begin() as connection:
-            for table in (ChatSession, TokenUsage):
+            for table in (ChatSession, TokenUsage, Pause):
                 await connection.execute(delete(table))
 
 
@@ -351,8 +352,7 @@ async def running(application: "ASGIApp", listener: socket.socket) -> AsyncItera
     """
     import uvicorn
 
-    from app.__main__ import KEEP_ALIVE_SECONDS
-    from app.connections import BoundedProtocol
+    from app.connections import KEEP_ALIVE_SECONDS, BoundedProtocol
 
     # asyncio does so itself, but only for listeners that it made.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -370,8 +370,10 @@ async def running(application: "ASGIApp", listener: socket.socket) -> AsyncItera
     finally:
         for accepting in server.servers:
             accepting.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("app.connections.DRAIN_SECONDS", 0)
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
         while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn has no event for it.
             await asyncio.sleep(0.005)
         await server.lifespan.shutdown()
@@ -421,6 +423,24 @@ def book_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
                 status = main()
             except SystemExit as error:
                 status = int(error.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.err + printed.out
+
+    return run
+
+
+@pytest.fixture
+def admin_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> AdminCommand:
+    """Run `python -m app.admin` with these arguments, beside the service; gives its status and what it printed, errors first."""
+    from app import admin
+
+    async def run(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["app.admin", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            status = await asyncio.to_thread(admin.main)
+        except SystemExit as error:
+            status = int(error.code or 0)
         printed = capsys.readouterr()
         return status, printed.err + printed.out
 

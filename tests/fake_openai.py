@@ -77,6 +77,8 @@ class FakeOpenAI:
         self.embedding_requests: list[dict[str, Any]] = []
         self.embedding_headers: list[dict[str, str]] = []
         self.embedding_paths: list[str] = []
+        self.models: Reply = json_body({"data": [{"id": "gpt-6-luna"}, {"id": "text-embedding-3-small"}]})
+        """How the request for the list of models is answered."""
         self._replies: deque[Reply] = deque()
         self._embedding_replies: deque[Reply] = deque()
         self._arrived = asyncio.Condition()
@@ -131,6 +133,9 @@ class FakeOpenAI:
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 content = await reader.readexactly(int(headers.get("content-length", 0)))
                 method, path, _ = request_line.split()
+                if path.partition("?")[0].endswith("/models"):
+                    await self.models(Exchange(0, {}, headers, writer))
+                    continue
                 assert method == "POST", request_line
                 body = json.loads(content)
                 if path.partition("?")[0].endswith("/embeddings"):

@@ -18,8 +18,9 @@ type Asked = tuple[str, httpx2.Response]
 class Readers:
     """Some readers, each in a session of their own; `turns` holds what they asked so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
         self.turns: list[Asked] = []
+        self._pause = pause
         self._stopping = False
 
     async def read(self, service: Service, name: str) -> None:
@@ -33,15 +34,16 @@ class Readers:
             self.turns.append((question, response))
             if response.status_code == 200:
                 session_id = response.json()["session_id"]
+            await asyncio.sleep(self._pause)
 
-    async def go_on(self, turns: int) -> None:
+    async def go_on(self, turns: int, seconds: float = 10) -> None:
         """Wait until so many more turns have ended."""
         target = len(self.turns) + turns
 
         async def reached() -> bool:
             return len(self.turns) >= target
 
-        await eventually(reached)
+        await eventually(reached, seconds)
 
     def stop(self) -> None:
         """Let everyone finish the question at hand."""
@@ -53,9 +55,12 @@ class Readers:
 
 
 @asynccontextmanager
-async def reading(*services: Service, readers: int, name: str = "Reader") -> AsyncIterator[Readers]:
-    """Have so many readers ask each service until the block ends, and wait for their last answers."""
-    party = Readers()
+async def reading(*services: Service, readers: int, name: str = "Reader", pause: float = 0) -> AsyncIterator[Readers]:
+    """Have so many readers ask each service until the block ends, and wait for their last answers.
+
+    Each pauses for so many seconds after an answer.
+    """
+    party = Readers(pause)
     async with asyncio.TaskGroup() as group:
         for instance, service in enumerate(services):
             for number in range(readers):

@@ -1,12 +1,9 @@
 """`python -m app.admin`: what readers asked, as people and spreadsheets read it, and what is no longer kept."""
 
-import asyncio
 import csv
 import io
-import sys
 import tracemalloc
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,39 +16,26 @@ from app import admin
 from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
 from app.retrieval import Passage, Query
 from tests import commands
-from tests.conftest import PlugIn, Service
+from tests.conftest import AdminCommand, PlugIn, Service
 from tests.fake_openai import FakeOpenAI, completion, failure
-
-type Run = Callable[..., Awaitable[tuple[int, str]]]
 
 TOKEN = "a-token-that-nobody-else-knows"
 PASSAGE = Passage("A biped has two legs.", "https://book.example.org/gait", "Gait")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(admin_command: AdminCommand) -> AdminCommand:
     """Run the command with these arguments on the service's database; gives its exit status and what it printed."""
-
-    async def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["app.admin", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            status = await asyncio.to_thread(admin.main)
-        except SystemExit as error:
-            status = int(error.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.err + printed.out
-
-    return run
+    return admin_command
 
 
-async def csv_rows(run: Run, *arguments: str) -> list[dict[str, str]]:
+async def csv_rows(run: AdminCommand, *arguments: str) -> list[dict[str, str]]:
     status, output = await run("report", "--csv", "-", *arguments)
     assert status == 0, output
     return list(csv.DictReader(io.StringIO(output, newline="")))
 
 
-async def questions(run: Run, *arguments: str) -> list[str]:
+async def questions(run: AdminCommand, *arguments: str) -> list[str]:
     return [row["question"] for row in await csv_rows(run, *arguments)]
 
 
@@ -62,7 +46,7 @@ async def rate(service: Service, answer: str, rating: str, comment: str | None =
 
 
 async def test_the_report_has_each_question_with_its_answer_the_newest_first(
-    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, run: Run
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, run: AdminCommand
 ) -> None:
     async def find(_query: Query) -> list[Passage]:
         return [PASSAGE, PASSAGE]
@@ -96,7 +80,9 @@ async def test_the_report_has_each_question_with_its_answer_the_newest_first(
     assert {row["session_id"] for row in rows} == {str(m.session_id) for m in await service.tables.messages()}
 
 
-async def test_the_table_has_a_line_for_each_question(service: Service, model_server: FakeOpenAI, run: Run) -> None:
+async def test_the_table_has_a_line_for_each_question(
+    service: Service, model_server: FakeOpenAI, run: AdminCommand
+) -> None:
     model_server.enqueue(completion("Two."), completion("x" * 500))
     await service.chat("How many\nlegs?\x1b[31m\x9b2J")
     await service.chat("How long?", selected_text="It is long.")
@@ -115,7 +101,7 @@ async def test_the_table_has_a_line_for_each_question(service: Service, model_se
 
 
 async def test_questions_are_chosen_by_time_by_feedback_and_by_whether_the_book_answered(
-    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, run: Run
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, run: AdminCommand
 ) -> None:
     async def find(query: Query) -> list[Passage]:
         return [PASSAGE] if "leg" in query.question else []
@@ -157,7 +143,7 @@ def test_another_cell_stays_as_it_is(cell: str) -> None:
 
 
 async def test_the_csv_holds_any_text_and_no_token(
-    service: Service, model_server: FakeOpenAI, run: Run, tmp_path: Path
+    service: Service, model_server: FakeOpenAI, run: AdminCommand, tmp_path: Path
 ) -> None:
     text = 'روبوٹ, "quoted"\nand\r\nlines; =1\t🤖'
     model_server.enqueue(completion(text))
@@ -174,7 +160,7 @@ async def test_the_csv_holds_any_text_and_no_token(
     assert str(session.owner) not in written
 
 
-async def test_a_long_report_takes_little_memory(service: Service, run: Run, tmp_path: Path) -> None:
+async def test_a_long_report_takes_little_memory(service: Service, run: AdminCommand, tmp_path: Path) -> None:
     session_id, now = uuid.uuid4(), utc_now()
     rows = [
         {
@@ -206,7 +192,7 @@ async def test_a_long_report_takes_little_memory(service: Service, run: Run, tmp
 
 
 async def test_sessions_in_which_nothing_was_asked_for_long_are_deleted_in_batches(
-    service: Service, model_server: FakeOpenAI, run: Run
+    service: Service, model_server: FakeOpenAI, run: AdminCommand
 ) -> None:
     now = utc_now()
     old = [uuid.uuid4() for _ in range(2 * admin.BATCH + 1)]
@@ -247,14 +233,14 @@ async def test_sessions_in_which_nothing_was_asked_for_long_are_deleted_in_batch
         (),
     ],
 )
-async def test_what_makes_no_sense_is_refused(run: Run, arguments: tuple[str, ...]) -> None:
+async def test_what_makes_no_sense_is_refused(run: AdminCommand, arguments: tuple[str, ...]) -> None:
     status, output = await run(*arguments)
 
     assert status == 2
     assert "usage: python -m app.admin" in output
 
 
-async def test_a_file_that_cannot_be_written_is_one_line(service: Service, run: Run, tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_written_is_one_line(service: Service, run: AdminCommand, tmp_path: Path) -> None:
     assert await run("report", "--csv", tmp_path / "absent" / "report.csv") == (
         1,
         f"{tmp_path}/absent/report.csv cannot be written: No such file or directory\n",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.config import DatabaseSettings, Settings, SettingsError
+from app.config import DatabaseSettings, Price, Settings, SettingsError
 from app.llm import LanguageModel
 from tests import commands
 from tests.conftest import API_KEY, PASSWORD
@@ -36,6 +36,7 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     "openai_extra_body": ({}, '{"temperature": 0.2}', {"temperature": 0.2}),
     "openai_timeout_seconds": (30.0, "2.5", 2.5),
     "openai_max_retries": (2, "0", 0),
+    "openai_prices": ({}, '{"m": {"input": 1, "output": 2.5}}', {"m": Price(input=1, output=2.5)}),
     "book_title": ("Physical AI & Humanoid Robotics", "Gardening, 2nd ed.", "Gardening, 2nd ed."),
     "history_limit": (10, "0", 0),
     "max_message_chars": (4_000, "1", 1),
@@ -83,6 +84,12 @@ MALFORMED = [
     ("OPENAI_EXTRA_BODY", '{"temperature": NaN}'),
     ("OPENAI_EXTRA_BODY", '{"stop": "\\ud800"}'),
     ("OPENAI_EXTRA_BODY", '{"stop": ' + "[" * 20_000),
+    ("OPENAI_PRICES", "cheap"),
+    ("OPENAI_PRICES", '{"m": 1}'),
+    ("OPENAI_PRICES", '{"m": {"input": 1}}'),
+    ("OPENAI_PRICES", '{"m": {"input": -1, "output": 1}}'),
+    ("OPENAI_PRICES", '{"m": {"input": NaN, "output": 1}}'),
+    ("OPENAI_PRICES", '{"m": {"in": 1, "input": 1, "output": 1}}'),
     ("OPENAI_TIMEOUT_SECONDS", "abc"),
     ("OPENAI_TIMEOUT_SECONDS", "0"),
     ("OPENAI_TIMEOUT_SECONDS", "nan"),
@@ -367,7 +374,7 @@ def test_everything_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPat
     "database_url",
     [
         POSTGRESQL_URL.replace("postgresql", "mysql"),
-        POSTGRESQL_URL.removesuffix("/book"),
+        POSTGRESQL_URL.removesuffix("/book").replace("reader", ""),
         POSTGRESQL_URL.replace(".org/", ".org:port/"),
         f"{POSTGRESQL_URL}?sslmode={PASSWORD}",
         f"postgresql://db.example.org/book?user=reader&passfile={PASSWORD}",

@@ -97,7 +97,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
             super().connection_lost(exc)
             lost.set()
 
-    monkeypatch.setattr("tests.conftest.BoundedProtocol", Observed)
+    monkeypatch.setattr(connections, "BoundedProtocol", Observed)
     return lost
 
 

@@ -18,11 +18,13 @@ from app.config import Settings
 from app.errors import ChatError
 from app.main import app
 from app.models import ChatRequest
+from tests.commands import run as run_python
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
 NOT_TOLD_TO_READERS = {"unsupported", "not_ready"}
 """Only ChatKit and monitors meet these."""
+IN_THE_OWNERS_WORDS = {"paused"}
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 API = ROOT / "docs" / "api.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -237,10 +239,29 @@ def test_the_two_commands_are_shown_as_they_are() -> None:
     assert test.startswith("pip install uv && uv run pytest")
 
 
+def test_the_first_question_gets_the_answer_that_is_shown(tmp_path: Path) -> None:
+    [question] = [block for block in shell_blocks(README) if block.startswith("curl")]
+    [shown] = [json.loads(block) for language, block in FENCE.findall(README.read_text()) if language == "json"]
+    asking = f"""
+from starlette.testclient import TestClient
+from app.main import app
+
+with TestClient(app) as client:
+    print(client.post("/chat", json={json.loads(shlex.split(question)[-1])}).text)
+"""
+
+    status, output = run_python("-c", asking, folder=tmp_path, FASTAPI_ENV="development", LOG_LEVEL="ERROR")
+
+    assert status == 0, output
+    answer = json.loads(output.splitlines()[-1])
+    assert answer["response"] == shown["response"]
+    assert answer.keys() == shown.keys()
+
+
 def test_every_request_that_is_shown_is_valid() -> None:
     bodies = [json.loads(shlex.split(command)[-1]) for command in commands() if command.startswith("curl")]
 
-    assert [ChatRequest.model_validate(body).model_dump(exclude_none=True) for body in bodies] == bodies
+    assert [ChatRequest.model_validate(body).model_dump(exclude_unset=True) for body in bodies] == bodies
     assert set().union(*bodies) == set(ChatRequest.model_fields)
 
 
@@ -288,4 +309,4 @@ def test_the_widget_has_words_for_every_error_in_every_language() -> None:
     assert languages
     for language in languages:
         [words] = re.findall(r"errors: \{\n(.*?)\n\s+\}", language.read_text(), re.DOTALL)
-        assert codes <= set(re.findall(r"^\s+(\w+):", words, re.MULTILINE)) | NOT_TOLD_TO_READERS
+        assert codes <= set(re.findall(r"^\s+(\w+):", words, re.MULTILINE)) | NOT_TOLD_TO_READERS | IN_THE_OWNERS_WORDS

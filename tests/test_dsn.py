@@ -163,6 +163,20 @@ def test_a_private_authority_need_not_be_stricter_than_libpq_asks(verifying: str
         f'"{SERVER}"',
         f"DATABASE_URL={SERVER}",
         f'export DATABASE_URL="{SERVER}"',
+        f"STORAGE2_DATABASE_URL={SERVER}",
+        f"DATABASE_URL: '{SERVER}'",
+        f"$env:DATABASE_URL = “{SERVER}”",
+        f"psql -d \u2018{SERVER}\u2019",
+        f"psql --dbname={SERVER}",
+        f"<{SERVER}>",
+        f"{SERVER} # from the dashboard",
+        f"# From the dashboard\nDATABASE_URL={SERVER}",
+        f'DATABASE_URL="{SERVER}"  # pooled\nDIRECT_URL="postgresql://other@host/name"',
+        f"{SERVER}\npostgresql://other@host/name",
+        SERVER.replace("postgresql", "postgresql+psycopg2"),
+        f"jdbc:postgresql://db.example.org/book?user=reader&password={PASSWORD}",
+        f"host=db.example.org user=reader password='{PASSWORD}' dbname=book",
+        f'psql "host=db.example.org\n user=reader password={PASSWORD} dbname=book"',
         SERVER.replace("@", "\n  @"),
         SERVER + "\r\n",
     ],
@@ -170,6 +184,71 @@ def test_a_private_authority_need_not_be_stricter_than_libpq_asks(verifying: str
 )
 def test_what_is_copied_along_with_the_string_is_left_out(string: str) -> None:
     assert dsn.parse(string) == dsn.parse(SERVER)
+
+
+@pytest.mark.parametrize(
+    ("string", "address", "pooled"),
+    [
+        ("postgres://u1:sk_x@db.prisma.io:5432/?sslmode=require", "u1:sk_x@db.prisma.io:5432/u1", False),
+        ("postgres://u1:sk_x@pooled.db.prisma.io:5432/?sslmode=require", "u1:sk_x@pooled.db.prisma.io:5432/u1", True),
+        (
+            "postgres://avnadmin:AVNS_x@pg-1.aivencloud.com:12345/defaultdb?sslmode=require",
+            "avnadmin:AVNS_x@pg-1.aivencloud.com:12345/defaultdb",
+            False,
+        ),
+        (
+            "postgresql://postgres.ref:x@aws-0-eu-west-1.pooler.supabase.com:5432/postgres",
+            "postgres.ref:x@aws-0-eu-west-1.pooler.supabase.com:5432/postgres",
+            False,
+        ),
+        (
+            "postgresql://postgres.ref:x@aws-0-eu-west-1.pooler.supabase.com:6543/postgres",
+            "postgres.ref:x@aws-0-eu-west-1.pooler.supabase.com:6543/postgres",
+            True,
+        ),
+        (
+            "postgresql://pscale_api_x.y:pscale_pw_z@aws-eu-1.pg.psdb.cloud:6432/postgres?sslmode=verify-full",
+            "pscale_api_x.y:pscale_pw_z@aws-eu-1.pg.psdb.cloud:6432/postgres",
+            True,
+        ),
+        ("postgresql://fly-user:x@pgbouncer.abc.flympg.net/fly-db", "fly-user:x@pgbouncer.abc.flympg.net/fly-db", True),
+        (
+            "postgresql://ws:xau_k@eu-central-1.sql.xata.sh:5432/db:main?sslmode=require",
+            "ws:xau_k@eu-central-1.sql.xata.sh:5432/db%3Amain",
+            False,
+        ),
+        (
+            "postgres://me%40server:p%2Fw@server.postgres.database.azure.com/postgres?sslmode=Require",
+            "me%40server:p%2Fw@server.postgres.database.azure.com/postgres",
+            False,
+        ),
+        (
+            "postgresql://postgres:x@[2600:1f16::1]:5432/db?sslmode=require&amp;connect_timeout=10",
+            "postgres:x@[2600:1f16::1]:5432/db",
+            False,
+        ),
+    ],
+    ids=lambda part: str(part).partition("@")[2] or str(part),
+)
+def test_the_strings_of_other_dashboards_work_as_pasted(string: str, address: str, *, pooled: bool) -> None:
+    parsed = dsn.parse(string)
+
+    assert parsed.url.render_as_string(hide_password=False) == f"postgresql+asyncpg://{address}"
+    assert parsed.pooled is pooled
+
+
+def test_migrations_pass_prismas_pooler_by() -> None:
+    direct = dsn.parse("postgres://u1:sk_x@pooled.db.prisma.io:5432/?sslmode=require").direct
+
+    assert (direct.url.host, direct.pooled) == ("db.prisma.io", False)
+
+
+def test_what_is_said_of_the_pooler_wins() -> None:
+    string = f"{SERVER.replace('.org', '.org:6432')}?options=-c%20jit%3Doff"
+
+    assert dsn.parse(string, pooled=False).connect_args["server_settings"] == {"jit": "off"}
+    with pytest.raises(ValueError, match="pooler in transaction mode refuses: jit"):
+        dsn.parse(SERVER + "?options=-c%20jit%3Doff", pooled=True)
 
 
 SOCKET = "/cloudsql/project:region:instance"
@@ -313,10 +392,16 @@ def test_a_pooler_is_told_by_its_host_its_port_or_its_parameter(string: str, *, 
         (SERVER.replace(".org", ".org:port"), "not a connection string"),
         (f"'{SERVER}", "before postgresql:// it has '$"),
         (f"PGPASSWORD={PASSWORD} psql '{SERVER}'", "before postgresql:// it has"),
-        (f"jdbc:{SERVER}", "before postgresql:// it has jdbc:"),
+        (f"jdbc:{SERVER};", "before postgresql:// it has jdbc:"),
+        (f"heroku config:set DATABASE_URL={SERVER}", "it has other text"),
+        (f"PGPASSWORD={PASSWORD} psql -h db.example.org -U reader book", "command for psql"),
+        ("${{Postgres.DATABASE_URL}}", "reference to another variable"),
+        ("$DATABASE_URL", "reference to another variable"),
+        (f"prisma+postgres://accelerate.prisma-data.net/?api_key={PASSWORD}", "only Prisma's client"),
+        (SERVER.replace("db.example.org", "ours-1234.cockroachlabs.cloud:26257"), "CockroachDB"),
+        (SERVER.replace("db.example.org", "abcd.dsql.eu-west-1.on.aws"), "Aurora DSQL"),
         (f"{SERVER}?sslmode=require'", "ends with '"),
         (f"{SERVER};", "ends with ;"),
-        (f"host=db.example.org password={PASSWORD} dbname=book", "instead of host="),
         (f"Server=db.example.org;Database=book;Password={PASSWORD}", "instead of host="),
         (SERVER.replace(PASSWORD, "[YOUR-PASSWORD]"), "placeholder"),
         (SERVER.replace(PASSWORD, f"[{PASSWORD}]"), "without brackets"),
@@ -326,8 +411,11 @@ def test_a_pooler_is_told_by_its_host_its_port_or_its_parameter(string: str, *, 
         (f"{SERVER}?ssl={PASSWORD}", "unknown sslmode"),
         (f"postgresql://reader:{PASSWORD}@db.example.org/book?port={PASSWORD}", "port must be from 1 to 65535"),
         (SERVER.replace("postgresql", "mysql"), "scheme 'mysql'"),
-        (SERVER.replace("postgresql", "postgresql+psycopg"), "scheme 'postgresql\\+psycopg'"),
-        (SERVER.removesuffix("/book"), "names no host or no database"),
+        (f"postgresql://:{PASSWORD}@db.example.org/", "names no host or no database"),
+        (
+            f"{SERVER}?pgbouncer=true&options=-c%20statement_timeout%3D{PASSWORD}",
+            "pooler in .* refuses: statement_timeout",
+        ),
         (f"postgresql://reader:{PASSWORD}@/book", "names no host or no database"),
         (f"postgresql://reader:p@{PASSWORD}@db.example.org/book", "@"),
         (f"postgresql://reader:p@{PASSWORD}/w@db.example.org/book", "%2F"),

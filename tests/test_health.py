@@ -102,6 +102,73 @@ async def test_a_service_that_may_only_read_is_not_ready(serve: Serve, database_
 
 
 @on_postgresql
+@pytest.mark.parametrize(
+    ("withhold", "settings", "remedy"),
+    [
+        (
+            "REVOKE INSERT, UPDATE ON token_usage FROM",
+            {"DAILY_TOKEN_BUDGET": "1000"},
+            "GRANT INSERT, UPDATE ON token_usage TO",
+        ),
+        ("REVOKE ALL ON token_usage FROM", {}, None),
+        ("REVOKE SELECT ON document_words FROM", {}, "GRANT SELECT ON document_words TO"),
+        ("REVOKE UPDATE ON messages FROM", {}, "GRANT UPDATE ON messages TO"),
+        ("REVOKE USAGE ON SCHEMA public FROM", {}, "GRANT USAGE ON SCHEMA public TO"),
+    ],
+    ids=["budget", "no budget", "book", "messages", "schema"],
+)
+async def test_what_a_role_may_not_use_is_named_in_the_log(
+    serve: Serve, database_url: str, withhold: str, settings: dict[str, str], remedy: str | None
+) -> None:
+    service, role = await serve(), f"limited_{uuid.uuid4().hex}"
+    await execute(
+        service,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'its-{role}'",
+        "REVOKE ALL ON SCHEMA public FROM public",
+        f"GRANT USAGE ON SCHEMA public TO {role}",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+        f"{withhold} {role}",
+    )
+    url = make_url(database_url).set(username=role, password=f"its-{role}").render_as_string(hide_password=False)
+    restricted = await serve(DATABASE_URL=url, **settings)
+
+    response = await restricted.client.get("/health/ready")
+
+    runs = {record["run"] for record in restricted.log("database.forbidden")}
+    await execute(service, f"DROP OWNED BY {role}", "GRANT ALL ON SCHEMA public TO public")
+    if remedy is None:
+        assert (response.status_code, runs) == (200, set())
+        return
+    assert response.status_code == 503
+    assert response.json() == {"error": {**NOT_READY, "request_id": response.headers["X-Request-ID"]}}
+    assert runs == {f"{remedy} {role}"}
+
+
+@on_postgresql
+async def test_row_level_security_that_lets_nothing_through_is_named_in_the_log(
+    serve: Serve, database_url: str
+) -> None:
+    service, role = await serve(), f"barred_{uuid.uuid4().hex}"
+    await execute(
+        service,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'its-{role}'",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+        "ALTER TABLE messages ENABLE ROW LEVEL SECURITY",
+    )
+    url = make_url(database_url).set(username=role, password=f"its-{role}").render_as_string(hide_password=False)
+    try:
+        restricted = await serve(DATABASE_URL=url)
+        response = await restricted.client.get("/health/ready")
+    finally:
+        await execute(service, "ALTER TABLE messages DISABLE ROW LEVEL SECURITY", f"DROP OWNED BY {role}")
+
+    assert response.status_code == 503
+    assert {r["run"] for r in restricted.log("database.forbidden")} == {
+        "ALTER TABLE messages DISABLE ROW LEVEL SECURITY"
+    }
+
+
+@on_postgresql
 async def test_a_server_that_only_reads_is_not_ready_until_it_writes(serve: Serve, database_url: str) -> None:
     name = make_url(database_url).database
     earlier = await serve()

@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta, tzinfo
+from typing import Any, override
 
 import httpx2
 import pytest
@@ -221,6 +221,28 @@ async def test_an_attempt_whose_process_died_can_be_repeated_when_its_claim_has_
     assert repeated.json()["session_id"] == answered["session_id"]
     assert [m["content"] for m in model_server.prompt[1:]] == ["One?", "Answer 1 to: One?", "Why?"]
     assert len(await service.tables.messages()) == 4
+
+
+async def test_a_claim_runs_out_by_the_clock_of_the_database(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, gate = new_key(), asyncio.Event()
+    model_server.enqueue(held(gate))
+    first = asyncio.create_task(ask(service, key))
+    await model_server.wait_for_requests(1)
+
+    class ClockAhead(datetime):
+        @classmethod
+        @override
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr("app.models.datetime", ClockAhead)
+    again = await ask(service, key)
+    gate.set()
+
+    assert (await first).status_code == 200
+    assert again.status_code == 409
 
 
 async def test_an_attempt_that_outlived_its_claim_does_not_give_up_the_next_ones(

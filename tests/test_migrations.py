@@ -35,6 +35,7 @@ TABLES = {
     "book_pages",
     "embeddings",
     "token_usage",
+    "pauses",
 }
 
 
@@ -210,6 +211,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "messages.service_tier text null",
         "messages.cached_tokens integer null",
         "messages.reasoning_tokens integer null",
+        "pauses.id smallint",
+        "pauses.message text null",
+        "pauses.began_at timestamp with time zone",
         "token_usage.day date",
         "token_usage.process uuid",
         "token_usage.tokens bigint",
@@ -240,6 +244,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "messages: FOREIGN KEY (reply_to) REFERENCES messages(id) ON DELETE CASCADE",
         "messages: FOREIGN KEY (session_id) REFERENCES chat_sessions(id) ON DELETE CASCADE",
         "messages: PRIMARY KEY (id)",
+        "pauses: PRIMARY KEY (id)",
         "token_usage: PRIMARY KEY (day, process)",
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
@@ -324,6 +329,9 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "messages.service_tier TEXT null",
         "messages.cached_tokens INTEGER null",
         "messages.reasoning_tokens INTEGER null",
+        "pauses.id SMALLINT",
+        "pauses.message TEXT null",
+        "pauses.began_at DATETIME",
         "token_usage.day DATE",
         "token_usage.process CHAR(32)",
         "token_usage.tokens BIGINT",
@@ -624,23 +632,25 @@ def test_a_refusal_ends_the_command_line_with_its_cause(
 
 
 async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str, tmp_path: Path) -> None:
-    # Whoever makes Alembic's table first has to wait for this transaction, so that the deploys do meet.
-    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    # Whoever has the lock waits for this transaction to make Alembic's table, so that the deploys do meet.
     gate = await asyncpg.connect(postgresql)
     await gate.execute("BEGIN; CREATE TABLE book_chat_alembic_version (version_num text)")
     deploys = [
-        commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(2)
+        commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(3)
     ]
+    others = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{make_url(postgresql).database}'"
     try:
         async with asyncio.timeout(commands.TIMEOUT_SECONDS):
-            while await gate.fetchval(waiting) < len(deploys):  # noqa: ASYNC110  # PostgreSQL has no event for it.
+            # The one that migrates has two connections.
+            while await gate.fetchval(others) < 1 + len(deploys) + 1:  # noqa: ASYNC110  # PostgreSQL has no event for it.
                 await asyncio.sleep(0.01)
     finally:
         await gate.close()
         results = [commands.finish(deploy) for deploy in deploys]
 
-    assert [status for status, _ in results] == [0, 0], results
-    assert sum("Running upgrade" in output for _, output in results) == 1
+    assert [status for status, _ in results] == [0, 0, 0], results
+    assert sum("Running upgrade  -> 0001" in output for _, output in results) == 1
+    assert sum("another process migrates the database" in output for _, output in results) == 2
 
 
 async def test_a_file_that_another_process_is_making_is_waited_for(

@@ -141,14 +141,14 @@ USES = [
         "how a listener reaches aiosqlite's connection",
     ),
     Use(
-        "app/llm.py",
+        "app/provider.py",
         "openai",
         lambda: AsyncOpenAI(api_key=API_KEY),
         ("_custom_headers", "organization", "project"),
         "headers and payers, which the SDK would read from the environment as they are",
     ),
     Use(
-        "app/llm.py",
+        "app/provider.py",
         "openai",
         lambda: inspect.getsource(AsyncOpenAI._should_retry),  # noqa: SLF001  # That is the point.
         ("x-should-retry",),

@@ -317,6 +317,45 @@ async def test_while_the_service_stops_it_takes_no_connections_and_no_turns(
     assert len(await tables.messages()) == 2
 
 
+async def test_questions_on_open_connections_are_answered_while_the_service_stops(
+    start: Start, tables: Tables, model_server: FakeOpenAI
+) -> None:
+    program = await start()
+    gate = asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+    async with (
+        httpx2.AsyncClient(base_url=program.url, timeout=30) as idle,
+        httpx2.AsyncClient(base_url=program.url, timeout=30) as busy,
+    ):
+        assert (await idle.get("/health")).status_code == 200
+        async with busy.stream("POST", "/chat/stream", json={"message": "How?"}) as response:
+            events = events_of(response)
+            assert [name for name, _ in [await anext(events), await anext(events)]] == ["session", "delta"]
+            program.stop()
+            await program.stopping()
+            await eventually(lambda: refuses_connections(program))
+            on_idle = await idle.post("/chat", json={"message": "Why?"})
+            gate.set()
+            assert [name async for name, _ in events] == ["delta", "done"]
+        # That response could not say yet that it is the last on its connection.
+        on_busy = await busy.post("/chat", json={"message": "When?"})
+
+    assert (on_idle.status_code, on_busy.status_code) == (200, 200)
+    assert [r.headers.get("connection") for r in (response, on_idle, on_busy)] == [None, "close", "close"]
+    assert await program.ended() == 0
+    assert len(await tables.messages()) == 6
+
+
+async def test_idle_connections_do_not_hold_the_stop_up(start: Start) -> None:
+    program = await start(SHUTDOWN_GRACE_SECONDS="600")
+    async with httpx2.AsyncClient(base_url=program.url) as client:
+        assert (await client.get("/health")).status_code == 200
+        program.stop()
+
+        async with asyncio.timeout(20):
+            assert await program.ended() == 0
+
+
 UNFINISHED = {
     "body": b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
     "body of ChatKit": b"POST /chatkit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from dirty_equals import IsPartialDict, IsStr
 
-from app.__main__ import KEEP_ALIVE_SECONDS
+from app import main
+from app.connections import KEEP_ALIVE_SECONDS
 from tests import commands
 from tests.conftest import API_KEY, ROOT, Serve, eventually, running_service
 from tests.patience import PATIENCE_SECONDS
@@ -219,11 +220,19 @@ async def test_other_ways_to_start_it_go_on_working(command: str, checkout: Path
         assert process.wait(commands.TIMEOUT_SECONDS) == 0
 
 
-async def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import app.__main__; app.__main__.main()",
+        "import os, uvicorn; uvicorn.run('app.main:app', port=int(os.environ['PORT']))",
+    ],
+    ids=["python -m app", "uvicorn app.main:app"],
+)
+async def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(tmp_path: Path, start: str) -> None:
     port = free_port()
     environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "PORT": str(port)}
     # It is kept for no time at all here, instead of for what the service or uvicorn keep it.
-    program = "import app.__main__ as app; app.KEEP_ALIVE_SECONDS = 0; app.main()"
+    program = f"import app.connections; app.connections.KEEP_ALIVE_SECONDS = 0; {start}"
     process = commands.start("-c", program, folder=tmp_path, **environment)
     try:
 
@@ -290,3 +299,17 @@ async def test_any_other_failure_to_start_is_one_record_with_its_traceback(
         IsPartialDict(level="CRITICAL", event="service.failed", error_message=IsStr, traceback=IsStr),
         IsPartialDict(level="ERROR", event="Application startup failed. Exiting."),
     ]
+
+
+async def test_a_server_that_runs_no_lifespan_is_told_from_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(main.app), base_url="http://test") as client:
+        response = await client.post("/chat", json={"message": "Why?"})
+
+    assert response.status_code == 500
+    error = response.json()["error"]
+    assert (error["code"], error["request_id"], error["retryable"]) == (
+        "internal_error",
+        response.headers["X-Request-ID"],
+        False,
+    )
+    assert '"event": "lifespan.missing"' in capsys.readouterr().out

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, override
+from urllib.parse import urlsplit
 
 from app.book.search import BookSearch
 from app.retrieval import Findings, Query
@@ -14,6 +16,8 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(__file__).parents[2] / "sample-book" / "docs"
 URL = "https://book.example.org/docs/"
 TITLE = "A Small Book of Robots"
+PAGE = f"{URL}what-is-a-robot"
+"""The page that the service shows at `/`."""
 
 _PATIENCE_SECONDS = 4.0
 """How long a question waits for the book: less than a turn waits for its passages."""
@@ -41,6 +45,8 @@ class SampleSearch(BookSearch):
     async def __call__(self, query: Query, *, by_meaning: bool = True) -> Findings:
         if self._reading_in:
             await asyncio.wait([self._reading_in], timeout=_PATIENCE_SECONDS)
+        if query.page_url and not urlsplit(query.page_url).path.strip("/"):
+            query = replace(query, page_url=PAGE)
         return await super().__call__(query, by_meaning=by_meaning)
 
     async def _read_in(self) -> None:

@@ -18,7 +18,7 @@ import { welcome } from "./welcome.js";
 /** @import { Pending, Store } from "./store.js" */
 
 const POLL_MS = 2000;
-const MOST_POLLS = 90;
+const MOST_POLLS = 165;
 
 /** The reader's own question must be changed, not sent again. */
 const TO_BE_CHANGED = ["validation_error", "payload_too_large", "too_long_for_model"];
@@ -195,6 +195,7 @@ export class Conversation {
           messageId: item.id,
           sources: item.sources ?? [],
           feedback: item.feedback?.rating ?? null,
+          truncated: item.truncated,
         });
       }
     }
@@ -283,6 +284,7 @@ export class Conversation {
       lang: this.#options.lang,
       onVisit: this.#options.onVisit,
       onRetry: (turn) => this.#retry(turn),
+      onContinue: () => this.ask(this.#words.more),
       onOwnWords: this.#options.onOwnWords,
       onRate: async (messageId, rating, comment) => {
         await this.#service.rate(this.#shown.session ?? "", messageId, rating, comment);
@@ -476,6 +478,7 @@ export class Conversation {
           messageId: data.message_id,
           sources: data.sources ?? [],
           feedback: null,
+          truncated: data.truncated,
         };
         this.#options.announce(`${this.#words.answer}: ${turn.finish(answered)}`);
         const seconds = Math.round((Date.now() - pending.askedAt) / 1000);

@@ -47,6 +47,8 @@ const en = {
   offline: "You are offline. The question is asked again as soon as you are back.",
   busy: "The assistant is busy. Trying again…",
   stopped: "Stopped. The whole answer is kept.",
+  truncated: "The answer was cut off here.",
+  more: "Continue",
   unanswered: "This question was not answered.",
   reference: "Reference: {id}",
   inSeconds: "You can ask again in {seconds} s.",

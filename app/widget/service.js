@@ -15,10 +15,11 @@
  * @property {string | null} [selected_text]
  * @property {Source[] | null} [sources]
  * @property {{ rating: Rating, comment?: string } | null} [feedback]
+ * @property {boolean} [truncated]
  * @property {boolean} [answering]
  */
 
-/** @typedef {{ response: string, session_id: string, message_id?: string, sources?: Source[] }} Done */
+/** @typedef {{ response: string, session_id: string, message_id?: string, sources?: Source[], truncated?: boolean }} Done */
 
 /**
  * @typedef {{ name: "session", data: { session_id: string } }
@@ -36,7 +37,7 @@ const MOST_HISTORY_TRIES = 3;
 /** Browsers are sometimes mistaken about being offline. */
 const OFFLINE_PAUSE_MS = 10_000;
 /** How long to wait for an answer that another request is fetching: longer than a turn may take. */
-const MOST_WAITING_MS = 180_000;
+const MOST_WAITING_MS = 330_000;
 
 /** Why something failed, in a word for programs. */
 export class Failure extends Error {

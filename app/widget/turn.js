@@ -18,6 +18,7 @@ import { Failure } from "./service.js";
  * @property {string} [messageId]
  * @property {Source[]} sources  what it cites
  * @property {Rating | null} feedback
+ * @property {boolean} [truncated]  whether the model was cut off before the answer's end
  */
 
 /**
@@ -26,6 +27,7 @@ import { Failure } from "./service.js";
  * @property {string} lang
  * @property {(event: MouseEvent, url: URL) => void} onVisit
  * @property {(turn: Turn) => void} onRetry
+ * @property {() => void} onContinue  called to have an answer that was cut off continued
  * @property {(messageId: string, rating: Rating, comment?: string) => Promise<void>} onRate
  * @property {(isOpen: boolean) => void} onOwnWords  called when a field for reasons opens and closes
  */
@@ -131,10 +133,11 @@ export class Turn {
   }
 
   /** Shows the complete answer, and returns what it says in plain text. @param {Answered} answered */
-  finish({ text, messageId, sources, feedback }) {
+  finish({ text, messageId, sources, feedback, truncated }) {
     this.#clear();
     this.reply.hidden = false;
     this.state.replaceChildren();
+    if (truncated) this.#offerMore();
     this.cite(sources);
     this.#answer.show(text);
     this.lastId = messageId ?? this.lastId;
@@ -192,6 +195,12 @@ export class Turn {
     this.#next = "";
     clearInterval(this.#timer);
     this.reply.classList.remove("streaming");
+  }
+
+  #offerMore() {
+    const { words, onContinue } = this.options;
+    const button = h("button", { type: "button", class: "retry", onclick: onContinue }, words.more);
+    this.state.append(h("div", { class: "notice" }, announced(words.truncated), button));
   }
 
   /** @param {HTMLElement} text @param {{ isProblem?: boolean, canRetry: boolean, reference?: string }} how */

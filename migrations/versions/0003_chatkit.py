@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.online import add_columns, create_foreign_key, create_index
+
 revision: str = "0003"
 down_revision: str | None = "0002"
 branch_labels: str | None = None
@@ -11,15 +13,13 @@ depends_on: str | None = None
 
 def upgrade() -> None:
     """Add the columns, and the index that lists a reader's own sessions."""
-    op.add_column("chat_sessions", sa.Column("title", sa.Text()))
-    op.add_column("chat_sessions", sa.Column("owner", sa.Text()))
-    op.create_index("ix_chat_sessions_owner_created_at_id", "chat_sessions", ["owner", "created_at", "id"])
-    op.add_column("messages", sa.Column("feedback", sa.Text()))
-    op.add_column("messages", sa.Column("sources", sa.JSON()))
-    with op.batch_alter_table("messages") as messages:
-        messages.add_column(sa.Column("reply_to", sa.Uuid()))
-        messages.create_foreign_key("messages_reply_to_fkey", "messages", ["reply_to"], ["id"], ondelete="CASCADE")
-        messages.create_index("ix_messages_reply_to", ["reply_to"])
+    add_columns("chat_sessions", sa.Column("title", sa.Text()), sa.Column("owner", sa.Text()))
+    create_index("ix_chat_sessions_owner_created_at_id", "chat_sessions", ["owner", "created_at", "id"])
+    add_columns(
+        "messages", sa.Column("feedback", sa.Text()), sa.Column("sources", sa.JSON()), sa.Column("reply_to", sa.Uuid())
+    )
+    create_foreign_key("messages_reply_to_fkey", "messages", "reply_to", "messages", ondelete="CASCADE")
+    create_index("ix_messages_reply_to", "messages", ["reply_to"])
 
 
 def downgrade() -> None:

@@ -1,7 +1,8 @@
 """Let messages say which question they answer, in databases that got revision 0003 before it did so."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from migrations.online import add_columns, create_foreign_key, create_index
 
 revision: str = "0005"
 down_revision: str | None = "0004"
@@ -10,13 +11,10 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """Add the column if it is missing."""
-    if "reply_to" in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("messages")}:
-        return
-    with op.batch_alter_table("messages") as messages:
-        messages.add_column(sa.Column("reply_to", sa.Uuid()))
-        messages.create_foreign_key("messages_reply_to_fkey", "messages", ["reply_to"], ["id"], ondelete="CASCADE")
-        messages.create_index("ix_messages_reply_to", ["reply_to"])
+    """Add the column, its foreign key and its index as far as they are missing."""
+    add_columns("messages", sa.Column("reply_to", sa.Uuid()))
+    create_foreign_key("messages_reply_to_fkey", "messages", "reply_to", "messages", ondelete="CASCADE")
+    create_index("ix_messages_reply_to", "messages", ["reply_to"])
 
 
 def downgrade() -> None:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.online import add_columns, create_index
+
 revision: str = "0008"
 down_revision: str | None = "0007"
 branch_labels: str | None = None
@@ -13,11 +15,10 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "duration_ms", "retrieved", "ci
 
 def upgrade() -> None:
     """Add the columns."""
-    op.add_column("messages", sa.Column("model", sa.Text()))
-    for name in _COUNTS:
-        op.add_column("messages", sa.Column(name, sa.Integer()))
+    counts = [sa.Column(name, sa.Integer()) for name in _COUNTS]
+    add_columns("messages", sa.Column("model", sa.Text()), *counts)
     is_question = sa.text("role = 'user'")
-    op.create_index(
+    create_index(
         "ix_messages_questions",
         "messages",
         ["created_at", "id"],

@@ -1,5 +1,7 @@
 """Record how an answer ended, and what else it cost."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,7 +10,7 @@ down_revision: str | None = "0009"
 branch_labels: str | None = None
 depends_on: str | None = None
 
-_COLUMNS = {
+_COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "truncated": sa.Boolean(),
     "service_tier": sa.Text(),
     "cached_tokens": sa.Integer(),

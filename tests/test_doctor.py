@@ -1,0 +1,389 @@
+"""`python -m app.admin doctor`: what would fail a deployment is said before a reader finds it, with its remedy."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from app import dsn
+from app.database import VERSION_TABLE, Database
+from app.pause import begin_pause
+from tests.books import LEGS, WHEELS, replace_book
+from tests.conftest import API_KEY, PASSWORD, AdminCommand, migrate, query
+from tests.fake_openai import FakeOpenAI, completion, embeddings, failure, html_page, json_body
+from tests.pooler import PGBOUNCER, pgbouncer
+from tests.postgres import PostgresServer, free_port
+
+type Examine = Callable[..., Awaitable[tuple[int, list[str]]]]
+
+ORIGIN = "https://book.example.org"
+
+
+@pytest.fixture
+def url(postgres_url: str) -> Iterator[str]:
+    """A migrated PostgreSQL database without a book."""
+    yield postgres_url
+    query(postgres_url, "DELETE FROM books", "DELETE FROM pauses")
+
+
+@pytest.fixture
+def examine(
+    admin_command: AdminCommand,
+    model_server: FakeOpenAI,
+    url: str,
+    one_authority: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Examine:
+    """Look at a deployment to which nothing is wrong but what these variables say; gives the status and the lines."""
+
+    async def examine(*arguments: str, **environment: str) -> tuple[int, list[str]]:
+        sound = {
+            "DATABASE_URL": url,
+            "OPENAI_API_KEY": API_KEY,
+            "OPENAI_BASE_URL": model_server.url,
+            "DAILY_TOKEN_BUDGET": "1000000",
+            "CORS_ORIGINS": ORIGIN,
+            "SSL_CERT_FILE": str(one_authority),
+        }
+        for name, value in {**sound, **environment}.items():
+            monkeypatch.setenv(name, value)
+        status, output = await admin_command("doctor", *arguments)
+        assert API_KEY not in output
+        assert PASSWORD not in output
+        return status, output.splitlines()
+
+    return examine
+
+
+def faults(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("FAULT")]
+
+
+def advice(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("advice")]
+
+
+async def put_book(url: str, model: str = "text-embedding-3-small") -> None:
+    database = Database(dsn.parse(url), pool_size=1)
+    await replace_book(database, LEGS, WHEELS, model=model)
+    await database.close()
+
+
+async def test_a_sound_deployment_is_sound(examine: Examine, url: str, model_server: FakeOpenAI) -> None:
+    await put_book(url)
+    model_server.enqueue(completion("Yes."))
+
+    status, lines = await examine("--ask")
+
+    assert status == 0, lines
+    assert faults(lines) == advice(lines) == []
+    assert lines[-1] == "0 faults, 0 pieces of advice."
+    said = "\n".join(lines)
+    for what in (
+        "production",
+        "DAILY_TOKEN_BUDGET is 1,000,000",
+        "A round trip takes",
+        "may open 5 connections",
+        "The revision is",
+        "2 pages, 2 chunks",
+        "text-embedding-3-small gives 1536 dimensions",
+        "has gpt-6-luna",
+        "gpt-6-luna answers",
+    ):
+        assert what in said
+    assert len(model_server.requests) == 1
+
+
+async def test_the_model_is_asked_only_on_request(examine: Examine, model_server: FakeOpenAI) -> None:
+    status, _ = await examine()
+
+    assert status == 0
+    assert model_server.requests == []
+
+
+async def test_every_setting_that_is_missing_or_wrong_is_said_and_the_rest_is_looked_at(
+    examine: Examine, model_server: FakeOpenAI
+) -> None:
+    status, lines = await examine(
+        OPENAI_BASE_URL="gateway.example.org", CORS_ORIGINS="everywhere", DATABASE_POOL_SIZE="0", BOOK_TITLE="A book"
+    )
+
+    assert status == 1
+    assert [line.split()[2] for line in faults(lines)] == ["OPENAI_BASE_URL", "CORS_ORIGINS", "DATABASE_POOL_SIZE"]
+    assert any("The revision is" in line for line in lines)
+    assert model_server.embedding_requests == []
+
+
+async def test_without_any_setting_all_that_is_missing_is_said(
+    admin_command: AdminCommand, model_server: FakeOpenAI
+) -> None:
+    status, output = await admin_command("doctor")
+
+    assert status == 1
+    assert [line.split()[1:3] for line in faults(output.splitlines())] == [
+        ["settings", "DATABASE_URL"],
+        ["settings", "OPENAI_API_KEY"],
+        ["limits", "Whoever"],
+    ]
+    assert output.startswith("3 faults, 1 piece of advice.\n")
+
+
+async def test_a_service_without_limits_lets_cost_run(examine: Examine) -> None:
+    status, lines = await examine(DAILY_TOKEN_BUDGET="", RATE_LIMIT="")
+    with_rate, _ = await examine(DAILY_TOKEN_BUDGET="", RATE_LIMIT="20/minute")
+    dead_redis = f"redis://:{PASSWORD}@127.0.0.1:{free_port()}"
+    without_redis, dead = await examine(RATE_LIMIT="20/minute", DAILY_TOKEN_BUDGET="", RATE_LIMIT_STORAGE=dead_redis)
+
+    assert (status, with_rate, without_redis) == (1, 0, 1)
+    assert ["DAILY_TOKEN_BUDGET=1000000" in line for line in faults(lines)] == [True]
+    assert ["Redis does not answer" in line for line in faults(dead)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"port": 1}, "Nothing answers at 127.0.0.1. Correct host and port"),
+        ({"host": "db.invalid"}, "There is no host db.invalid"),
+        ({"database": "absent"}, 'database "absent" does not exist'),
+        ({"username": "nobody", "password": PASSWORD}, 'role "nobody" does not exist'),
+    ],
+)
+async def test_a_database_that_cannot_be_reached_is_said_with_its_remedy(
+    examine: Examine, url: str, change: dict[str, str], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.0)
+    broken = make_url(url).set(**change).render_as_string(hide_password=False)  # type: ignore[arg-type]
+
+    status, lines = await examine(DATABASE_URL=broken)
+
+    assert status == 1
+    [line] = faults(lines)
+    assert remedy in line
+    assert any("has gpt-6-luna" in line for line in lines)
+
+
+async def test_tables_that_are_missing_or_behind_are_migrated(examine: Examine, empty_url: str) -> None:
+    missing, none = await examine(DATABASE_URL=empty_url)
+    await asyncio.to_thread(migrate, empty_url)
+    await asyncio.to_thread(query, empty_url, f"UPDATE {VERSION_TABLE} SET version_num = '0003'")
+    behind, old = await examine(DATABASE_URL=empty_url)
+    await asyncio.to_thread(query, empty_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    ahead, _ = await examine(DATABASE_URL=empty_url)
+    await asyncio.to_thread(query, empty_url, "ALTER SCHEMA public RENAME TO elsewhere", "CREATE SCHEMA public")
+    hidden, elsewhere = await examine(DATABASE_URL=empty_url)
+
+    assert (missing, behind, ahead, hidden) == (1, 1, 0, 1)
+    assert "chat_sessions" in faults(none)[0]
+    assert faults(none)[0].endswith("Run: alembic upgrade head")
+    assert "revision 0003" in faults(old)[0]
+    assert faults(old)[0].endswith("Run: alembic upgrade head")
+    assert faults(elsewhere)[0].endswith("Run: ALTER ROLE postgres SET search_path TO elsewhere;")
+
+
+@pytest.fixture
+def stranger(url: str) -> Iterator[str]:
+    """The address for a role of a deployment, which may do nothing yet."""
+    role = f"Role-{uuid.uuid4().hex}"
+    query(url, f'CREATE ROLE "{role}" LOGIN')
+    yield make_url(url).set(username=role).render_as_string()
+    query(url, f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
+
+
+def statements(lines: list[str]) -> list[str]:
+    return [match[1] for line in lines if (match := re.search(r"Run as \w+ owner: (.+;)$", line))]
+
+
+async def test_the_statements_that_it_names_give_the_role_what_it_lacks(
+    examine: Examine, url: str, stranger: str
+) -> None:
+    role = make_url(stranger).username
+    await asyncio.to_thread(query, url, f'GRANT SELECT, INSERT, UPDATE ON chat_sessions, messages TO "{role}"')
+
+    first, lines = await examine(DATABASE_URL=stranger)
+    await asyncio.to_thread(query, url, *statements(faults(lines)))
+    second, later = await examine(DATABASE_URL=stranger)
+    await asyncio.to_thread(query, url, *statements(advice(later)))
+    third, last = await examine(DATABASE_URL=stranger)
+
+    assert (first, second, third) == (1, 0, 0), later
+    assert any("DELETE in chat_sessions, messages" in line for line in faults(lines))
+    assert any("SELECT or INSERT or UPDATE in token_usage" in line for line in faults(lines))
+    assert all("only commands need" in line for line in advice(later) if "grants" in line)
+    assert not any("grants" in line for line in advice(last))
+
+
+async def test_without_a_budget_its_table_is_not_needed(examine: Examine, url: str, stranger: str) -> None:
+    role = make_url(stranger).username
+    await asyncio.to_thread(
+        query, url, f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{role}"', f'REVOKE ALL ON token_usage FROM "{role}"'
+    )
+
+    with_budget, _ = await examine(DATABASE_URL=stranger)
+    without, _ = await examine(DATABASE_URL=stranger, DAILY_TOKEN_BUDGET="", RATE_LIMIT="20/minute")
+
+    assert (with_budget, without) == (1, 0)
+
+
+async def test_row_level_security_that_hides_every_row_is_found(examine: Examine, url: str, stranger: str) -> None:
+    role = make_url(stranger).username
+    await asyncio.to_thread(
+        query,
+        url,
+        f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{role}"',
+        "ALTER TABLE messages ENABLE ROW LEVEL SECURITY",
+    )
+    try:
+        hidden, lines = await examine(DATABASE_URL=stranger)
+        await asyncio.to_thread(query, url, "CREATE POLICY everything ON messages USING (true)")
+        with_policy, _ = await examine(DATABASE_URL=stranger)
+        await asyncio.to_thread(query, url, "DROP POLICY everything ON messages", *statements(faults(lines)))
+        repaired, _ = await examine(DATABASE_URL=stranger)
+    finally:
+        await asyncio.to_thread(query, url, "ALTER TABLE messages DISABLE ROW LEVEL SECURITY")
+
+    assert (hidden, with_policy, repaired) == (1, 0, 0)
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed here")
+async def test_a_pooler_that_the_address_does_not_show_is_found(
+    examine: Examine, postgres: PostgresServer, empty_url: str
+) -> None:
+    await asyncio.to_thread(migrate, empty_url)
+    with pgbouncer(postgres.port) as pooler:
+        behind = pooler.url(str(make_url(empty_url).database), sslmode="require")
+        status, lines = await examine(DATABASE_URL=behind)
+        known, told = await examine(DATABASE_URL=behind, DATABASE_POOLED="true")
+
+    assert (status, known) == (0, 0)
+    assert any("Set DATABASE_POOLED=true" in line for line in advice(lines))
+    assert any(line.startswith("ok      pooler") for line in told)
+    assert any("without verified certificate" in line for line in lines)
+
+
+async def test_more_connections_than_the_server_allows_are_advice(examine: Examine, url: str) -> None:
+    status, lines = await examine("--processes", "100")
+
+    assert status == 0
+    assert any(
+        "may open 500 connections, and the server allows 197. Set DATABASE_POOL_SIZE=1" in line for line in lines
+    )
+
+
+async def test_a_book_whose_pages_may_not_ask_is_a_fault(examine: Examine, url: str) -> None:
+    await put_book(url)
+
+    refused, lines = await examine(CORS_ORIGINS="")
+    by_pattern, _ = await examine(CORS_ORIGINS="", CORS_ORIGIN_REGEX=r"https://.*\.example\.org")
+
+    assert (refused, by_pattern) == (1, 0)
+    assert [ORIGIN in line for line in faults(lines)] == [True]
+
+
+async def test_what_is_no_fault_is_advice(examine: Examine, url: str, model_server: FakeOpenAI) -> None:
+    no_book, without = await examine()
+    await put_book(url)
+    model_server.enqueue_embeddings(failure(404))
+    no_embeddings, failing = await examine()
+    model_server.enqueue_embeddings(embeddings(512))
+    changed, shorter = await examine()
+    await put_book(url, model="another")
+    other_model, others = await examine()
+    database = Database(dsn.parse(url), pool_size=1)
+    await begin_pause(database, None)
+    await database.close()
+    paused, pausing = await examine()
+
+    assert (no_book, no_embeddings, changed, other_model, paused) == (0, 0, 0, 0, 0)
+    for lines, said in (
+        (without, "There is no book"),
+        (failing, "gives no embeddings of at most 1536 dimensions (404)"),
+        (shorter, "gives 512 dimensions, and the book's embeddings have 1536"),
+        (others, "The book has embeddings of another, not of text-embedding-3-small"),
+        (pausing, "To go on: python -m app.admin resume"),
+    ):
+        assert any(said in line for line in advice(lines)), lines
+
+
+async def test_embeddings_that_cannot_be_compared_get_the_statement_that_lets_them(
+    examine: Examine, array: str
+) -> None:
+    await put_book(array)
+
+    status, lines = await examine(DATABASE_URL=array)
+
+    assert status == 0
+    assert any("ALTER TABLE documents ALTER COLUMN embedding TYPE vector(1536);" in line for line in advice(lines))
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "said"),
+    [
+        (failure(401, f"Incorrect API key provided: {API_KEY}"), 1, "refuses the key"),
+        (failure(403), 0, "may not list models"),
+        (failure(404), 0, "lists no models"),
+        (failure(405), 0, "lists no models"),
+        (failure(500), 0, "answers 500"),
+        (html_page(), 0, "does not answer in JSON"),
+        (json_body({"data": []}), 0, "lists no models"),
+        (json_body([{"name": "other"}]), 0, "is not among the 1 models"),
+        (json_body({"models": [{"name": "models/gpt-6-luna"}]}), 0, "has gpt-6-luna"),
+        (json_body({"data": [{"id": "gpt-6-luna:latest"}]}), 0, "has gpt-6-luna"),
+    ],
+)
+async def test_what_the_list_of_models_tells(
+    examine: Examine, model_server: FakeOpenAI, models: object, status: int, said: str
+) -> None:
+    model_server.models = models  # type: ignore[assignment]
+
+    found, lines = await examine()
+
+    assert found == status, lines
+    assert any(said in line for line in lines if " model " in line), lines
+
+
+async def test_a_model_that_does_not_answer_is_a_fault(examine: Examine, model_server: FakeOpenAI) -> None:
+    model_server.enqueue(failure(404, f"No such model for {API_KEY}", code="model_not_found"))
+
+    asked, lines = await examine("--ask")
+    unreachable, others = await examine("--ask", OPENAI_BASE_URL=f"http://127.0.0.1:{free_port()}/v1?key={PASSWORD}")
+
+    assert (asked, unreachable) == (1, 1)
+    assert "status 404 model_not_found" in faults(lines)[0]
+    assert ["cannot be reached" in line for line in faults(others)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("sqlite://", 1), ("sqlite:///absent/chat.db", 1), ("sqlite:///new.db", 0)],
+)
+async def test_an_embedded_database_is_looked_at_and_never_made(
+    examine: Examine, tmp_path: Path, path: str, status: int
+) -> None:
+    found, lines = await examine(DATABASE_URL=path)
+
+    assert found == status, lines
+    assert [*await asyncio.to_thread(tmp_path.iterdir)] == []
+
+
+async def test_an_embedded_database_with_a_book_is_sound(examine: Examine, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/chat.db"
+    await asyncio.to_thread(migrate, url)
+    await put_book(url)
+
+    status, lines = await examine(DATABASE_URL=url)
+
+    assert status == 0
+    assert any("2 pages, 2 chunks" in line for line in lines)
+    assert ["SQLite in" in line for line in advice(lines)] == [True]
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "many", "10001"])
+async def test_a_number_of_processes_is_one(admin_command: AdminCommand, processes: str) -> None:
+    status, output = await admin_command("doctor", "--processes", processes)
+
+    assert status == 2
+    assert "must be a number of processes" in output
