@@ -23,7 +23,7 @@ from sqlmodel import col
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.costs import Cost, costs, notes_on, totals
 from app.database import Database
-from app.models import TOKEN_COUNTS, ChatSession, Message, TokenUsage, read_sources, storable, utc_now
+from app.models import TOKEN_COUNTS, ChatSession, Message, TokenUsage, ToolUsage, read_sources, storable, utc_now
 from app.pause import READING_SECONDS, begin_pause, end_pause
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ async def _report(arguments: argparse.Namespace) -> None:
             else:
                 with _paged() as page:
                     await _write_table(page, turns)
+                    if not (arguments.feedback or arguments.unanswered):
+                        print(await _tool_calls(database, arguments.since, arguments.until), end="", file=page)
 
 
 async def _report_gaps(arguments: argparse.Namespace) -> None:
@@ -323,6 +325,19 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
         print(figures + _on_one_line(said, max(20, width - len(figures)) if width else 200), file=page)
 
 
+async def _tool_calls(db: Database, since: datetime | None, until: datetime | None) -> str:
+    """Return the line that says how often readers' assistants searched and read, on the days of this time; empty if never."""
+    day, calls = col(ToolUsage.day), func.sum(col(ToolUsage.calls)).label("calls")
+    conditions = [
+        *([day >= since.astimezone(UTC).date()] if since else []),
+        *([day <= (until.astimezone(UTC) - timedelta(microseconds=1)).date()] if until else []),
+    ]
+    statement = select(col(ToolUsage.tool), calls).where(*conditions).group_by(col(ToolUsage.tool))
+    counts = {row.tool: row.calls for row in await db.execute((statement, {}))}
+    searches, pages = counts.get("search", 0), counts.get("fetch", 0)
+    return f"Readers' assistants: searches {searches:,}, pages read {pages:,}\n" if counts else ""
+
+
 def _write_gaps(page: TextIO, gaps: Sequence["Gap"]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     print(
@@ -374,6 +389,7 @@ async def prune(db: Database, *, before: datetime) -> int:
         deleted += len(rows)
         after = max(row.id for row in rows)
     await db.execute((delete(TokenUsage).where(col(TokenUsage.day) < utc_now().date() - timedelta(days=1)), {}))
+    await db.execute((delete(ToolUsage).where(col(ToolUsage.day) < before.date()), {}))
     return deleted
 
 

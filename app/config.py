@@ -226,6 +226,9 @@ class Settings(DatabaseSettings):
     shutdown_grace_seconds: Annotated[float, Field(ge=0)] = 20.0
     """How many seconds running turns may take to finish when the process is stopped."""
 
+    mcp_enabled: bool = False
+    """Whether readers' own assistants may search the books, by the Model Context Protocol at `/mcp`."""
+
     host: str | None = None
     """The address on which `python -m app` listens. Unset: every address in production, and 127.0.0.1 in development."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
@@ -318,6 +321,15 @@ class Settings(DatabaseSettings):
                 raise ValueError("is not an address such as redis://host:6379") from None
             if find_spec("redis") is None:
                 raise ValueError("needs the redis extra: uv sync --extra redis")
+        return value
+
+    @field_validator("mcp_enabled")
+    @classmethod
+    def _mcp_is_installed(cls, value: bool) -> bool:  # noqa: FBT001  # Pydantic calls it.
+        if value and find_spec("mcp") is None:
+            raise ValueError("needs the mcp extra: uv sync --extra mcp")
+        if value and find_spec("app.book") is None:
+            raise ValueError("needs the folder app/book")
         return value
 
     @field_validator("log_level", mode="before")

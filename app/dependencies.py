@@ -1,7 +1,7 @@
 """What the lifespan sets up, and how path operations get it."""
 
 import hashlib
-from typing import Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from fastapi import Depends, Header, Request
 
@@ -14,6 +14,9 @@ from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever
 from app.turns import Turns
+
+if TYPE_CHECKING:
+    from app.mcp_tools import Tools
 
 
 class State(TypedDict):
@@ -28,6 +31,8 @@ class State(TypedDict):
     limiter: RateLimiter
     budget: Budget
     pauses: Pauses
+    mcp_tools: "Tools | None"
+    """None unless `MCP_ENABLED` is true."""
 
 
 class StateRequest(Request[State]):

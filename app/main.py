@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from http import HTTPStatus
 from importlib.util import find_spec
-from typing import override
+from typing import TYPE_CHECKING, override
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import chat, chatkit, errors, health, history, logs, readers, regeneration, stream, widget
+from app import chat, chatkit, errors, health, history, logs, mcp, readers, regeneration, stream, widget
 from app.broadcast import Broadcasts
 from app.budget import Budget
 from app.config import Environment, Settings
@@ -28,6 +28,9 @@ from app.pause import Pauses
 from app.ratelimit import RateLimiter
 from app.retrieval import Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
+
+if TYPE_CHECKING:
+    from app.mcp_tools import Tools
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         stack.push_async_callback(turns.close)
         stack.enter_context(on_stop_signal(turns.end, grace_seconds=settings.shutdown_grace_seconds))
         bound_connections()
+        retriever = await stack.enter_async_context(open_retriever(settings, database))
+        mcp_tools = await _open_mcp_tools(settings, database, retriever, stack) if settings.mcp_enabled else None
         _warn_of_gaps(settings)
         # The objects that exist now will stay. Looking through them again and again would be most of the garbage
         # collector's work.
@@ -66,12 +71,13 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             settings=settings,
             database=database,
             model=model,
-            retriever=await stack.enter_async_context(open_retriever(settings, database)),
+            retriever=retriever,
             turns=turns,
             broadcasts=Broadcasts(),
             limiter=limiter,
             budget=budget,
             pauses=Pauses(database),
+            mcp_tools=mcp_tools,
         )
 
 
@@ -84,6 +90,18 @@ def open_retriever(settings: Settings, database: Database) -> AbstractAsyncConte
 
     is_default = settings.development and settings.database_url is None
     return (SampleSearch if is_default else BookSearch)(settings, database)
+
+
+async def _open_mcp_tools(
+    settings: Settings, database: Database, retriever: Retriever, stack: AsyncExitStack
+) -> "Tools":
+    """Return what serves `/mcp`; it searches with the retriever if that is the book's own."""
+    from app.book.search import BookSearch  # noqa: PLC0415  # The folder can be taken away.
+    from app.mcp_tools import Tools  # noqa: PLC0415  # The SDK takes long to import, and is an extra.
+
+    if not isinstance(retriever, BookSearch):
+        retriever = await stack.enter_async_context(BookSearch(settings, database))
+    return await stack.enter_async_context(Tools(settings, retriever))
 
 
 def _warn_of_gaps(settings: Settings) -> None:
@@ -148,6 +166,10 @@ class CORSFromSettings:
                 "X-Request-ID",
                 "ChatKit-Device-Id",
                 "ChatKit-Frame-Instance-Id",
+                # A client of the Model Context Protocol in a browser sends these.
+                "MCP-Protocol-Version",
+                "Mcp-Method",
+                "Mcp-Name",
             ),
             expose_headers=("Retry-After", "X-Request-ID"),
         )
@@ -169,6 +191,7 @@ app.include_router(regeneration.router)
 app.include_router(history.router)
 app.include_router(readers.router)
 app.include_router(chatkit.router)
+app.include_router(mcp.router)
 app.include_router(health.router)
 app.include_router(widget.router)
 # The last one added is the outermost.

@@ -240,6 +240,17 @@ class Pause(SQLModel, table=True):
     began_at: datetime = Field(default_factory=utc_now)
 
 
+class ToolUsage(SQLModel, table=True):
+    """How often readers' assistants have called one tool on one day, in UTC."""
+
+    __tablename__ = "tool_usage"
+
+    day: date = Field(primary_key=True)
+    tool: str = Field(sa_type=Text, primary_key=True)
+    """`search` or `fetch`."""
+    calls: int = Field(sa_type=BigInteger)
+
+
 class StoredBook(SQLModel, table=True):
     """A book in the database: what was read in under one address, and how much of it there is."""
 

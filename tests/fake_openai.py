@@ -87,6 +87,10 @@ class FakeOpenAI:
     def enqueue(self, *replies: Reply) -> None:
         self._replies.extend(replies)
 
+    def forget_replies(self) -> None:
+        """Answer in kind from now on."""
+        self._replies.clear()
+
     def enqueue_embeddings(self, *replies: Reply) -> None:
         self._embedding_replies.extend(replies)
 

@@ -117,6 +117,7 @@ MALFORMED = [
     ("PORT", "$PORT"),
     ("PORT", "65536"),
     ("PORT", "-1"),
+    ("MCP_ENABLED", "perhaps"),
     ("WEB_CONCURRENCY", "0"),
     ("WEB_CONCURRENCY", "auto"),
     ("LOG_LEVEL", "loud"),

@@ -36,6 +36,7 @@ TABLES = {
     "embeddings",
     "token_usage",
     "pauses",
+    "tool_usage",
 }
 
 
@@ -217,6 +218,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "token_usage.day date",
         "token_usage.process uuid",
         "token_usage.tokens bigint",
+        "tool_usage.day date",
+        "tool_usage.tool text",
+        "tool_usage.calls bigint",
     ]
 
 
@@ -246,6 +250,7 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "messages: PRIMARY KEY (id)",
         "pauses: PRIMARY KEY (id)",
         "token_usage: PRIMARY KEY (day, process)",
+        "tool_usage: PRIMARY KEY (day, tool)",
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
@@ -335,6 +340,9 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "token_usage.day DATE",
         "token_usage.process CHAR(32)",
         "token_usage.tokens BIGINT",
+        "tool_usage.day DATE",
+        "tool_usage.tool TEXT",
+        "tool_usage.calls BIGINT",
     ]
     keys = 'SELECT "table", "from", "to", on_delete FROM pragma_foreign_key_list(\'messages\')'
     assert sorted(query(sqlite, keys)) == [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -270,12 +271,61 @@ def test_a_page_without_a_title_is_named_by_its_label_its_file_or_its_folder(fol
 
 
 def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
-    add(tmp_path, "elsewhere/a.md")
     add(folder, "b.md")
-    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    add(folder, "_shared/a.md")
+    (folder / "linked").symlink_to(folder / "_shared")
+    (folder / "c.md").symlink_to(folder / "b.md")
     (folder / "loop").symlink_to(folder)
 
-    assert read(folder) == ["b", "linked/a"]
+    assert read(folder) == ["b", "c", "linked/a"]
+
+
+def test_links_and_imports_that_lead_out_of_the_folder_are_refused(folder: Path, tmp_path: Path) -> None:
+    add(tmp_path, "outside.md", "Secret.")
+    add(tmp_path, "elsewhere/a.md", "Secret.")
+    imports = "import A from '../outside.md'\nimport B from '@site/outside.md'\nimport C from './_link.md'\n\n"
+    add(folder, "page.mdx", f"{imports}Text.\n\n<A /><B /><C /><A />")
+    (folder / "_link.md").symlink_to(tmp_path / "outside.md")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "page2.md").symlink_to(tmp_path / "outside.md")
+
+    book = read_book(folder, URL)
+
+    assert [chunk.text for chunk in book.chunks] == ["Text."]
+    assert book.skipped == [
+        Skipped("../outside.md, a partial of page.mdx,", "leads out of the folder"),
+        Skipped("@site/outside.md, a partial of page.mdx,", "leads out of the folder"),
+        Skipped("./_link.md, a partial of page.mdx,", "leads out of the folder"),
+        Skipped("page2.md", "leads out of the folder"),
+        Skipped("linked", "leads out of the folder"),
+    ]
+
+
+def test_partials_are_bounded_in_number_depth_and_length(folder: Path) -> None:
+    def imports(name: str, times: int) -> str:
+        return f"import Part from './{name}'\n\n" + "<Part />\n\n" * times
+
+    for depth in range(30):
+        add(folder, f"_twice{depth}.md", imports(f"_twice{depth + 1}.md", 2))
+        add(folder, f"_once{depth}.md", f"Level{depth}\n\n{imports(f'_once{depth + 1}.md', 1)}")
+    add(folder, "_long.md", "Long. " * 100_000)
+    write(
+        folder,
+        **{
+            "deep.mdx": "Text.\n\n" + imports("_once0.md", 1),
+            "long.mdx": imports("_long.md", 10),
+            "many.mdx": "Text.\n\n" + imports("_twice0.md", 1),
+        },
+    )
+
+    book = read_book(folder, URL)
+
+    text = {name: "".join(c.text for c in book.chunks if c.page == f"{URL}{name}") for name in ("deep", "long")}
+    assert "Level9" in text["deep"]
+    assert "Level10" not in text["deep"]
+    assert 1_000_000 < len(text["long"]) < 1_300_000
+    assert {skipped.reason.partition(",")[0] for skipped in book.skipped} == {"is left out"}
+    assert len(book.skipped) < 110
 
 
 def test_the_order_is_always_the_same(folder: Path) -> None:
@@ -390,6 +440,62 @@ def test_a_partial_that_cannot_be_read_is_named(folder: Path) -> None:
 
     assert pages(book) == ["a/page"]
     assert book.skipped == [Skipped("../_part.mdx, a partial of a/page.mdx,", "is not UTF-8")]
+
+
+@pytest.mark.parametrize(
+    ("include", "suffix"),
+    [
+        ("```rust\n{{#rustdoc_include ../listings/a.rs:here}}\n```", ""),
+        ("{{#include a.md}}", ""),
+        ('--8<-- "snippets/a.md"', ""),
+        ("```{include} a.md\n```", ""),
+        ("{{< include _a.qmd >}}", ""),
+        ("<!--@include: ./a.md-->", ""),
+    ],
+)
+def test_an_include_that_cannot_be_followed_is_named(include: str, suffix: str, folder: Path) -> None:
+    write(folder, **{"a.md": f"Text.\n\n{include}", "b.md": "Text {{ variable }} and {% raw %}."})
+
+    first, second = read_book(folder, URL).notes
+
+    assert first.startswith("What 1 include in 1 page would show is missing, such as ")
+    assert first.endswith(" in a.md.")
+    assert second == "Build the book's site, and read the folder that this makes instead."
+
+
+def test_kinds_of_files_that_are_not_read_are_counted(folder: Path) -> None:
+    write(folder, **{"a.md": "Text.", "b.qmd": "Text.", "c/d.qmd": "Text.", "e.ipynb": "{}", "f.txt": "Text."})
+
+    assert read_book(folder, URL).notes == [
+        "2 .qmd files and 1 .ipynb file were not read, since only Markdown is read from its source.",
+        "Far less was read than the folder holds: 1 of 4 files.",
+        "Build the book's site, and read the folder that this makes instead.",
+    ]
+    (folder / "a.md").unlink()
+    with pytest.raises(TreeError, match=r"(?s)holds no Markdown.*2 \.qmd files"):
+        read_book(folder, URL)
+
+
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [
+        ("../book.toml", r"the source of mdBook,.*Build it \(mdbook build\), and read the folder book instead"),
+        ("mkdocs.yml", r"the source of MkDocs,.*Build it \(mkdocs build\), and read the folder site instead"),
+        ("SUMMARY.md", "the source of mdBook or GitBook,.*Read its running site"),
+    ],
+)
+def test_the_source_of_another_generator_is_told_with_what_to_do_instead(file: str, advice: str, folder: Path) -> None:
+    write(folder, **{"a.md": "Text.", file: "[A](a.md)"})
+
+    [note] = read_book(folder, URL).notes
+
+    assert re.search(advice, note)
+
+
+def test_the_pages_of_docusaurus_have_no_such_advice(folder: Path) -> None:
+    write(folder, **{"a.md": "Text.", "../docusaurus.config.js": "", "../../mkdocs.yml": ""})
+
+    assert read_book(folder, URL).notes == []
 
 
 def test_the_sample_book_has_the_addresses_of_its_built_site() -> None:

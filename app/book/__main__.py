@@ -1,6 +1,7 @@
 """The book's commands, run with `python -m app.book`."""
 
 import argparse
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -10,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from app.book import answers, evaluation
+from app.book import answers, evaluation, reading
 from app.book.embeddings import Embedder, EmbeddingError
 from app.book.search import PASSAGES, BookSearch, Hit
-from app.book.shelf import known_books
+from app.book.shelf import comparable, known_books
 from app.commands import CommandError, CommandSettings, opened_database, run
 from app.retrieval import Query
 
@@ -31,16 +32,34 @@ _NO_BOOK = "There is no book in the database. Please run: uv run python -m app.b
 
 def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
-    return run(_parser(), when_stopped="Stopped. The book is as it was.")
+    return run(
+        _parser(),
+        when_stopped="Stopped. The book is as it was. Embeddings that are paid for are kept: the same command goes on from there.",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app.book", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ingest = commands.add_parser("ingest", help="read in a book, or what has changed in it")
-    ingest.add_argument("folder", type=Path, metavar="DIR", help="the folder of its pages, such as docs")
-    ingest.add_argument("--url", required=True, help="the address of that folder's root on the site")
-    ingest.add_argument("--locale", help="the language of the pages, such as ur (default: en)")
+    ingest.add_argument(
+        "source",
+        type=_source,
+        metavar="SOURCE",
+        help="the folder of its Markdown, the folder of its built site, or the address of its running site",
+    )
+    ingest.add_argument("--url", help="the address of that folder's root on the site; of a running site, its own")
+    ingest.add_argument(
+        "--kind",
+        choices=["site", "source"],
+        help="whether the folder is a built site or its source, if it could be both",
+    )
+    ingest.add_argument("--locale", help="the language of the pages, such as ur (default: what they say, or en)")
+    ingest.add_argument(
+        "--check",
+        action="store_true",
+        help="ask the running site for a sample of the addresses, and list the dead ones",
+    )
     ingest.add_argument("--title", type=_title, help="what the book is called (default: as its site, or BOOK_TITLE)")
     ingest.add_argument(
         "--exclude",
@@ -67,12 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--limit", type=_positive, default=PASSAGES, metavar="N", help="how many chunks to show")
     search.add_argument("--words", action="store_true", help="search by words alone")
     search.set_defaults(command=_search)
+    llms_txt = commands.add_parser("llms-txt", help="print a book's llms.txt, for the root of its site")
+    llms_txt.add_argument("--book", metavar="URL", help="the address of the book, if there are several")
+    llms_txt.add_argument(
+        "--full", action="store_true", help="print the text of all pages too, as llms-full.txt has it"
+    )
+    llms_txt.set_defaults(command=_llms_txt)
     evaluate = commands.add_parser("evaluate", help="measure how often the right page is found for a file of questions")
     evaluate.add_argument("file", type=Path, metavar="FILE", help="a JSON object on each line, with question and pages")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("-v", "--verbose", action="store_true", help="name the questions whose page is not found")
     evaluate.set_defaults(command=_evaluate)
     return parser
+
+
+def _source(text: str) -> Path | str:
+    return text if re.match("https?://", text, re.IGNORECASE) else Path(text)
 
 
 def _title(text: str) -> str:
@@ -92,15 +121,21 @@ async def _ingest(arguments: argparse.Namespace) -> None:
     settings = CommandSettings.load()
     patience = {name: value for name, value in _PATIENCE.items() if name not in settings.model_fields_set}
     with _changes() as changes:
-        folder = changes.Folder(
-            path=arguments.folder,
+        source = changes.Source(
+            place=arguments.source,
             url=arguments.url,
+            kind=arguments.kind,
             locale=arguments.locale,
             title=arguments.title,
             exclude=arguments.exclude,
             keep_numbers=arguments.keep_number_prefixes,
+            check=arguments.check,
         )
-        await changes.read_in(folder, settings, Embedder(settings.model_copy(update=patience)))
+        is_right = await changes.read_in(source, settings, Embedder(settings.model_copy(update=patience)))
+    if not is_right:
+        raise CommandError(
+            "Addresses of the book are dead. Please compare --url with the address of a page of the site."
+        )
 
 
 async def _list(_arguments: argparse.Namespace) -> None:
@@ -173,6 +208,31 @@ def _as_lines(number: int, hit: Hit) -> str:
     return (
         f"{number:2}. {hit.title}\n    {hit.source}\n    score {hit.score:.4f} ({found_by})\n    {first_line[:100]}\n"
     )
+
+
+async def _llms_txt(arguments: argparse.Namespace) -> None:
+    settings = CommandSettings.load()
+    async with opened_database(settings) as database:
+        books = await database.execute((known_books(is_sqlite=database.dsn.sqlite), {}))
+        book = _chosen(books, arguments.book)
+        print(await reading.llms_txt(database, book, title=book.title or settings.book_title), end="")  # noqa: T201
+        if arguments.full:
+            async for text in reading.page_texts(database, book):
+                print(f"\n{text}", end="")  # noqa: T201
+
+
+def _chosen(books: Sequence[Row[Any]], address: str | None) -> Row[Any]:
+    """Return the book with the address, or the only one; raises CommandError if there is none."""
+    if not books:
+        raise CommandError(_NO_BOOK)
+    chosen = [book for book in books if address is None or comparable(book.address) == comparable(address)]
+    if len(chosen) != 1:
+        known = "\n".join(f"  {book.address}" for book in books)
+        reason = (
+            "There is no book at this address" if address else "There are several books; please name one with --book"
+        )
+        raise CommandError(f"{reason}:\n{known}")
+    return chosen[0]
 
 
 async def _evaluate(arguments: argparse.Namespace) -> None:

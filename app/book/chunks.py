@@ -21,7 +21,11 @@ MIN_CHARS = 200
 _MAX_HEADING_CHARS = 120
 _MAX_TITLE_CHARS = 400
 
-_CUSTOM_ANCHOR = re.compile(r"\s*\{#(?P<anchor>(?:.(?!\{#|\}))*.)\}$")
+_CUSTOM_ANCHOR = re.compile(r"\{#(?P<anchor>(?:.(?!\{#|\}))*.)\}$")
+_ATTRIBUTES = re.compile(
+    r"\{:?[ ]*+(?=[#.])(?:[#.][^\s{}#.][^\s{}]*[ ]*+|[\w-]+=(?:\"[^\"{}]*\"|'[^'{}]*'|[^\s\"'{}]+)[ ]*+|-[ ]*+)++\}[ ]*$"
+)
+"""A heading's attribute list, as other generators have it: `{ #id .class }`."""
 _DIRECTIVE = re.compile(r"(?<!:):[A-Za-z](?:[\w-]*[A-Za-z0-9])?(?:\[([^\[\]]*)\])?(?:\{[^{}]*\})?(?![\w:-])", re.ASCII)
 _DISPLAYED = re.compile(rf"^([ \t>]*(?:[-*+][ \t]+)?){MATH_FENCE}$", re.MULTILINE)
 
@@ -43,7 +47,7 @@ class Chunk:
 
 
 @dataclass
-class _Section:
+class Section:
     """A heading and what stands below it, up to the next one."""
 
     anchor: str
@@ -53,11 +57,39 @@ class _Section:
     """The kind and the text of each paragraph, list, table and the like."""
 
 
+class Outline:
+    """The sections of a page, made from its headings and blocks in their order."""
+
+    def __init__(self) -> None:
+        self.sections = [Section(anchor="", level=1, headings=())]
+        """Begins with what stands before any heading."""
+        self.title: str | None = None
+        """The first heading of level 1."""
+        self._above: list[tuple[int, Section]] = []
+
+    def add_heading(self, level: int, heading: str, anchor: str | None) -> None:
+        """Begin a section; without an anchor of its own, it has that of the section which it is a part of."""
+        self._above = [(outer, section) for outer, section in self._above if outer < level]
+        enclosing = self._above[-1][1] if self._above else self.sections[0]
+        headings = enclosing.headings
+        if level == 1:
+            self.title = self.title or heading
+        if heading and not (level == 1 and heading == self.title):
+            headings = (*headings, _shortened(heading, _MAX_HEADING_CHARS))
+        section = Section(enclosing.anchor if anchor is None else anchor, level, headings)
+        self._above.append((level, section))
+        self.sections.append(section)
+
+    def add_block(self, kind: str, text: str) -> None:
+        """Add a paragraph, a list, a table or the like to the section."""
+        self.sections[-1].blocks.append((kind, text))
+
+
 @dataclass
 class _Piece:
     """A section, or a part of a long one."""
 
-    section: _Section
+    section: Section
     text: str
 
 
@@ -75,8 +107,13 @@ def chunk_page(  # noqa: PLR0913  # Each is a part of what a file says of its pa
     Without a title the page's own first heading is its title, and without that the fallback.
     """
     markdown, is_mdx = to_markdown(text, is_mdx=is_mdx, read_partial=read_partial)
-    sections, heading = _sections(markdown, is_mdx=is_mdx)
-    page_title = _shortened(title or heading or fallback, _MAX_HEADING_CHARS)
+    outline = _outline(markdown, is_mdx=is_mdx)
+    return chunk_sections(outline.sections, page=page, title=title or outline.title or fallback)
+
+
+def chunk_sections(sections: Sequence[Section], *, page: str, title: str) -> list[Chunk]:
+    """Return the chunks of a page's sections in their order."""
+    page_title = _shortened(title, _MAX_HEADING_CHARS)
     pieces: list[_Piece] = []
     for section in sections:
         limit = MAX_CHARS - len(_title(page_title, section)) - 2
@@ -107,7 +144,7 @@ def _source(page: str, anchor: str) -> str:
     return f"{page}#{quote(anchor, safe="!$&'()*+,;=:@-._~/?%{}|^[]#")}" if anchor else page
 
 
-def _title(page_title: str, section: _Section) -> str:
+def _title(page_title: str, section: Section) -> str:
     # The page's own heading often repeats its title.
     headings = [page_title, *(heading for heading in section.headings if heading != page_title)]
     title = SEPARATOR.join(headings)
@@ -118,32 +155,24 @@ def _shortened(heading: str, limit: int) -> str:
     return heading if len(heading) <= limit else heading[: limit - 1].rstrip() + "…"
 
 
-def _sections(markdown: str, *, is_mdx: bool) -> tuple[list[_Section], str | None]:
-    """Return the page's sections, beginning with what stands before any heading, and the page's first heading of level 1."""
+def _outline(markdown: str, *, is_mdx: bool) -> Outline:
     parser, tokens = _parsed(markdown, is_mdx=is_mdx)
     lines = markdown.split("\n")
     slugger = Slugger()
-    sections = [_Section(anchor="", level=1, headings=())]
-    above: list[tuple[int, str]] = []
-    title = None
+    outline = Outline()
     for index, token in enumerate(tokens):
         if token.type == "heading_open":
             level = int(token.tag[1])
             heading, anchor = _heading(parser, tokens[index + 1].content, slugger)
             if token.level > 0:
                 continue  # In a list or a quotation, where no section begins.
-            above = [(outer, text) for outer, text in above if outer < level]
-            if level == 1:
-                title = title or heading
-                anchor = ""  # Docusaurus shows headings of level 1 without their anchors.
-            if heading and not (level == 1 and heading == title):
-                above.append((level, _shortened(heading, _MAX_HEADING_CHARS)))
-            sections.append(_Section(anchor, level, tuple(text for _, text in above)))
+            # Docusaurus shows headings of level 1 without their anchors.
+            outline.add_heading(level, heading, "" if level == 1 else anchor)
         if token.level == 0 and token.map and token.nesting >= 0 and token.type not in {"heading_open", "hr"}:
             start, end = token.map
             if block := _block(lines[start:end]):
-                sections[-1].blocks.append((token.type.removesuffix("_open"), block))
-    return sections, title
+                outline.add_block(token.type.removesuffix("_open"), block)
+    return outline
 
 
 def _parsed(markdown: str, *, is_mdx: bool) -> tuple[MarkdownIt, list[Token]]:
@@ -159,7 +188,13 @@ def _parsed(markdown: str, *, is_mdx: bool) -> tuple[MarkdownIt, list[Token]]:
 def _heading(parser: MarkdownIt, content: str, slugger: Slugger) -> tuple[str, str]:
     """Return the heading's text and its anchor."""
     custom = _CUSTOM_ANCHOR.search(content)
-    [inline] = parser.parseInline(content[: custom.start()] if custom else content)
+    listed = None if custom else _ATTRIBUTES.search(content)
+    if listed and (anchor := re.search(r"#([^\s{}]+)", listed[0])):
+        content = f"{content[: listed.start()]}{{#{anchor[1]}}}"
+        custom = _CUSTOM_ANCHOR.search(content)
+    elif listed:
+        content = content[: listed.start()]
+    [inline] = parser.parseInline(content[: custom.start()].rstrip() if custom else content.rstrip())
     parts = inline.children or []
     shown = " ".join(HIDDEN.sub("", "".join(map(_text_of, parts))).replace(MARK, "").split())
     if custom:
@@ -264,7 +299,7 @@ def _recursively(text: str, limit: int, level: int = 0) -> Iterator[str]:
         yield from _join(parts, separator, limit)
 
 
-def _merge(pieces: Sequence[_Piece], page_title: str) -> Iterator[tuple[_Section, str]]:
+def _merge(pieces: Sequence[_Piece], page_title: str) -> Iterator[tuple[Section, str]]:
     """Join short pieces with the next one of the same part of the page; the longest of them gives the source."""
     group: list[_Piece] = []
     for piece in pieces:
@@ -288,7 +323,7 @@ def _belongs(group: list[_Piece], piece: _Piece, page_title: str) -> bool:
     )
 
 
-def _joined(group: list[_Piece]) -> tuple[_Section, str]:
+def _joined(group: list[_Piece]) -> tuple[Section, str]:
     return max(group, key=lambda piece: len(piece.text)).section, _text(group)
 
 

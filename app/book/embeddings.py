@@ -1,9 +1,12 @@
 """Embeddings: what a text means, as a vector, from OpenAI's endpoint or a compatible one."""
 
+import asyncio
 import base64
 import json
 import math
+import re
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from itertools import chain
@@ -20,6 +23,12 @@ from app.provider import endpoint, openai_client
 MOST_BYTES = 300_000
 """The most that one request embeds: OpenAI takes 300,000 tokens, and no token is shorter than a byte."""
 MOST_INPUTS = 2_048
+
+PRICES = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13, "text-embedding-ada-002": 0.10}
+"""What a million tokens cost at OpenAI, in dollars."""
+_LEAST_LEFT = 0.02
+"""If less of a limit than this is left, the next request waits until it is full again."""
+_MAX_WAIT_SECONDS = 120.0
 
 _REFUSALS = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
 _LONG_MODELS = ("text-embedding-3-large", "gemini-embedding-001")
@@ -55,6 +64,10 @@ class Embedder:
         if self.model.rpartition("/")[2].startswith(_LONG_MODELS):
             self._options["dimensions"] = EMBEDDING_DIMENSIONS
         self._most_inputs = MOST_INPUTS
+        self.tokens = 0
+        """How many tokens the server says it has embedded."""
+        self._resume_at = 0.0
+        """When a server that limits how much it is asked may be asked again."""
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """Return the meaning of each text: vectors of length 1, with as many dimensions as the model has, at most 1,536.
@@ -125,10 +138,13 @@ class Embedder:
             self._client = openai_client(self._settings)
         url = endpoint(self._client, "embeddings")
         body = {"model": self.model, "input": texts, **self._options}
+        if (wait := self._resume_at - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
         try:
             # The server bounds each call itself, and a batch may take longer than a question.
             response = await self._client.post(url, cast_to=httpx2.Response, body=body)
-            return _vectors(json.loads(response.content), len(texts))
+            answer = json.loads(response.content)
+            vectors = _vectors(answer, len(texts))
         except APIStatusError as error:
             said = provider_error(_parsed(error.response)).message or error.message
             refused = error.status_code in _REFUSALS
@@ -137,6 +153,19 @@ class Embedder:
             raise EmbeddingError(type(error).__name__, str(error.__cause__ or error)) from error
         except (ValueError, RecursionError) as error:
             raise EmbeddingError("malformed", f"The answer is not one of embeddings: {error}") from error
+        self._note_limits(response.headers, answer)
+        return vectors
+
+    def _note_limits(self, headers: httpx2.Headers, answer: Any) -> None:
+        """Count the tokens, and wait with the next request if the server says that nothing is left until then."""
+        usage = answer.get("usage")
+        tokens = usage.get("total_tokens", usage.get("prompt_tokens")) if isinstance(usage, dict) else None
+        self.tokens += tokens if isinstance(tokens, int) else 0
+        for kind in ("requests", "tokens"):
+            left, limit = (headers.get(f"x-ratelimit-{name}-{kind}", "") for name in ("remaining", "limit"))
+            if left.isdecimal() and limit.isdecimal() and int(left) < _LEAST_LEFT * int(limit):
+                wait = _seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
+                self._resume_at = max(self._resume_at, time.monotonic() + min(wait, _MAX_WAIT_SECONDS))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -151,6 +180,13 @@ class _RefusedError(EmbeddingError):
 def padded(vector: Sequence[float]) -> Vector:
     """Return the vector as the database holds it: with zeros after it, which change no cosine."""
     return [*vector, *[0.0] * (EMBEDDING_DIMENSIONS - len(vector))]
+
+
+def _seconds(duration: str) -> float:
+    """Return how long a duration such as `1m2.5s` or `120ms` is."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", duration)
+    return sum(float(number) * units[unit] for number, unit in parts)
 
 
 def _parsed(response: httpx2.Response) -> Any:

@@ -1,5 +1,6 @@
 """Storing the book: what has changed is embedded, and then the database goes from the old book to the new one at once."""
 
+import asyncio
 import hashlib
 import uuid
 from collections import Counter, defaultdict
@@ -28,6 +29,7 @@ from sqlmodel import col
 
 from app.book.catalogue import begin_book, finish_book
 from app.book.chunks import Chunk
+from app.book.crawl import Known
 from app.book.embeddings import Embedder, EmbeddingError, Vector, padded
 from app.book.pages import pages_of
 from app.book.shelf import book_id, comparable
@@ -43,8 +45,13 @@ LOCK = 0x626F6F6C
 _BATCH = 200
 _SQLITE_BUSY_SECONDS = 60
 
-type OnProgress = Callable[[int, int], None]
-"""Is told how many of how many chunks are embedded."""
+_AT_ONCE = 6
+"""How many batches are embedded at the same time."""
+_STOP_SECONDS = 10.0
+"""How long a run that is stopped waits for what it has asked for, since that is paid for."""
+
+type OnProgress = Callable[[int, int, int], None]
+"""Is told how many of how many chunks are embedded, and about how many tokens all of them have."""
 
 
 class IngestError(Exception):
@@ -62,6 +69,8 @@ class Report:
     deleted: int = 0
     embedded: int = 0
     """Chunks that were sent to the embedding model."""
+    tokens: int = 0
+    """How many tokens they had, as far as the server says so."""
     without_embedding: int = 0
     """Chunks that are found by their words alone."""
     replaced: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -91,7 +100,7 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
     *,
     locale: str | None = None,
     title: str | None = None,
-    on_progress: OnProgress = lambda _done, _of: None,
+    on_progress: OnProgress = lambda _done, _of, _tokens: None,
 ) -> Report:
     """Make the database hold exactly these chunks of the book at its address; other books in it stay as they are.
 
@@ -109,6 +118,22 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
                 f"The embeddings could not be made: {error}\n"
                 "The book is as it was. What is embedded already is kept: run the same command again to go on."
             ) from error
+
+
+async def known_pages(url: str, dsn: Dsn) -> dict[str, Known]:
+    """Return what the database has of a book that was read from its running site, by where each page came from.
+
+    Raises IngestError.
+    """
+    async with _opened(dsn) as engine, engine.connect() as connection:
+        rows = (await connection.execute(_chunks_of(book_id(url)))).all()
+    by_page: dict[str, list[Chunk]] = defaultdict(list)
+    origins: dict[str, dict[str, str]] = {}
+    for row in rows:
+        by_page[row.page].append(Chunk(row.source, row.page, row.title, row.position, row.content))
+        if row.origin:
+            origins[row.page] = row.origin
+    return {origin["from"]: Known(origin, by_page[page]) for page, origin in origins.items()}
 
 
 async def remove(url: str, dsn: Dsn) -> int:
@@ -202,6 +227,11 @@ class _Ingest:
         self._dimensions: int | None = None
         """How many the model's vectors have, once it has answered."""
         self._has_borrowed = False
+        self._done = 0
+        self._chars = 0
+        self._embedded_chars = 0
+        self._keeping = asyncio.Lock()
+        """SQLite has one writer at a time."""
         self._report = Report()
 
     async def run(self) -> Report:
@@ -277,21 +307,72 @@ class _Ingest:
         return [key for key in missing if key not in found]
 
     async def _embed(self, missing: list[str]) -> None:
-        """Embed what has these digests, and keep each batch; raises EmbeddingError."""
+        """Embed what has these digests, and keep each batch; raises EmbeddingError.
+
+        The first batch shows what the server accepts; then several are under way at once. When the run is stopped, or one of
+        them fails, those that are under way and so paid for are waited for and kept.
+        """
         if self._embedder is None:
             return
         texts = {key: embedded_text(chunk) for key, chunk in self._chunks}
-        done = 0
-        self._on_progress(done, len(missing))
-        for batch in self._embedder.batches([texts[key] for key in missing]):
-            vectors = await self._embedder.embed(batch)
-            if self._dimensions not in {None, len(vectors[0])}:
-                raise EmbeddingError("dimensions", "The model's embeddings changed their dimensions.")
-            self._dimensions = len(vectors[0])
-            await self._keep(dict(zip(missing[done:], vectors, strict=False)))
-            done += len(batch)
-            self._report.embedded += len(batch)
-            self._on_progress(done, len(missing))
+        total, self._done = len(missing), 0
+        self._show(total, sum(len(texts[key]) for key in missing))
+        first, *_ = self._embedder.batches([texts[key] for key in missing])
+        await self._finish({asyncio.create_task(self._embed_batch(missing[: len(first)], texts, total))})
+        rest = missing[len(first) :]
+        running: set[asyncio.Task[None]] = set()
+        position = 0
+        try:
+            for batch in self._embedder.batches([texts[key] for key in rest]):
+                keys = rest[position : position + len(batch)]
+                position += len(batch)
+                if len(running) >= _AT_ONCE:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                running.add(asyncio.create_task(self._embed_batch(keys, texts, total)))
+        finally:
+            await self._finish(running)
+
+    async def _embed_batch(self, keys: Sequence[str], texts: Mapping[str, str], total: int) -> None:
+        if self._embedder is None:
+            return
+        vectors = await self._embedder.embed([texts[key] for key in keys])
+        if self._dimensions not in {None, len(vectors[0])}:
+            raise EmbeddingError("dimensions", "The model's embeddings changed their dimensions.")
+        self._dimensions = len(vectors[0])
+        async with self._keeping:
+            await self._keep(dict(zip(keys, vectors, strict=True)))
+        self._done += len(keys)
+        self._report.embedded += len(keys)
+        self._report.tokens = self._embedder.tokens
+        self._embedded_chars += sum(len(texts[key]) for key in keys)
+        self._show(total, None)
+
+    def _show(self, total: int, chars: int | None) -> None:
+        """Tell how far it is, and about how many tokens there will be: a quarter of the characters until it is known better."""
+        self._chars = self._chars if chars is None else chars
+        tokens = self._report.tokens
+        rate = tokens / self._embedded_chars if tokens and self._embedded_chars else 0.25
+        self._on_progress(self._done, total, round(self._chars * rate))
+
+    @staticmethod
+    async def _finish(running: set[asyncio.Task[None]]) -> None:
+        """Wait for these tasks, also when this one is being stopped; raises what one of them raised."""
+        if not running:
+            return
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError:
+            await asyncio.wait(running, timeout=_STOP_SECONDS)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
+        results = await asyncio.gather(*running, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _keep(self, vectors: Mapping[str, Vector]) -> None:
         """Keep embeddings until their chunks are stored."""
@@ -303,8 +384,13 @@ class _Ingest:
             await connection.commit()
 
     def _is_changed(self, row: Row[Any], chunk: Chunk, paid: Mapping[str, int]) -> bool:
-        now = (chunk.source, chunk.position, chunk.page, self._locale)
-        return row.digest in paid or (row.source, row.position, row.page, row.locale) != now
+        now = (chunk.source, chunk.position, chunk.page, self._locale, self._origin(chunk))
+        return row.digest in paid or (row.source, row.position, row.page, row.locale, row.origin) != now
+
+    def _origin(self, chunk: Chunk) -> dict[str, str] | None:
+        """Return what is noted of where the chunk's page came from; the page's first chunk has it."""
+        origin = self._book.origins.get(chunk.page) if chunk.position == 0 else None
+        return dict(origin) if origin else None
 
     async def _update(
         self, connection: AsyncConnection, rows: Sequence[tuple[Row[Any], Chunk]], paid: Mapping[str, int]
@@ -364,6 +450,8 @@ class _Ingest:
 
     def _meta(self, key: str, chunk: Chunk, paid: Mapping[str, int]) -> dict[str, Any]:
         meta: dict[str, Any] = {"book": self._book.url, "page": chunk.page, "locale": self._locale, "digest": key}
+        if origin := self._origin(chunk):
+            meta["origin"] = origin
         if self._embedder and key in paid:
             meta |= {"model": self._embedder.model, "dimensions": paid[key]}
         return meta
@@ -424,7 +512,23 @@ def _rows_of(book: uuid.UUID) -> Select[Any]:
         _in_meta("digest").label("digest"),
         _in_meta("model").label("model"),
         col(Document.meta)["dimensions"].as_integer().label("dimensions"),
+        col(Document.meta)["origin"].label("origin"),
     ).where(col(Document.book_id) == book)
+
+
+def _chunks_of(book: uuid.UUID) -> Select[Any]:
+    return (
+        select(
+            col(Document.source),
+            col(Document.title),
+            col(Document.position),
+            col(Document.content),
+            _in_meta("page").label("page"),
+            col(Document.meta)["origin"].label("origin"),
+        )
+        .where(col(Document.book_id) == book)
+        .order_by(_in_meta("page"), col(Document.position))
+    )
 
 
 def _others_than(book: uuid.UUID) -> Select[Any]:

@@ -27,7 +27,7 @@ _FENCE = re.compile("^" + _CONTAINER + r"(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})(?P<i
 _MATH = re.compile("^" + _CONTAINER + r"\$\$[ \t]*$", re.MULTILINE)
 _HEADING = re.compile(r"[ \t>]*#{1,6}(?=[ \t]|$)", re.MULTILINE)
 _ESM = re.compile(
-    r"import[ \t]+(?:['\"]|[^\n'\"]*\bfrom[ \t]+['\"]|(?:[\w$]+[ \t]*,[ \t]*)?\{[^\n'\"]*$)"
+    r"import[ \t]++(?:['\"]|[^\n'\"]*\bfrom[ \t]++['\"]|(?:[\w$]+[ \t]*,[ \t]*)?\{[^\n'\"]*$)"
     r"|export[ \t]+(?:default|const|let|var|function|async|class|\{|\*)(?!\w)",
     re.MULTILINE,
 )
@@ -40,7 +40,7 @@ _ADMONITION = re.compile(
     re.MULTILINE,
 )
 _DEFINITION = re.compile(
-    r"^[ \t>]*+\[(?!\^)(?P<label>[^\]\n]{1,999})\]:[ \t]*\n?[ \t]*\S+(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'|\([^)\n]*\)))?[ \t]*$",
+    r"^[ \t>]*+\[(?!\^)(?P<label>[^\]\n]{1,999})\]:[ \t]*+\n?[ \t]*+\S++(?:[ \t]++(?:\"[^\"\n]*\"|'[^'\n]*'|\([^)\n]*\)))?[ \t]*$",
     re.MULTILINE,
 )
 _FOOTNOTE = re.compile(r"^[ \t]*+\[\^[^\]\s]{1,99}\]:[ \t]*", re.MULTILINE)
@@ -52,7 +52,7 @@ _ATTRIBUTE = re.compile(
 )
 _TAG_END = re.compile(r"\s*(?P<closed>/?)>")
 _COMMENT = re.compile(r"<!--(?P<html>.*?)-->|\{\s*/\*(?P<mdx>.*?)\*/\s*\}", re.DOTALL)
-_HEADING_ID = re.compile(r"\{#(?:[^\n](?!\{#|\}))*[^\n]\}(?=[ \t]*#*[ \t]*$)", re.MULTILINE)
+_HEADING_ID = re.compile(r"\{#(?:[^\n](?!\{#|\}))*[^\n]\}(?=[ \t]*+#*+[ \t]*+$)", re.MULTILINE)
 _STRING = re.compile(r"\{\s*(?:'([^'\n]*)'|\"([^\"\n]*)\"|`((?:[^`\\$]|\\.|\$(?!\{))*)`)\s*\}", re.DOTALL)
 _HTML_HEADING = re.compile(
     r"[ \t]*<h(?P<level>[1-6])(?P<attributes>(?:\s[^<>]*)?)>(?P<text>[^\n]*?)</h(?P=level)>[ \t]*$", re.MULTILINE
@@ -85,8 +85,9 @@ _BLOCK = frozenset(
     }
 )
 
-_MAX_ATTEMPTS = 10
-"""How often a bracket may turn out to have no counterpart, before all of its kind count as text."""
+_MOST_WORK = 5
+"""How many characters may be looked at in vain for each one of the page, before no more brackets and tags are looked for."""
+_LEAST_WORK = 200_000
 _MAX_LABEL_CHARS = 2_000
 _MAX_EXPRESSION_CHARS = 100_000
 
@@ -98,6 +99,22 @@ class _Tag:
     closed: bool
     attributes: dict[str, str]
     end: int
+
+
+class _Work:
+    """How much of a page may still be looked at more than once, so that no page takes quadratic time."""
+
+    def __init__(self, text: str) -> None:
+        self._left = _LEAST_WORK + _MOST_WORK * len(text)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left."""
+        return self._left <= 0
+
+    def spend(self, characters: int) -> None:
+        """Note that so many characters have been looked at."""
+        self._left -= characters
 
 
 type ReadPartial = Callable[[str], str]
@@ -151,7 +168,7 @@ def _end_of_fence(text: str, fence: re.Match[str]) -> int:
 class _Reader:
     """Reads one page from its start to its end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # What a page and a part of it have in common.
         self,
         text: str,
         *,
@@ -159,8 +176,10 @@ class _Reader:
         is_mdx: bool,
         partials: _Partials,
         definitions: frozenset[str] | None = None,
+        work: _Work | None = None,
     ) -> None:
         self._text = text
+        self._work = work or _Work(text)
         self._closed = closed
         self._is_mdx = is_mdx
         self._partials = partials
@@ -174,7 +193,11 @@ class _Reader:
         self._output: list[str] = []
         self._in_heading = False
         self._follows_blank_line = True
-        self._attempts: dict[str, int] = {}
+        self._line_is_blank = True
+        """Whether there is nothing yet in the line that is being written."""
+        self._literals = _Literals(text)
+        self._tag_seen = 0
+        """Up to where a tag has been looked for."""
         self._tabs: dict[str, str] = {}
 
     def read(self) -> str:
@@ -217,6 +240,8 @@ class _Reader:
     def _skip_to(self, end: int, instead: str = "") -> None:
         if instead:
             self._output.append(instead)
+            _, line_end, line = instead.rpartition("\n")
+            self._line_is_blank = (bool(line_end) or self._line_is_blank) and not line.strip(" \t>")
         self._position = end
 
     def _read_fence(self, fence: re.Match[str]) -> None:
@@ -241,15 +266,19 @@ class _Reader:
         """Return the end of the imports and exports that begin here: a blank line outside of brackets."""
         position, depth = self._position, 0
         first_blank = None
+        blank = re.compile(r"\n[ ]*+(?:\n|$)")
         while position < len(self._text):
             character = self._text[position]
-            if character == "\n" and re.compile(r"\n[ ]*(?:\n|$)").match(self._text, position):
+            if character == "\n" and blank.match(self._text, position):
                 if depth <= 0:
                     return position
                 first_blank = first_blank or position
-            end = _end_of_literal(self._text, position, len(self._text))
+                if self._work.is_done:
+                    return first_blank
+            end = self._literals.end(position, len(self._text))
             depth += (character in "({[") - (character in ")}]") if end == position + 1 else 0
             position = end
+        self._work.spend(len(self._text) - self._position)
         return len(self._text) if depth <= 0 else first_blank or len(self._text)
 
     def _title_of(self, admonition: re.Match[str]) -> str:
@@ -279,6 +308,7 @@ class _Reader:
             is_mdx=self._is_mdx,
             partials=self._partials,
             definitions=self._definitions,
+            work=self._work,
         )
 
     def _read_line(self) -> None:
@@ -310,16 +340,6 @@ class _Reader:
             self._paragraph_end = end.start() if end else len(self._text)
         return self._paragraph_end
 
-    def _is_at_start(self) -> bool:
-        """Whether there is nothing yet in the line that is being written."""
-        for piece in reversed(self._output):
-            line = piece.rpartition("\n")[2]
-            if line.strip(" \t>"):
-                return False
-            if "\n" in piece:
-                return True
-        return True
-
     def _read_code(self) -> bool:
         opened = self._position
         while self._text.startswith("`", opened):
@@ -333,7 +353,7 @@ class _Reader:
     def _read_escape(self) -> bool:
         """Undo the escapes that would only be in the way; those that keep Markdown from seeing a block stay."""
         character = self._text[self._position + 1 : self._position + 2]
-        in_the_way = "{}<" if self._in_heading or self._is_at_start() else "{}<_>~'\""
+        in_the_way = "{}<" if self._in_heading or self._line_is_blank else "{}<_>~'\""
         if character and character in in_the_way:
             self._skip_to(self._position + 2, character)
         elif character and character != "\n":
@@ -366,7 +386,7 @@ class _Reader:
             return False
         if tag.name in self._partials.imported and not tag.closing and not self._in_heading:
             partial = self._partials.read(self._partials.imported[tag.name]).strip()
-            self._skip_to(tag.end, f"\n\n{partial}\n\n" if self._is_at_start() else partial)
+            self._skip_to(tag.end, f"\n\n{partial}\n\n" if self._line_is_blank else partial)
             return True
         end = tag.end
         if tag.name in _UNREAD and not tag.closing and not tag.closed:
@@ -376,13 +396,13 @@ class _Reader:
         return True
 
     def _comment(self) -> re.Match[str] | None:
-        if self._is_given_up("comment"):
+        if self._work.is_done:
             return None
         if not self._text.startswith(("<!--", "{"), self._position):
             return None
         found = _COMMENT.match(self._text, self._position)
-        if found is None and re.compile(r"<|\{\s*/\*").match(self._text, self._position):
-            self._fail("comment")
+        if found is None and re.compile(r"<!--|\{\s*/\*").match(self._text, self._position):
+            self._work.spend(len(self._text) - self._position)
         return found
 
     def _is_tag(self, tag: _Tag) -> bool:
@@ -394,10 +414,17 @@ class _Reader:
 
     def _tag_at(self, start: int) -> _Tag | None:
         opening = _TAG.match(self._text, start)
-        if opening is None or self._is_given_up("tag"):
+        if opening is None or self._work.is_done:
             return None
+        tag = self._tag_from(opening)
+        if tag is None:
+            self._work.spend(self._tag_seen - start)
+        return tag
+
+    def _tag_from(self, opening: re.Match[str]) -> _Tag | None:
         position, attributes = opening.end(), dict[str, str]()
         while not (end := _TAG_END.match(self._text, position)):
+            self._tag_seen = position
             if attribute := _ATTRIBUTE.match(self._text, position):
                 position = attribute.end()
                 value = attribute["double"] or attribute["single"] or attribute["bare"] or ""
@@ -423,7 +450,7 @@ class _Reader:
             return MARK
         if tag.name == "Tabs":
             self._note_tabs(tag.attributes.get("values", ""))
-        at_start = self._is_at_start()
+        at_start = self._line_is_blank
         if not tag.closing and (title := self._title_in(tag)):
             return f"\n\n**{title}**\n\n" if at_start else f" {title} "
         # What follows a tag in its line begins no block.
@@ -477,19 +504,20 @@ class _Reader:
 
     def _end_of_braces(self, start: int) -> int | None:
         """Return the position after the brace that closes this one, or None."""
-        if self._is_given_up("brace"):
+        if self._work.is_done:
             return None
         position, depth = start, 0
         limit = min(len(self._text), start + _MAX_EXPRESSION_CHARS)
         while position < limit:
             character = self._text[position]
-            end = _end_of_literal(self._text, position, limit)
+            end = self._literals.end(position, limit)
             if end == position + 1:
                 depth += (character == "{") - (character == "}")
                 if depth == 0:
+                    self._work.spend(end - start)
                     return end
             position = end
-        self._fail("brace")
+        self._work.spend(limit - start)
         return None
 
     def _read_link(self) -> bool:
@@ -536,7 +564,7 @@ class _Reader:
 
     def _end_of_label(self, start: int) -> int | None:
         """Return the position after the bracket that closes this one, or None."""
-        if self._is_given_up("bracket"):
+        if self._work.is_done:
             return None
         limit = min(self._end_of_paragraph(), start + _MAX_LABEL_CHARS)
         depth, position = 0, start
@@ -550,16 +578,11 @@ class _Reader:
             else:
                 depth += (character == "[") - (character == "]")
                 if depth == 0:
+                    self._work.spend(position - start)
                     return position + 1
             position += 1
-        self._fail("bracket")
+        self._work.spend(limit - start)
         return None
-
-    def _is_given_up(self, kind: str) -> bool:
-        return self._attempts.get(kind, 0) >= _MAX_ATTEMPTS
-
-    def _fail(self, kind: str) -> None:
-        self._attempts[kind] = self._attempts.get(kind, 0) + 1
 
 
 def _hidden(text: str) -> str:
@@ -587,20 +610,37 @@ def _string_in(expression: str) -> str:
         return text
 
 
-def _end_of_literal(text: str, start: int, limit: int) -> int:
-    """Return the end of the JavaScript string or comment that begins here, or else the next position."""
-    character = text[start]
-    if character in "'\"":
-        # An apostrophe in the text between tags looks like the start of a string, but none ends in its line.
-        string = re.compile(rf"{character}(?:[^{character}\\\n]|\\.)*+{character}").match(text, start, limit)
-        return string.end() if string else start + 1
-    if character == "`":
-        string = re.compile(r"`(?:[^`\\]|\\.)*+`", re.DOTALL).match(text, start, limit)
-        return string.end() if string else start + 1
-    if text.startswith("/*", start):
-        closing = text.find("*/", start + 2, limit)
-        return closing + 2 if closing >= 0 else start + 1
-    if text.startswith("//", start) and text[start - 1 : start] != ":":
-        line_end = text.find("\n", start, limit)
-        return line_end if line_end >= 0 else limit
-    return start + 1
+class _Literals:
+    """Finds where JavaScript's strings and comments end; what has been looked for in vain is not looked for again."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._open_until: dict[str, int] = {}
+        """Up to where there is no end for what begins with these characters."""
+
+    def end(self, start: int, limit: int) -> int:
+        """Return the end of the string or comment that begins here, or else the next position."""
+        text = self._text
+        character = text[start]
+        if character in "'\"":
+            # An apostrophe in the text between tags looks like the start of a string, but none ends in its line.
+            return self._closed(character, rf"{character}(?:[^{character}\\\n]|\\.)*+{character}", start, limit)
+        if character == "`":
+            return self._closed(character, r"`(?:[^`\\]|\\.)*+`", start, limit)
+        if text.startswith("/*", start):
+            return self._closed("/*", r"/\*.*?\*/", start, limit)
+        if text.startswith("//", start) and text[start - 1 : start] != ":":
+            line_end = text.find("\n", start, limit)
+            return line_end if line_end >= 0 else limit
+        return start + 1
+
+    def _closed(self, opening: str, pattern: str, start: int, limit: int) -> int:
+        if start < self._open_until.get(opening, 0):
+            return start + 1
+        flags = 0 if opening in "'\"" else re.DOTALL
+        found = re.compile(pattern, flags).match(self._text, start, limit)
+        if found:
+            return found.end()
+        line_end = self._text.find("\n", start, limit) if opening in "'\"" else -1
+        self._open_until[opening] = line_end if line_end >= 0 else limit
+        return start + 1

@@ -130,7 +130,7 @@ class BookSearch:
 
     async def _page(self, query: Query) -> Findings | None:
         """Return the page that the reader is on; None if the database does not have it."""
-        book = (await self._current_shelf()).of(query.page_url).book
+        book = (await self.current_shelf()).of(query.page_url).book
         if book is None:
             return None
         statement = PAGE_SQLITE if self.database.dsn.sqlite else PAGE_POSTGRESQL
@@ -160,7 +160,7 @@ class BookSearch:
         try:
             if not is_greeting(query.question):
                 begin_to_embed(self._shelf.of(query.page_url))
-            shelf = (await self._current_shelf()).of(query.page_url)
+            shelf = (await self.current_shelf()).of(query.page_url)
             if not shelf.chunks or is_greeting(query.question):
                 return _Looked(shelf)
             begin_to_embed(shelf)
@@ -172,9 +172,14 @@ class BookSearch:
                 embedding.cancel()
         return await self._find(shelf, query, previous, vector, limit)
 
+    @property
+    def known_shelf(self) -> Shelf:
+        """What is known of the books, without asking the database."""
+        return self._shelf
+
     async def has_meaning(self) -> bool:
         """Whether questions are searched by meaning too."""
-        return self._dimensions(await self._current_shelf()) is not None
+        return self._dimensions(await self.current_shelf()) is not None
 
     async def pages(self) -> set[str]:
         """Return the addresses of the book's pages; raises DatabaseError."""
@@ -206,7 +211,7 @@ class BookSearch:
         has_vectors = self.database.dsn.sqlite or shelf.vector_schema
         return shelf.dimensions(self._embedder.model) if has_vectors and self._embedder.is_available else None
 
-    async def _current_shelf(self) -> Shelf:
+    async def current_shelf(self) -> Shelf:
         """Return what is known of the book, after reading it again if it was last read long ago."""
         if self._reading is None and time.monotonic() - self._read_at > _READING_SECONDS:
             self._reading = asyncio.create_task(self._read())

@@ -1,0 +1,783 @@
+"""From the HTML of a page to its sections: what is the page and not its frame, as Markdown, with the anchors that the page has."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from app.book import formulas
+from app.book.chunks import Outline, Section
+
+READER = 1
+"""Grows whenever pages are read in another way, so that pages are fetched again that have not changed."""
+
+_BREAK = "\ufdd3"
+"""Stands for the end of a line until blanks are joined."""
+
+_HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
+_BLOCKS = frozenset(
+    {
+        *(
+            "address",
+            "article",
+            "aside",
+            "body",
+            "center",
+            "dd",
+            "details",
+            "div",
+            "dl",
+            "fieldset",
+            "figcaption",
+            "figure",
+        ),
+        *(
+            "footer",
+            "form",
+            "header",
+            "hgroup",
+            "hr",
+            "legend",
+            "li",
+            "main",
+            "menu",
+            "ol",
+            "p",
+            "section",
+            "tbody",
+            "td",
+        ),
+        *("tfoot", "th", "thead", "tr", "ul", "video"),
+    }
+)
+_UNREAD = frozenset(
+    {
+        *(
+            "script",
+            "style",
+            "noscript",
+            "template",
+            "svg",
+            "iframe",
+            "object",
+            "embed",
+            "canvas",
+            "head",
+            "nav",
+            "dialog",
+        ),
+        *("input", "select", "textarea", "audio", "source", "track", "datalist", "option", "search", "rp"),
+    }
+)
+_FRAME = frozenset(
+    {
+        # Links to the heading itself, and text for screen readers only.
+        *("headerlink", "header-anchor", "hash-link", "anchor-link", "subheading-anchor", "sl-anchor-link"),
+        *("anchorjs-link", "sr-only", "visually-hidden", "screen-reader-text", "screenreader-only", "skip-link"),
+        *("skip-to-content", "skip-to-content-link"),
+        # Tables of contents.
+        *("toc", "table-of-contents", "theme-doc-toc-mobile", "theme-doc-toc-desktop", "on-this-page", "page-toc"),
+        *("bd-toc", "bd-sidebar", "bd-sidebar-secondary", "VPDocAside", "VPLocalNav", "book-toc", "toc-drawer"),
+        # The way to other pages.
+        *("breadcrumb", "breadcrumbs", "wy-breadcrumbs", "theme-doc-breadcrumbs", "rst-footer-buttons", "pagination"),
+        *("pagination-nav", "pagination-links", "pager", "page-navigation", "prev-next-area", "prev-next-footer"),
+        *("nav-chapters", "mobile-nav-chapters", "nav-wrapper", "navheader", "navfooter", "sphinxsidebar", "related"),
+        *("back-to-top", "bd-header-article", "bd-footer-article", "VPDocFooter", "navigation-next", "navigation-prev"),
+        # What can be done with the page or with its code.
+        *("md-content__button", "md-source-file", "md-feedback", "theme-edit-this-page", "theme-doc-footer"),
+        *("theme-doc-version-badge", "edit-this-page", "view-this-page", "edit-page", "edit-link", "last-updated"),
+        *("feedback-toolbar", "content-icon-container", "article-header-buttons", "copybtn", "copy-button"),
+        *("code-copy-button", "clipboard-button", "viewcode-link", "viewcode-back", "giscus", "utterances"),
+        # Numbers of lines, hidden lines of Rust, and the way back from a footnote.
+        *("linenos", "linenodiv", "lineno", "line-numbers", "line-numbers-wrapper", "linenumber", "ln", "lnt"),
+        *("hljs-ln-numbers", "gutter", "boring", "footnote-ref", "footnote-reference", "footnote-backref"),
+        *("footnote-back", "fn-backref", "data-footnote-backref", "reversefootnote", "backrefs", "MathJax_Preview"),
+    }
+)
+_FRAME_IDS = frozenset(
+    {"pagination", "table-of-contents", "feedback-toolbar", "toc", "TOC", "disqus_thread", "quarto-margin-sidebar"}
+)
+_FRAME_ROLES = frozenset({"navigation", "search", "doc-toc", "doc-backlink", "contentinfo", "banner", "dialog", "menu"})
+_MATH = frozenset({"math", "arithmatex"})
+_TITLE_CLASS = re.compile(
+    r"(?:admonition|callout|custom-block|aside|alert|blockquote-tag|card|hint|topic)[-_]*(?:title|heading|header)"
+    r"(?:[-_](?:text|container|\w{4,5}))?$",
+    re.IGNORECASE,
+)
+_LINE = frozenset({"line", "token-line", "code-line", "ec-line", "highlight-line", "view-line", "code__line"})
+_LANGUAGE = re.compile(r"(?:language|lang|highlight|highlight-source|sourceCode|brush:)[-_ ]([\w+#.-]+)")
+_NO_LANGUAGE = frozenset({"default", "none", "text", "plaintext", "txt", "highlight", "source", "hljs"})
+_TAB_LISTS = frozenset({"tabbed-labels"})
+_TAB_PANELS = frozenset({"tabbed-block"})
+_SECTION_CLASS = re.compile(r"section|level[1-6]|sect[1-6]|chapter|appendix|preface")
+_SPACES = re.compile(r"[ \t\r\n\f\v\xa0\u2000-\u200a\u202f\u3000]+")
+_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u2060\ufeff\ufdd0-\ufdd2]")
+_REFRESH = re.compile(r"^\s*[0-9.]+\s*[;,]\s*url\s*=", re.IGNORECASE)
+_IS_LETTERS = re.compile(r"[^\W_]")
+_LINKED_SHARE = 0.7
+"""An aside of which this share is links is a way to other pages, and no part of this one."""
+_MAIN_SHARE = 0.6
+"""How much of a page's text what is taken for its main part must hold."""
+_LONG_LIST_CHARS = 1_500
+_LONGEST_POWER = 12
+_LANGUAGE_LEVELS = 8
+"""How far around a listing an element may be that names its language: listings can stand in tables."""
+
+
+@dataclass(frozen=True)
+class Article:
+    """What a page says, and what it says of itself."""
+
+    heading: str | None
+    """Its first heading of level 1."""
+    full_title: str
+    """What a browser shows as its title, which often has the name of the site too."""
+    language: str | None
+    canonical: str | None
+    """The address that it says is its own."""
+    refusal: str | None
+    """Why it is not to be read, in words that follow its name."""
+    sections: list[Section]
+    anchors: frozenset[str]
+    """Everything in it that an address can point to."""
+    links: frozenset[str]
+    """Where the links of the whole page lead, frame included, as they are written."""
+    digest: str
+    """What identifies its text."""
+    site_name: str | None = None
+
+
+def read_article(html: str) -> Article:
+    """Return what the page says; its sections are empty if it says nothing. Raises RecursionError if it is nested too deeply."""
+    tree = LexborHTMLParser(html)
+    root = tree.root
+    body = tree.body
+    if root is None or body is None:
+        return Article(None, "", None, None, None, [], frozenset(), frozenset(), "")
+    anchors = _anchors(root)
+    reader = _Reader(root, anchors)
+    article = _article_in(body)
+    reader.read(article)
+    outline = reader.outline
+    text = "\n".join(f"{kind} {block}" for section in outline.sections for kind, block in section.blocks)
+    titles = [title.text() for title in root.css("head > title")]
+    language = (root.attributes.get("lang") or root.attributes.get("xml:lang") or "") if root.tag == "html" else ""
+    return Article(
+        heading=outline.title or _heading_before(body, article),
+        full_title=_joined(titles[0]) if titles else "",
+        language=language.strip() or None,
+        canonical=_attribute(root, 'link[rel~="canonical"]', "href"),
+        refusal=_refusal(root),
+        sections=outline.sections if text else [],
+        anchors=frozenset(anchors),
+        links=frozenset(href.strip() for link in root.css("a[href]") if (href := link.attributes.get("href"))),
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        site_name=_attribute(root, 'meta[property="og:site_name"]', "content"),
+    )
+
+
+def _attribute(root: LexborNode, selector: str, name: str) -> str | None:
+    found = root.css_first(selector)
+    return ((found.attributes.get(name) or "").strip() or None) if found else None
+
+
+def _refusal(root: LexborNode) -> str | None:
+    for meta in root.css("meta[name][content]"):
+        name = (meta.attributes.get("name") or "").lower()
+        if name == "robots" and is_noindex(meta.attributes.get("content") or ""):
+            return "is not to be indexed (noindex)"
+    for meta in root.css("meta[http-equiv][content]"):
+        kind, content = meta.attributes.get("http-equiv") or "", meta.attributes.get("content") or ""
+        if kind.lower() == "refresh" and _REFRESH.match(content):
+            return "only leads to another page (meta refresh)"
+    return None
+
+
+def is_noindex(directives: str) -> bool:
+    """Whether the value of a robots tag or header asks to be left out."""
+    return not {"noindex", "none"}.isdisjoint(re.split(r"[\s,:]+", directives.lower()))
+
+
+def _anchors(root: LexborNode) -> dict[str, int]:
+    """Return everything that an address can point to, each with the element that browsers go to: the first one."""
+    found: dict[str, int] = {}
+    for node in root.css("[id]"):
+        if anchor := node.attributes.get("id"):
+            found.setdefault(anchor, node.mem_id)
+    for node in root.css("a[name]"):
+        if anchor := node.attributes.get("name"):
+            found.setdefault(anchor, node.mem_id)
+    return found
+
+
+def _article_in(body: LexborNode) -> LexborNode:
+    """Return the element that is the page: its main part where it says which that is, the largest text otherwise."""
+    sizes = _sizes(body)
+    size: Callable[[LexborNode], int] = lambda node: sizes.get(node.mem_id, 0)  # noqa: E731
+    mains = [node for node in body.css("main, [role=main]") if size(node)]
+    article = max(mains, key=size, default=None)
+    if article is None or size(article) < _MAIN_SHARE * size(body):
+        articles = [node for node in body.css("article, [role=article]") if size(node)]
+        largest = max(articles, key=size, default=None)
+        if largest is not None and size(largest) >= _MAIN_SHARE * size(body):
+            return largest
+        return article if article is not None and size(article) >= size(body) / 3 else _largest(body, size)
+    inner = [node for node in article.css("article") if size(node)]
+    if len(inner) == 1 and size(inner[0]) >= _MAIN_SHARE * size(article) and not _has_other_title(article, inner[0]):
+        return inner[0]
+    return article
+
+
+def _has_other_title(outer: LexborNode, inner: LexborNode) -> bool:
+    return bool(outer.css("h1")) and not inner.css("h1")
+
+
+def _largest(body: LexborNode, size: Callable[[LexborNode], int]) -> LexborNode:
+    """Go down for as long as one element holds nearly all of the text, and the heading of level 1 if there is one."""
+    node = body
+    has_heading = bool(body.css("h1"))
+    while True:
+        largest = max(_elements(node), key=size, default=None)
+        if (
+            largest is None
+            or largest.tag not in _BLOCKS
+            or size(largest) < 0.8 * size(node)
+            or (has_heading and not largest.css("h1"))
+        ):
+            return node
+        node = largest
+
+
+def _sizes(body: LexborNode) -> dict[int, int]:
+    """Return how many characters each element shows that are neither links nor frame."""
+    sizes: Counter[int] = Counter()
+    order: list[tuple[int, int]] = []
+    stack = [(body, 0)]
+    while stack:
+        node, parent = stack.pop()
+        if node.is_text_node:
+            sizes[parent] += len((node.text_content or "").strip())
+        elif node.is_element_node and node.tag != "a" and not _is_frame(node):
+            order.append((node.mem_id, parent))
+            stack += [(child, node.mem_id) for child in _children(node)]
+    for own, parent in reversed(order):
+        sizes[parent] += sizes[own]
+    return sizes
+
+
+def _heading_before(body: LexborNode, article: LexborNode) -> str | None:
+    """Return the page's only heading of level 1 if it stands in its main part, but outside of the article."""
+    found = [node for node in body.css("main h1, [role=main] h1") if node.mem_id != article.mem_id]
+    return _joined(found[0].text()) if len(found) == 1 else None
+
+
+def _is_frame(node: LexborNode) -> bool:
+    """Whether the element is no part of what the page says."""
+    tag = node.tag or ""
+    if tag in _UNREAD:
+        return True
+    attributes = node.attributes
+    if not attributes:
+        return tag in {"footer", "button"}
+    classes = set((attributes.get("class") or "").split())
+    role = (attributes.get("role") or "").lower()
+    if tag in _HEADINGS or tag in {"main", "body", "article"} or role == "main":
+        return False
+    return (
+        not _FRAME.isdisjoint(classes)
+        or role in _FRAME_ROLES
+        or (attributes.get("id") or "") in _FRAME_IDS
+        or (tag == "footer" and (node.parent is None or node.parent.tag != "blockquote"))
+        or (tag == "a" and "anchor" in classes)
+        or (tag == "button" and "aria-expanded" not in attributes and role != "tab")
+        or _is_hidden(attributes, classes, role)
+        or (tag == "aside" and _is_mostly_links(node))
+    )
+
+
+def _is_hidden(attributes: dict[str, str | None], classes: set[str], role: str) -> bool:
+    if "hidden" in attributes and role != "tabpanel" and attributes["hidden"] != "until-found":
+        return True
+    is_title = any(_TITLE_CLASS.search(name) for name in classes)
+    return attributes.get("aria-hidden") == "true" and not is_title
+
+
+def _is_mostly_links(node: LexborNode) -> bool:
+    linked = sum(len(link.text().strip()) for link in node.css("a"))
+    return linked > _LINKED_SHARE * len(node.text().strip())
+
+
+@dataclass
+class _Sink:
+    """Where blocks go that stand in a list, a table or a quotation."""
+
+    blocks: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Enclosing:
+    """An element that has an id, while what it holds is being read."""
+
+    anchor: str
+    blocks_before: int
+    is_section: bool
+
+
+class _Reader:
+    """Reads one page from its start to its end."""
+
+    def __init__(self, root: LexborNode, anchors: dict[str, int]) -> None:
+        self.outline = Outline()
+        self._root = root
+        self._anchors = anchors
+        self._line: list[str] = []
+        self._sinks: list[_Sink] = []
+        self._enclosing: list[_Enclosing] = []
+        self._count = 0
+        self._floating: str | None = None
+        """The anchor of an empty element just before, which a heading may take."""
+        self._tabs: list[list[str]] = []
+        """The labels that have been read, and whose panels are still to come."""
+
+    def read(self, article: LexborNode) -> None:
+        """Read everything in the element."""
+        self._read_children(article)
+        self._end_block()
+
+    def _read_children(self, node: LexborNode) -> None:
+        for child in _children(node):
+            self._read_node(child)
+
+    def _read_node(self, node: LexborNode) -> None:
+        if node.is_text_node:
+            self._add(formulas.with_dollars(_INVISIBLE.sub("", node.text_content or "")))
+            return
+        if not node.is_element_node or _is_frame(node):
+            return
+        anchor = self._anchor_of(node)
+        if anchor and not (node.first_child or node.tag in _BLOCKS):
+            self._floating = anchor
+        enclosing = _Enclosing(anchor, self._count, _is_section(node)) if anchor else None
+        if enclosing:
+            self._enclosing.append(enclosing)
+        self._read_element(node)
+        if enclosing:
+            self._enclosing.pop()
+
+    def _read_element(self, node: LexborNode) -> None:  # noqa: C901, PLR0912  # One branch for each kind of element.
+        tag, classes = node.tag or "", set((node.attributes.get("class") or "").split())
+        role = (node.attributes.get("role") or "").lower()
+        if tag in _HEADINGS or (role == "heading" and tag in {"div", "p", "span"}):
+            self._read_heading(node, _HEADINGS.get(tag) or _level(node))
+        elif role == "tablist" or not _TAB_LISTS.isdisjoint(classes) or _is_labels_of_code(node, classes):
+            self._tabs.append(_labels(node))
+        elif role == "tabpanel" or not _TAB_PANELS.isdisjoint(classes) or _is_block_of_code(node):
+            self._read_panel(node)
+        elif tag == "pre":
+            self._read_code(node)
+        elif tag == "table":
+            self._read_table(node)
+        elif tag in {"ul", "ol", "menu"}:
+            self._read_list(node)
+        elif tag == "blockquote":
+            self._read_quotation(node)
+        elif tag == "math" or "katex" in classes or tag == "mjx-container" or not _MATH.isdisjoint(classes):
+            self._read_formula(node, classes)
+        elif tag in {"code", "kbd", "samp", "tt"}:
+            self._add(_as_code(node.text()))
+        elif tag == "br":
+            self._line.append(_BREAK)
+        elif tag == "img":
+            self._read_image(node, classes)
+        elif tag == "sup" and not _footnote(node):
+            self._add(_raised(node))
+        elif tag in {"summary", "dt", "label", "button"} or any(_TITLE_CLASS.search(name) for name in classes):
+            self._read_title(node)
+        elif tag == "a" and _footnote(node):
+            pass
+        elif tag in _BLOCKS:
+            self._end_block()
+            self._read_children(node)
+            self._end_block()
+        else:
+            self._read_children(node)
+
+    def _add(self, text: str) -> None:
+        if text:
+            self._line.append(text)
+            if not text.isspace():
+                self._floating = None
+
+    def _end_block(self, kind: str = "paragraph") -> None:
+        """Let the text that has been read be a block of its own."""
+        text = _in_lines("".join(self._line))
+        self._line.clear()
+        if text:
+            floating = self._floating  # It stands after this text, if there is one.
+            self._add_block(kind, text)
+            self._floating = floating
+
+    def _add_block(self, kind: str, text: str) -> None:
+        self._count += 1
+        self._floating = None
+        if self._sinks:
+            self._sinks[-1].blocks.append((kind, text))
+        else:
+            self.outline.add_block(kind, text)
+
+    def _blocks_in(self, node: LexborNode) -> list[tuple[str, str]]:
+        """Return the blocks of an element, which then go wherever the caller puts them."""
+        sink = _Sink()
+        self._sinks.append(sink)
+        self._read_children(node)
+        self._end_block()
+        self._sinks.pop()
+        return sink.blocks
+
+    def _text_in(self, node: LexborNode) -> str:
+        """Return the text of an element as one line."""
+        return " ".join(" ".join(text for _, text in self._blocks_in(node)).split())
+
+    def _anchor_of(self, node: LexborNode) -> str | None:
+        """Return the element's anchor, if browsers go to this element and no other that has the same."""
+        attributes = node.attributes
+        anchor = attributes.get("id") or (attributes.get("name") if node.tag == "a" else None)
+        return anchor if anchor and self._anchors.get(anchor) == node.mem_id else None
+
+    def _read_heading(self, node: LexborNode, level: int) -> None:
+        floating = self._floating
+        self._end_block()
+        enclosing, before = self._enclosing_anchor(), self._count
+        text = self._heading_text(node)
+        self._count = before
+        if self._sinks:
+            if text:
+                self._add_block("paragraph", f"**{text}**")
+            return
+        anchor = self._anchor_of(node) or self._anchor_within(node) or enclosing or floating
+        if level == 1 and self.outline.title is None and text:
+            anchor = ""  # The page's own title is where the page begins.
+        if text:
+            self.outline.add_heading(level, text, anchor)
+            self._count += 1
+            self._floating = None
+
+    def _heading_text(self, node: LexborNode) -> str:
+        """Return the heading as it is shown, without a link to itself."""
+        links = [link for link in node.css("a") if (link.attributes.get("href") or "").startswith("#")]
+        shown = self._text_in(node)
+        for link in links:
+            label = _joined(link.text())
+            if label and shown != label and not _IS_LETTERS.search(label):
+                shown = _joined(shown.removesuffix(label).removeprefix(label))
+        return shown
+
+    def _anchor_within(self, node: LexborNode) -> str | None:
+        anchors = (self._anchor_of(inner) for inner in node.css("[id], a[name]") if inner.mem_id != node.mem_id)
+        return next((anchor for anchor in anchors if anchor), None)
+
+    def _enclosing_anchor(self) -> str | None:
+        """Return the anchor of what begins with this heading, or else of the section that it stands in."""
+        for enclosing in reversed(self._enclosing):
+            if enclosing.blocks_before == self._count:
+                return enclosing.anchor
+            if enclosing.is_section:
+                return None  # The section's own heading has it, and this one is below that.
+        return None
+
+    def _read_title(self, node: LexborNode) -> None:
+        self._end_block()
+        if node.css("p, div, ul, pre, table, h1, h2, h3, h4, h5, h6") and node.tag == "label":
+            self._read_children(node)
+        elif text := self._text_in(node):
+            self._add_block("paragraph", text if text.startswith("**") else f"**{text}**")
+
+    def _read_panel(self, node: LexborNode) -> None:
+        self._end_block()
+        label = self._label_of(node)
+        if label:
+            self._add_block("paragraph", f"**{label}**")
+        self._read_children(node)
+        self._end_block()
+
+    def _label_of(self, panel: LexborNode) -> str | None:
+        """Return what the tab of this panel says: the one that it names, or the next one."""
+        while self._tabs and not self._tabs[-1]:
+            self._tabs.pop()
+        following = self._tabs[-1].pop(0) if self._tabs else None
+        if (by := panel.attributes.get("aria-labelledby")) and re.fullmatch(r"[\w.:-]+", by):
+            tab = self._root.css_first(f'[id="{by}"]')
+            return (_joined(tab.text()) if tab else None) or following
+        return following
+
+    def _read_code(self, node: LexborNode) -> None:
+        self._end_block()
+        if len(node.css("pre")) > 1:  # mdBook puts one into another.
+            self._read_children(node)
+            return
+        code = _code(node).strip("\n")
+        if code.strip():
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+            self._add_block("fence", f"{fence}{_language(node)}\n{code}\n{fence}")
+
+    def _read_table(self, node: LexborNode) -> None:
+        self._end_block()
+        if node.attributes.get("role") == "presentation" or node.css("pre, td table, h1, h2, h3, h4, dl"):
+            self._read_children(node)
+            self._end_block()
+            return
+        rows: list[list[str]] = []
+        head = 0
+        for row in node.css("tr"):
+            cells = [cell for cell in _elements(row) if cell.tag in {"td", "th"}]
+            texts = [self._text_in(cell).replace("|", r"\|") for cell in cells]
+            if any(texts):
+                rows.append(texts)
+                head += len(rows) == 1 and all(cell.tag == "th" for cell in cells)
+        caption = node.css_first("caption")
+        if caption and (text := self._text_in(caption)):
+            self._add_block("paragraph", text)
+        if rows:
+            self._add_block("table", _as_table(rows, has_head=bool(head)))
+
+    def _read_list(self, node: LexborNode) -> None:
+        self._end_block()
+        number = _number(node.attributes.get("start"), 1)
+        items: list[tuple[str, list[tuple[str, str]]]] = []
+        for child in _elements(node):
+            if child.tag == "li" and not _is_frame(child):
+                marker = f"{number}. " if node.tag == "ol" else "- "
+                if blocks := self._blocks_in(child):
+                    items.append((marker, blocks))
+                    number += 1
+            elif child.tag != "li":
+                items += [("", blocks)] if (blocks := self._blocks_in_node(child)) else []
+        text = "\n".join(_as_item(marker, blocks) for marker, blocks in items)
+        is_plain = all(kind in {"paragraph", "list"} for _, blocks in items for kind, _ in blocks)
+        if text and (is_plain or len(text) <= _LONG_LIST_CHARS):
+            self._add_block("list", text)
+        else:  # A list of whole paragraphs and listings is cut between these.
+            for marker, [(kind, first), *rest] in items:
+                is_text = kind in {"paragraph", "list"}
+                self._add_block(kind, f"{marker}{first}" if is_text else first)
+                for other, block in rest:
+                    self._add_block(other, block)
+
+    def _blocks_in_node(self, node: LexborNode) -> list[tuple[str, str]]:
+        sink = _Sink()
+        self._sinks.append(sink)
+        self._read_node(node)
+        self._end_block()
+        self._sinks.pop()
+        return sink.blocks
+
+    def _read_quotation(self, node: LexborNode) -> None:
+        self._end_block()
+        blocks = self._blocks_in(node)
+        if sum(len(text) for _, text in blocks) > _LONG_LIST_CHARS:
+            for kind, text in blocks:
+                self._add_block(kind, text)
+        elif blocks:
+            text = "\n\n".join(text for _, text in blocks)
+            self._add_block("blockquote", "\n".join(f"> {line}".rstrip() for line in text.split("\n")))
+
+    def _read_formula(self, node: LexborNode, classes: set[str]) -> None:
+        math = node if node.tag == "math" else node.css_first("math")
+        if math is not None:
+            tex = formulas.tex_of(math)
+            is_displayed = (
+                math.attributes.get("display") == "block" or "katex-display" in classes or _is_displayed(node)
+            )
+        elif node.tag == "img":
+            tex, is_displayed = node.attributes.get("alt") or "", "displayed" in classes
+        else:
+            text = node.text().strip()
+            has_delimiters = text.startswith((r"\(", r"\[", "$"))
+            if has_delimiters or "arithmatex" in classes or node.tag not in {"span", "div"}:
+                self._read_tex(node, formulas.with_dollars(text))
+            else:
+                self._read_children(node)  # Formulas in HTML, such as Sphinx can write.
+            return
+        self._read_tex(node, formulas.displayed(tex) if is_displayed else formulas.inline(tex))
+
+    def _read_tex(self, node: LexborNode, text: str) -> None:
+        if text.startswith("$$") or node.tag == "div":
+            self._end_block()
+            self._add(text)
+            self._end_block("math")
+        else:
+            self._add(text)
+
+    def _read_image(self, node: LexborNode, classes: set[str]) -> None:
+        alt = _joined(node.attributes.get("alt") or "")
+        if not classes.isdisjoint({"math", "tex", "mwe-math-fallback-image-inline"}):
+            self._add(formulas.inline(alt))
+        elif alt:
+            self._add(f" {alt} ")
+
+
+def _is_section(node: LexborNode) -> bool:
+    return node.tag == "section" or any(
+        _SECTION_CLASS.fullmatch(name) for name in (node.attributes.get("class") or "").split()
+    )
+
+
+def _level(node: LexborNode) -> int:
+    return min(max(_number(node.attributes.get("aria-level"), 2), 1), 6)
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text and re.fullmatch("[0-9]{1,6}", text) else default
+
+
+def _is_labels_of_code(node: LexborNode, classes: set[str]) -> bool:
+    parent = node.parent
+    return "tabs" in classes and parent is not None and "vp-code-group" in (parent.attributes.get("class") or "")
+
+
+def _is_block_of_code(node: LexborNode) -> bool:
+    """Whether this is a panel in a group of VitePress."""
+    parent = node.parent
+    group = parent.parent if parent is not None and (parent.attributes.get("class") or "") == "blocks" else None
+    return group is not None and "vp-code-group" in (group.attributes.get("class") or "")
+
+
+def _labels(node: LexborNode) -> list[str]:
+    tabs = node.css('[role="tab"]') or node.css("label") or list(_elements(node))
+    return [label for tab in tabs if (label := _joined(tab.text() or tab.attributes.get("data-title") or ""))]
+
+
+def _footnote(node: LexborNode) -> bool:
+    """Whether this only marks where a footnote belongs."""
+    links = [node] if node.tag == "a" else node.css("a")
+    if len(links) != 1 or _joined(links[0].text()) != _joined(node.text()):
+        return False
+    href = links[0].attributes.get("href") or ""
+    return re.match(r"[^#]*#(?:user-content-)?(?:fn|footnote|cite|_ftn|footdef)", href) is not None
+
+
+def _raised(node: LexborNode) -> str:
+    text = _joined(node.text())
+    is_word = text.lower() in {"st", "nd", "rd", "th", "tm", "\u2122", "\u00ae"} or len(text) > _LONGEST_POWER
+    return text if is_word or not text else f"^{text}"
+
+
+def _is_displayed(node: LexborNode) -> bool:
+    if node.attributes.get("display") == "true":
+        return True
+    parent = node.parent
+    return parent is not None and "katex-display" in (parent.attributes.get("class") or "")
+
+
+def _as_code(text: str) -> str:
+    text = _joined(_INVISIBLE.sub("", text))
+    if not text:
+        return ""
+    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{marks}{padding}{text}{padding}{marks}"
+
+
+def _code(node: LexborNode) -> str:  # noqa: C901  # A listing has text, lines, and what holds lines.
+    """Return the lines of a listing, some of which are elements and some text."""
+    parts: list[str] = []
+    line_begun = False
+
+    def read(inner: LexborNode) -> None:
+        nonlocal line_begun
+        if inner.is_text_node:
+            text = inner.text_content or ""
+            parts.append(text)
+            line_begun = line_begun and "\n" not in text
+            return
+        if not inner.is_element_node or _is_frame(inner):
+            return
+        if inner.tag == "br":
+            parts.append("\n")
+            line_begun = False
+            return
+        if inner.tag in {"div", "li", "tr"} or not _LINE.isdisjoint((inner.attributes.get("class") or "").split()):
+            if _LINE.isdisjoint((inner.attributes.get("class") or "").split()) and _holds_lines(inner):
+                for child in _children(inner):
+                    read(child)
+                return
+            if line_begun:
+                parts.append("\n")
+            line_begun = True
+        for child in _children(inner):
+            read(child)
+
+    for child in _children(node):
+        read(child)
+    return "\n".join(line.rstrip() for line in "".join(parts).replace("\r\n", "\n").split("\n"))
+
+
+def _holds_lines(node: LexborNode) -> bool:
+    """Whether this is not a line, but is in one or holds several."""
+    parent = node.parent
+    while parent is not None and parent.tag != "pre":
+        if not _LINE.isdisjoint((parent.attributes.get("class") or "").split()):
+            return True
+        parent = parent.parent
+    return any(
+        child.tag in {"div", "li", "tr"} or not _LINE.isdisjoint((child.attributes.get("class") or "").split())
+        for child in _elements(node)
+    )
+
+
+def _language(pre: LexborNode) -> str:
+    """Return the language that a listing says it is in; that of its code, or of an element close around it."""
+    code = pre.css_first("code")
+    around = [code] if code is not None else []
+    node: LexborNode | None = pre
+    for _ in range(_LANGUAGE_LEVELS):
+        if node is None or node.tag in {"body", "main", "article", "section"}:
+            break
+        around.append(node)
+        node = node.parent
+    for element in around:
+        attributes = element.attributes
+        given = attributes.get("data-language") or attributes.get("data-lang")
+        found = _LANGUAGE.search(attributes.get("class") or "")
+        language = given or (found[1] if found else "")
+        if language and language.lower() not in _NO_LANGUAGE:
+            return language.lower()
+    return ""
+
+
+def _as_table(rows: list[list[str]], *, has_head: bool) -> str:
+    width = max(map(len, rows))
+    rows = [[*row, *[""] * (width - len(row))] for row in rows]
+    head, body = (rows[0], rows[1:]) if has_head else ([""] * width, rows)
+    lines = [head, ["---"] * width, *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def _as_item(marker: str, blocks: list[tuple[str, str]]) -> str:
+    """Return the blocks of a list's item, those after the first line indented."""
+    indent = " " * len(marker)
+    lines = "\n".join(text for _, text in blocks).split("\n")
+    return "\n".join(f"{indent if number else marker}{line}".rstrip() for number, line in enumerate(lines))
+
+
+def _joined(text: str) -> str:
+    return _SPACES.sub(" ", text).strip()
+
+
+def _in_lines(text: str) -> str:
+    lines = (line.strip() for line in _SPACES.sub(" ", text).split(_BREAK))
+    return "\n".join(line for line in lines if line)
+
+
+def _children(node: LexborNode) -> Iterator[LexborNode]:
+    child = node.first_child
+    while child is not None:
+        yield child
+        child = child.next
+
+
+def _elements(node: LexborNode) -> Iterator[LexborNode]:
+    return (child for child in _children(node) if child.is_element_node)

@@ -1,0 +1,294 @@
+"""From a built site to the book's chunks: which pages it has, which address each of them has, and which are left out."""
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+from xml.etree import ElementTree as ET  # Expat bounds what entities grow to, and reads no others.
+
+from app.book.apart import Call, TooLongError, at_once
+from app.book.article import Article, read_article
+from app.book.chunks import Chunk, chunk_sections
+from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, files_in, quoted
+
+SUFFIXES = (".html", ".htm", ".xhtml")
+
+_NO_PAGES = re.compile(r"(?:404|print|genindex.*|py-modindex|modindex|domainindex|searchindex|google[0-9a-f]{16})")
+_SEARCH_PAGE_CHARS = 400
+"""A page called `search` with no more text than this is the one that searches the site."""
+_TITLE_SEPARATOR = re.compile(r"\s+(?:[|\u2013\u2014\u00b7\u2022\u00bb]|-|::)\s+")
+_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\w.:-]{1,40})", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"^\s{0,99}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
+_PRESCAN_BYTES = 4_096
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_WIDER = {
+    **dict.fromkeys(("iso8859-1", "ascii", "latin-1", "cp1252"), "cp1252"),
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    **dict.fromkeys(("gb2312", "gbk", "hz"), "gb18030"),
+    # A page that can be read as bytes of ASCII is in no such encoding, whatever it says.
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"), "utf-8"),
+}
+"""Encodings whose names browsers take for wider ones."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that was read."""
+
+    name: str
+    """What the book's owner knows it by: its file or its address."""
+    address: str
+    """Where it lies, which is its address unless it says itself that it has another."""
+    article: Article
+    origin: dict[str, str] | None = None
+    """What is to be noted of where it came from."""
+
+
+@dataclass
+class Pages:
+    """The pages of a site, as they come."""
+
+    url: str
+    read: list[Page] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    kept: dict[str, tuple[list[Chunk], dict[str, str]]] = field(default_factory=dict)
+    """Pages that have not changed, with their origins."""
+
+    order: dict[str, int] = field(default_factory=dict)
+    """The place of each page in the book, by its name; without one, pages stand in the order in which they came."""
+
+    def keep(self, name: str, chunks: list[Chunk], origin: dict[str, str]) -> None:
+        """Take a page as it is in the database."""
+        self.kept[name] = (chunks, origin)
+
+    def add(self, name: str, address: str, article: Article, origin: dict[str, str] | None = None) -> None:
+        """Take the page, or note why it is left out."""
+        reason = article.refusal or _no_page(name, article)
+        if reason:
+            self.skipped.append(Skipped(name, reason))
+        else:
+            self.read.append(Page(name, address, article, origin))
+
+    def book(self, notes: Iterable[str] = ()) -> Book:
+        """Return the book of these pages; raises TreeError if they say nothing."""
+        site_names = _site_names(self.read)
+        origins: dict[str, dict[str, str]] = {}
+        first: dict[str, str] = {}
+        found: dict[str, list[Chunk]] = {}
+        for name, (known, origin) in self.kept.items():
+            first[known[0].page] = first[origin.get("digest", "")] = name
+            origins[known[0].page] = origin
+            found[name] = known
+        addresses = _addresses(self.read, self.url, frozenset(origins))
+        count = len(self.kept)
+        for page in self.read:
+            address = addresses[page.name]
+            same = first.get(address) or first.get(page.article.digest)
+            if same is not None:
+                self.skipped.append(Skipped(page.name, f"is the same page as {same}"))
+                continue
+            first[address] = first[page.article.digest] = page.name
+            count += 1
+            if page.origin:
+                origins[address] = page.origin
+            title = page.article.heading or _own_title(page.article.full_title, site_names) or _last_part(address)
+            found[page.name] = chunk_sections(page.article.sections, page=address, title=title)
+        chunks = [chunk for name in sorted(found, key=self._place) for chunk in found[name]]
+        if not chunks:
+            lines = (f"  {skipped.file} {skipped.reason}" for skipped in self.skipped[:20])
+            raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
+        languages = Counter(page.article.language for page in self.read if page.article.language)
+        locale = languages.most_common(1)[0][0].replace("_", "-") if languages else None
+        names = Counter(page.article.site_name for page in self.read if page.article.site_name)
+        title = names.most_common(1)[0][0] if names else None
+        return Book(self.url, count, chunks, self.skipped, list(notes), locale, origins, title=title)
+
+    def _place(self, name: str) -> int:
+        return self.order.get(name, len(self.order))
+
+
+def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call = at_once) -> Book:
+    """Read every page of a site that a generator has built into this folder.
+
+    `url` is the address of the folder's root; a page that names an address below it as its canonical one has that. Files that
+    match a pattern of `exclude` are left out. `call` calls what reads a page. Raises TreeError if no page can be read.
+    """
+    pages = Pages(book_url(url))
+    listed = _listed(folder, pages.url)
+    for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped), key=_index_first):
+        if any(part.startswith("_") for part in Path(file).parts[:-1]):
+            continue
+        try:
+            article = call(_read_file, folder / file)
+        except (_UnreadableError, TooLongError) as error:
+            pages.skipped.append(Skipped(file, str(error)))
+            continue
+        pages.add(file, _address_of(file, pages.url, listed), article)
+    return pages.book()
+
+
+def is_site(folder: Path) -> bool:
+    """Whether the folder is a built site: it has a page for its root."""
+    return any((folder / f"index{suffix}").is_file() for suffix in SUFFIXES)
+
+
+def _index_first(file: str) -> tuple[str, bool, str]:
+    folder, _, name = file.rpartition("/")
+    return folder, not name.startswith("index."), name
+
+
+class _UnreadableError(Exception):
+    """The page cannot be read; the message says why."""
+
+
+def _read_file(path: Path) -> Article:
+    try:
+        if not path.is_file() and path.exists():
+            raise _UnreadableError("is not a file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _UnreadableError(f"is larger than {MAX_FILE_BYTES / 1_000_000:.0f} MB")
+        return article_of(path.read_bytes())
+    except OSError as error:
+        raise _UnreadableError(f"cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise _UnreadableError("is nested too deeply") from None
+
+
+def article_of(content: bytes, charset: str | None = None) -> Article:
+    """Return what a page says; `charset` is what its server calls its encoding. Raises RecursionError."""
+    return read_article(decoded(content, charset))
+
+
+def decoded(content: bytes, charset: str | None = None) -> str:
+    """Return the text of a page as browsers decode it: by its byte order mark, its server, or what it says of itself."""
+    for mark, marked in _MARKS.items():
+        if content.startswith(mark):
+            return content[len(mark) :].decode(marked, "replace")
+    said = _XML_ENCODING.search(content[:_PRESCAN_BYTES]) or _CHARSET.search(content[:_PRESCAN_BYTES])
+    for name in (charset, said[1].decode("ascii", "replace") if said else None):
+        if (encoding := _encoding(name or "")) is not None:
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _encoding(name: str) -> str | None:
+    try:
+        known = codecs.lookup(name.strip().strip("\"'")).name
+        b" ".decode(known)
+    except (LookupError, ValueError):  # Some codecs are none of text.
+        return None
+    return _WIDER.get(known, known)
+
+
+def _no_page(name: str, article: Article) -> str | None:
+    path = urlsplit(name).path.rstrip("/")
+    stem = unquote(path.rpartition("/")[2]).partition(".")[0].lower()
+    if stem == "index":
+        stem = path.rpartition("/")[0].rpartition("/")[2].lower()
+    if _NO_PAGES.fullmatch(stem):
+        return "is no page of the book, by its name"
+    if not article.sections:
+        return "says nothing"
+    size = sum(len(text) for section in article.sections for _, text in section.blocks)
+    if stem == "search" and size <= _SEARCH_PAGE_CHARS:
+        return "is no page of the book, by its name"
+    return None
+
+
+def _address_of(file: str, url: str, listed: frozenset[str]) -> str:
+    """Return where a file of the site lies: as its sitemap has it, or else by its path."""
+    stem, _, _ = file.rpartition(".")
+    is_index = stem == "index" or stem.endswith("/index")
+    folder = stem.removesuffix("index") if is_index else ""
+    plain = folder if is_index else file
+    others = (folder.rstrip("/"), file) if is_index else (stem, f"{stem}/")
+    paths = [url + quoted(path) for path in (plain, *others)]
+    return next((path for path in paths if path in listed), paths[0])
+
+
+def _listed(folder: Path, url: str) -> frozenset[str]:
+    """Return the addresses below this one that the site's own sitemap lists, whatever host it was built for."""
+    found = set[str]()
+    base = urlsplit(url).path
+    for file in sorted(folder.glob("sitemap*.xml"))[:50]:
+        if file.is_symlink() or file.stat().st_size > 10 * MAX_FILE_BYTES:
+            continue
+        for address in locations(file.read_bytes())[0]:
+            path = urlsplit(address).path or "/"
+            if path.startswith(base):
+                found.add(url + quoted(unquote(path[len(base) :])))
+    return frozenset(found)
+
+
+def locations(content: bytes) -> tuple[list[str], list[str]]:
+    """Return the addresses of the pages that a sitemap lists, and those of further sitemaps; of a broken one, what comes first."""
+    pages: list[str] = []
+    sitemaps: list[str] = []
+    try:
+        for _, element in ET.iterparse(BytesIO(content)):  # noqa: S314  # As above.
+            namespace, _, tag = element.tag.rpartition("}")
+            location = element.find(f"{namespace}}}loc" if namespace else "loc")
+            if location is not None and (address := (location.text or "").strip()):
+                {"url": pages, "sitemap": sitemaps}.get(tag, []).append(address)
+            if tag in {"url", "sitemap"}:
+                element.clear()
+    except ET.ParseError:
+        pass
+    if not pages and not sitemaps and not content.lstrip().startswith(b"<"):
+        lines = content.decode("utf-8", "replace").split()
+        pages = [line for line in lines if line.startswith(("http://", "https://"))]
+    return pages, sitemaps
+
+
+def _addresses(pages: Sequence[Page], url: str, others: frozenset[str]) -> Mapping[str, str]:
+    """Return the address of each page by its name: its canonical one, unless others claim the same."""
+    canonical = {page.name: _canonical(page, url) for page in pages}
+    claims = Counter(address for address in canonical.values() if address)
+    natural = {*others, *(page.address for page in pages)}
+    addresses = {}
+    for page in pages:
+        address = canonical[page.name]
+        is_another = address in natural and address != page.address
+        addresses[page.name] = address if address and claims[address] == 1 and not is_another else page.address
+    return addresses
+
+
+def _canonical(page: Page, url: str) -> str | None:
+    if not page.article.canonical:
+        return None
+    try:
+        parts = urlsplit(urljoin(page.address, page.article.canonical))
+    except ValueError:
+        return None
+    address = f"{parts.scheme}://{parts.netloc.lower()}{quoted(parts.path or '/')}"
+    return address if address.startswith(url) or f"{address}/" == url else None
+
+
+def _site_names(pages: Sequence[Page]) -> frozenset[str]:
+    """Return what the titles of pages have besides the page's own: parts that many of them share."""
+    names = {page.article.site_name for page in pages if page.article.site_name}
+    parts = Counter(part for page in pages for part in set(_TITLE_SEPARATOR.split(page.article.full_title)))
+    common = {part for part, count in parts.items() if count > 1 and count > len(pages) / 3}
+    return frozenset({*names, *common})
+
+
+def _own_title(full_title: str, site_names: frozenset[str]) -> str | None:
+    parts = _TITLE_SEPARATOR.split(full_title)
+    own = [part for part in parts if part not in site_names] or parts[:1]
+    return own[0] if own and own[0] else None
+
+
+def _last_part(address: str) -> str:
+    parts = urlsplit(address)
+    return unquote(parts.path.rstrip("/").rpartition("/")[2]).partition(".")[0] or parts.netloc

@@ -1,0 +1,257 @@
+"""A running site: which pages are asked for, what a site may forbid, and what becomes of pages that change, move or fail."""
+
+import gzip
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from app.book.crawl import Crawler, Known, check, user_agent
+from app.book.tree import Book, Skipped, TreeError
+
+
+@dataclass
+class Site:
+    """A web server whose pages a test can change."""
+
+    url: str = ""
+    files: dict[str, Any] = field(default_factory=dict)
+    """The body of each path, or a response, or a list of responses for one request after the other."""
+    asked: Counter[str] = field(default_factory=Counter)
+    agents: set[str] = field(default_factory=set)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path_qs
+        self.asked[path] += 1
+        self.agents.add(request.headers["User-Agent"])
+        found = self.files.get(path)
+        if isinstance(found, list):
+            found = found.pop(0) if len(found) > 1 else found[0]
+        if found is None:
+            return web.Response(status=404, text="<p>Not found.", content_type="text/html")
+        if isinstance(found, web.Response):
+            return web.Response(status=found.status, body=found.body, headers=found.headers)
+        etag = f'"{hash(found)}"'
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304)
+        return web.Response(text=found, content_type="text/html", headers={"ETag": etag})
+
+    def page(self, path: str, text: str) -> None:
+        self.files[path] = f"<html lang=en><title>T</title><main><h1>{path}</h1><p>{text}</p></main>"
+
+    def sitemap(self, *paths: str) -> str:
+        locations = "".join(f"<url><loc>{self.url}{path}</loc></url>" for path in paths)
+        return f"<urlset>{locations}</urlset>"
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    site = Site()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", site.answer)
+    async with TestServer(app) as server:
+        site.url = str(server.make_url("")).rstrip("/")
+        for path in ("/", "/a", "/b"):
+            site.page(path, f"Text of {path}.")
+        site.files["/sitemap.xml"] = site.sitemap("/", "/a", "/b")
+        yield site
+
+
+async def read(site: Site, path: str = "/", url: str | None = None, **options: Any) -> Book:
+    async with Crawler(f"{site.url}{path}", url, pause=0.0, **options) as crawler:
+        return await crawler.read()
+
+
+def pages(book: Book) -> list[str]:
+    return sorted({chunk.page.removeprefix(book.url) for chunk in book.chunks})
+
+
+def known(book: Book) -> Mapping[str, Known]:
+    """What the database has after this book."""
+    return {
+        origin["from"]: Known(origin, [chunk for chunk in book.chunks if chunk.page == page])
+        for page, origin in book.origins.items()
+    }
+
+
+def moved(target: str) -> web.Response:
+    return web.Response(status=301, headers={"Location": target})
+
+
+async def test_the_pages_of_the_sitemap_are_read_under_their_addresses(site: Site) -> None:
+    book = await read(site)
+
+    assert pages(book) == ["", "a", "b"]
+    assert (book.url, book.locale, book.skipped, book.notes) == (f"{site.url}/", "en", [], [])
+    assert site.agents == {user_agent()}
+    assert user_agent().startswith("book-chat/")
+
+
+async def test_sitemaps_of_sitemaps_zipped_ones_and_those_that_robots_names_are_read(site: Site) -> None:
+    inner = f"<sitemapindex><sitemap><loc>{site.url}/inner.xml.gz</loc></sitemap></sitemapindex>"
+    site.files |= {
+        "/robots.txt": f"Sitemap: {site.url}/index.xml",
+        "/index.xml": inner,
+        "/inner.xml.gz": web.Response(body=gzip.compress(site.sitemap("/a").encode()), content_type="application/gzip"),
+    }
+
+    assert pages(await read(site)) == ["a"]
+
+
+async def test_only_pages_below_the_address_are_read_and_the_others_are_told(site: Site) -> None:
+    site.page("/docs/c", "Text.")
+    site.files["/sitemap.xml"] = site.sitemap("/a", "/docs/c").replace(
+        "</urlset>", "<url><loc>https://other.org/x</loc></url></urlset>"
+    )
+
+    book = await read(site, "/docs/")
+
+    assert pages(book) == ["c"]
+    assert book.notes == [
+        f"The sitemap lists 1 page of {site.url} that are not below {site.url}/docs/.",
+        f"The sitemap lists 1 page of https://other.org that are not below {site.url}/docs/.",
+    ]
+
+
+async def test_a_preview_can_be_read_under_the_address_of_the_book(site: Site) -> None:
+    site.files["/sitemap.xml"] = "<urlset><url><loc>https://book.example.org/docs/a</loc></url></urlset>"
+
+    book = await read(site, url="https://book.example.org/docs/")
+
+    assert [chunk.source for chunk in book.chunks] == ["https://book.example.org/docs/a"]
+
+
+async def test_without_a_sitemap_links_are_followed(site: Site) -> None:
+    del site.files["/sitemap.xml"]
+    site.files["/"] = (
+        "<main><p>Home. <a href='a#x'>A</a> <a href='https://other.org/'>O</a> <a href='/x.png'>P</a></main><nav><a href=/b>B</a></nav>"
+    )
+
+    book = await read(site)
+    again = await read(site, known=known(book))
+
+    assert pages(book) == pages(again) == ["", "a", "b"]
+    assert book.notes == ["No sitemap lists the site's pages, so links were followed from its first page."]
+    assert site.asked["/x.png"] == 0
+
+
+async def test_what_robots_forbids_is_not_asked_for_and_told(site: Site) -> None:
+    site.files["/robots.txt"] = (
+        "User-agent: *\nDisallow: /a\nDisallow: /*.x$\nAllow: /\n\nUser-agent: other\nDisallow: /"
+    )
+
+    book = await read(site)
+
+    assert pages(book) == ["", "b"]
+    assert book.skipped == [Skipped(f"{site.url}/a", "is forbidden by robots.txt")]
+    assert site.asked["/a"] == 0
+
+
+async def test_a_site_whose_robots_cannot_be_read_is_not_read(site: Site) -> None:
+    site.files["/robots.txt"] = web.Response(status=503, headers={"Retry-After": "0"})
+
+    with pytest.raises(TreeError, match=r"robots\.txt answered 503, so nothing may be read"):
+        await read(site)
+
+
+async def test_only_what_has_changed_is_sent_again(site: Site) -> None:
+    first = await read(site)
+    site.page("/a", "Another text.")
+    del site.files["/b"]
+    site.page("/c", "New.")
+    site.files["/sitemap.xml"] = site.sitemap("/", "/a", "/b", "/c")
+
+    second = await read(site, known=known(first))
+
+    assert {chunk.page.removeprefix(second.url): chunk.text for chunk in second.chunks} == {
+        "": "Text of /.",
+        "a": "Another text.",
+        "c": "New.",
+    }
+    assert second.skipped == [Skipped(f"{site.url}/b", "answered 404")]
+    assert set(second.origins) == {chunk.page for chunk in second.chunks}
+
+
+async def test_redirects_are_followed_within_the_book_alone(site: Site) -> None:
+    site.files |= {
+        "/a": moved("/new/"),
+        "/b": moved("https://other.org/b"),
+        "/loop": moved("/loop"),
+        "/sitemap.xml": site.sitemap("/a", "/b", "/loop"),
+    }
+    site.page("/new/", "Moved here.")
+
+    book = await read(site)
+
+    assert [chunk.source.removeprefix(book.url) for chunk in book.chunks] == ["new/"]
+    assert book.skipped == [
+        Skipped(f"{site.url}/b", "redirects to https://other.org/b"),
+        Skipped(f"{site.url}/loop", "redirects too often"),
+    ]
+
+
+async def test_what_fails_in_passing_is_asked_for_again_and_else_stays_as_it_was(site: Site) -> None:
+    first = await read(site)
+    again = web.Response(status=429, headers={"Retry-After": "0"})
+    site.files["/a"] = [again, site.files["/a"].replace("Text", "Better text")]
+    site.files["/b"] = web.Response(status=500)
+
+    second = await read(site, known=known(first))
+
+    assert {chunk.page.removeprefix(second.url): chunk.text for chunk in second.chunks} == {
+        "": "Text of /.",
+        "a": "Better text of /a.",
+        "b": "Text of /b.",
+    }
+    assert second.skipped == [Skipped(f"{site.url}/b", "answered 500, and stays as it was")]
+
+
+async def test_a_site_that_fails_at_many_pages_leaves_the_book_as_it_was(site: Site) -> None:
+    site.files |= {"/a": web.Response(status=500), "/b": web.Response(status=503)}
+
+    with pytest.raises(TreeError, match="2 pages of 3 could not be read, so the book is as it was"):
+        await read(site)
+
+
+async def test_what_is_no_page_is_left_out_and_named(site: Site) -> None:
+    site.files |= {
+        "/a": web.Response(body=b"%PDF", content_type="application/pdf"),
+        "/b": web.Response(text="<p>x", content_type="text/html", headers={"X-Robots-Tag": "noindex"}),
+        "/big": web.Response(body=b"<p>" + b"x" * 5_000_001, content_type="text/html"),
+        "/sitemap.xml": site.sitemap("/", "/a", "/b", "/big", "/image.png", "/left/out"),
+    }
+
+    book = await read(site, exclude=["left/**"])
+
+    assert pages(book) == [""]
+    assert sorted((skipped.file.removeprefix(site.url), skipped.reason) for skipped in book.skipped) == [
+        ("/a", "is application/pdf"),
+        ("/b", "is not to be indexed (X-Robots-Tag)"),
+        ("/big", "is larger than 5 MB"),
+    ]
+
+
+async def test_pages_are_decoded_as_the_server_says(site: Site) -> None:
+    body = "<main><p>Привет</main>".encode("koi8-r")
+    site.files["/a"] = web.Response(body=body, headers={"Content-Type": "text/html; charset=KOI8-R"})
+
+    assert "Привет" in [chunk.text for chunk in (await read(site)).chunks]
+
+
+async def test_a_check_finds_dead_addresses_and_anchors(site: Site) -> None:
+    long = "A robot senses, decides and acts. " * 10
+    site.files["/a"] = f"<main><h1>A</h1><p>{long}</p><h2 id='one'>One</h2><p>{long}</p></main>"
+    book = await read(site)
+    assert (await check(book)).dead == []
+
+    site.files["/a"] = site.files["/a"].replace("one", "two")
+    del site.files["/b"]
+
+    assert (await check(book)).dead == [
+        Skipped(f"{site.url}/a#one", "has no such anchor"),
+        Skipped(f"{site.url}/b", "answered 404"),
+    ]

@@ -1,0 +1,257 @@
+"""Readers' own assistants search the books: by the official client, and by requests as other clients send them."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+
+from app.book.shelf import SEPARATOR
+from tests.books import LEGS, WHEELS, Section, opened, replace_book
+from tests.conftest import ORIGIN, ROOT, Serve, Service, eventually, query
+from tests.fake_openai import FakeOpenAI, failure
+
+OTHER_BOOK = "https://other.example.org/ur/"
+URDU = Section("legs", "روبوٹ چھ ٹانگوں پر چلتا ہے", title="ٹانگیں", locale="ur", book=OTHER_BOOK)
+OLD, NEW = "2025-06-18", "2026-07-28"
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+META = {
+    "io.modelcontextprotocol/protocolVersion": NEW,
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+@pytest.fixture
+async def service(serve: Serve, database_url: str) -> Any:
+    """The service with two books in it."""
+    async with opened(database_url) as database:
+        await replace_book(
+            database, LEGS, WHEELS, URDU, Section("legs", "Its knees bend.", title=f"Legs{SEPARATOR}Knees", position=1)
+        )
+        yield await serve(MCP_ENABLED="true")
+
+
+async def post(service: Service, message: Any, *, book: str | None = None, **headers: str) -> httpx2.Response:
+    return await service.client.post(
+        "/mcp", json=message, params={"book": book} if book is not None else None, headers=ACCEPT | headers
+    )
+
+
+def request(method: str, **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+
+
+async def call(service: Service, tool: str, *, book: str | None = None, **arguments: Any) -> dict[str, Any]:
+    """Call a tool as a client of 2025 does."""
+    response = await post(service, request("tools/call", name=tool, arguments=arguments), book=book)
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()["result"]
+    return result
+
+
+async def error_of(service: Service, tool: str, *, book: str | None = None, **arguments: Any) -> str:
+    result = await call(service, tool, book=book, **arguments)
+    assert result["isError"]
+    assert "structuredContent" not in result
+    return str(result["content"][0]["text"])
+
+
+async def found(service: Service, question: str, **how: Any) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = (await call(service, "search", query=question, **how))["structuredContent"][
+        "results"
+    ]
+    return results
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_the_official_client_searches_and_reads(service: Service, mode: str) -> None:
+    async with Client(f"{service.client.base_url}/mcp".replace("//mcp", "/mcp"), mode=mode) as client:
+        tools = (await client.list_tools()).tools
+        assert [tool.name for tool in tools] == ["search", "fetch"]
+        assert all(tool.annotations.read_only_hint for tool in tools)
+        result = await client.call_tool("search", {"query": "How many legs has a hexapod?"})
+        assert json.loads(result.content[0].text) == result.structured_content
+        best = result.structured_content["results"][0]
+        page = await client.call_tool("fetch", {"id": best["id"]})
+    assert best == {
+        "id": "https://book.example.org/docs/legs#0",
+        "title": "Legs",
+        "url": "https://book.example.org/docs/legs#0",
+        "text": "A hexapod walks on six legs.",
+        "metadata": {
+            "book": "Physical AI & Humanoid Robotics",
+            "book_url": "https://book.example.org/docs/",
+            "language": "en",
+        },
+    }
+    assert page.structured_content == {
+        "id": best["id"],
+        "title": "Legs",
+        "url": "https://book.example.org/docs/legs",
+        "text": "# Legs\n\nA hexapod walks on six legs.\n\n## Knees\n\nIts knees bend.",
+        "metadata": best["metadata"],
+    }
+
+
+async def test_a_client_of_2025_shakes_hands(service: Service) -> None:
+    hello = request("initialize", protocolVersion=OLD, capabilities={}, clientInfo={"name": "test", "version": "1"})
+    response = await post(service, hello)
+    assert response.headers["content-type"] == "application/json"
+    assert "mcp-session-id" not in response.headers
+    result = response.json()["result"]
+    assert (result["protocolVersion"], "tools" in result["capabilities"]) == (OLD, True)
+    ready = await post(
+        service, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **{"MCP-Protocol-Version": OLD}
+    )
+    assert ready.status_code == 202
+    listed = await post(service, request("tools/list"), **{"MCP-Protocol-Version": OLD})
+    assert [tool["name"] for tool in listed.json()["result"]["tools"]] == ["search", "fetch"]
+
+
+async def test_a_client_of_2026_needs_no_handshake(service: Service) -> None:
+    headers = {"MCP-Protocol-Version": NEW, "Mcp-Method": "server/discover"}
+    discovered = (await post(service, request("server/discover", _meta=META), **headers)).json()["result"]
+    assert NEW in discovered["supportedVersions"]
+    headers |= {"Mcp-Method": "tools/call", "Mcp-Name": "search"}
+    asked = request("tools/call", name="search", arguments={"query": "wheels"}, _meta=META)
+    result = (await post(service, asked, **headers)).json()["result"]
+    assert result["structuredContent"]["results"][0]["text"] == WHEELS.text
+
+
+async def test_books_are_searched_together_and_one_by_one(service: Service) -> None:
+    everywhere = await found(service, "legs ٹانگوں")
+    assert {each["metadata"]["book_url"] for each in everywhere} == {LEGS.book, OTHER_BOOK}
+    # The address is compared as a page's is: without its scheme, and with or without the slash at its end.
+    [urdu] = await found(service, "legs ٹانگوں", book="http://other.example.org/ur")
+    assert (urdu["text"], urdu["metadata"]["language"]) == (URDU.text, "ur")
+    assert (await call(service, "fetch", id=urdu["id"], book=OTHER_BOOK))["structuredContent"]["title"] == "ٹانگیں"
+    assert "There is no page with this id" in await error_of(service, "fetch", id=urdu["id"], book=LEGS.book)
+    message = await error_of(service, "search", query="legs", book="https://nowhere.example.org/")
+    assert "There is no book at the address" in message
+    assert LEGS.book in message
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("search", {}, "query must be a text"),
+        ("search", {"query": " "}, "query must be a text"),
+        ("search", {"query": 7}, "query must be a text"),
+        ("search", {"query": "x" * 8_001}, "query must have at most"),
+        ("search", {"query": "a\x00b"}, "query must not contain NUL"),
+        ("fetch", {"id": "https://book.example.org/docs/%00"}, "id must not contain NUL"),
+        ("fetch", {"id": "https://book.example.org/docs/nothing"}, "There is no page with this id"),
+        ("fetch", {"id": "https://[/"}, "There is no page with this id"),
+        ("delete", {"id": "1"}, "There is no such tool"),
+    ],
+)
+async def test_a_caller_reads_what_is_wrong_with_its_call(
+    service: Service, tool: str, arguments: dict[str, Any], message: str
+) -> None:
+    assert message in await error_of(service, tool, **arguments)
+    assert not service.log("internal.error")
+
+
+@pytest.mark.parametrize("version", [None, NEW])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff",
+        json.dumps([request("ping")] * 50).encode(),
+        b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}}",
+        b'{"jsonrpc": "2.0", "id": ' + b"9" * 5_000 + b', "method": "ping"}',
+        b'{"jsonrpc": "2.0", "id": 1, "method": "\\ud800"}',
+        b'{"jsonrpc": "2.0", "id": {}, "method": "ping"}',
+        b'{"jsonrpc": "1.0", "id": 1, "method": "ping"}',
+        b'{"jsonrpc": "2.0", "id": NaN, "method": "ping"}',
+    ],
+)
+async def test_a_hostile_body_is_refused(service: Service, body: bytes, version: str | None) -> None:
+    headers = ACCEPT | {"Content-Type": "application/json"} | ({"MCP-Protocol-Version": version} if version else {})
+    response = await service.client.post("/mcp", content=body, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] < 0
+
+
+async def test_what_no_client_sends_is_refused(service: Service) -> None:
+    plain = await service.client.post("/mcp", content=b"{}", headers=ACCEPT | {"Content-Type": "text/plain"})
+    assert (plain.status_code, plain.json()["error"]["code"]) == (400, "validation_error")
+    large = await post(service, request("ping", x="x" * 1_000_000))
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "payload_too_large")
+    assert (await service.client.get("/mcp", headers=ACCEPT)).status_code == 405
+    unknown = await post(service, request("resources/list"))
+    assert unknown.json()["error"]["code"] == -32601
+    from_2030 = await post(service, request("ping", _meta=META), **{"MCP-Protocol-Version": "2030-01-01"})
+    assert from_2030.status_code == 400
+
+
+async def test_only_pages_of_the_book_may_call(service: Service) -> None:
+    for origin in ("https://evil.example.org", "null", str(service.client.base_url).rstrip("/")):
+        response = await post(service, request("ping"), Origin=origin)
+        assert response.status_code == 403
+    response = await post(service, request("ping"), Origin=ORIGIN)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, ORIGIN)
+
+
+async def test_calls_count_as_questions_of_their_address(serve: Serve, database_url: str) -> None:
+    async with opened(database_url) as database:
+        await replace_book(database, LEGS, WHEELS)
+        service = await serve(MCP_ENABLED="true", RATE_LIMIT="2/minute")
+        await found(service, "legs")
+        await call(service, "fetch", id=f"{LEGS.book}legs")
+        assert "You are asking too often" in await error_of(service, "search", query="wheels")
+        assert (await service.chat()).status_code == 429
+        assert (await post(service, request("tools/list"))).status_code == 200
+
+
+async def test_queries_are_not_logged_and_calls_are_counted(service: Service, database_url: str) -> None:
+    secret = "xyzzy-plugh hexapod"
+    await asyncio.gather(*(found(service, secret) for _ in range(20)))
+    await call(service, "fetch", id=f"{LEGS.book}legs")
+    await error_of(service, "search", query=f"{secret} \x00")
+    assert "xyzzy" not in service.output
+
+    async def counts() -> list[tuple[Any, ...]]:
+        rows = await asyncio.to_thread(query, database_url, "SELECT tool, calls FROM tool_usage ORDER BY tool")
+        return [tuple(row) for row in rows]
+
+    async def all_counted() -> bool:
+        return await counts() == [("fetch", 1), ("search", 20)]
+
+    await eventually(all_counted)
+    await asyncio.to_thread(query, database_url, "DELETE FROM tool_usage")
+
+
+async def test_a_database_that_fails_is_a_tool_error(service: Service, database_url: str) -> None:
+    await asyncio.to_thread(query, database_url, "ALTER TABLE documents RENAME TO documents_away")
+    try:
+        assert "The book could not be read" in await error_of(service, "search", query="xyzzy-plugh legs")
+        assert "The book could not be read" in await error_of(service, "fetch", id=f"{LEGS.book}legs")
+    finally:
+        await asyncio.to_thread(query, database_url, "ALTER TABLE documents_away RENAME TO documents")
+    assert service.log("database.error")
+    assert "xyzzy" not in service.output
+
+
+async def test_without_an_embedding_words_decide(service: Service, model_server: FakeOpenAI) -> None:
+    model_server.enqueue_embeddings(failure(500))
+    assert (await found(service, "hexapod"))[0]["text"].startswith(LEGS.text)
+
+
+async def test_it_is_off_by_default(serve: Serve) -> None:
+    service = await serve()
+    assert (await post(service, request("ping"))).status_code == 404
+
+
+def test_the_sdk_is_not_imported_where_it_is_off() -> None:
+    program = "import sys, app.main; sys.exit(any(n.partition('.')[0] in {'mcp', 'mcp_types'} for n in sys.modules))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

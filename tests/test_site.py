@@ -1,0 +1,378 @@
+"""A built site: which pages are read, which address and anchor each section has, and what is left out of a page."""
+
+from pathlib import Path
+
+import pytest
+
+from app.book.apart import Apart
+from app.book.article import Article, read_article
+from app.book.site import decoded, locations, read_site
+from app.book.tree import Book, Skipped, TreeError
+
+URL = "https://book.example.org/docs/"
+LONG = "A robot senses, decides and acts, and then it senses again. " * 6
+
+
+def page(body: str, *, title: str = "Arms - My Book", head: str = "", lang: str = "en") -> str:
+    return f'<!doctype html><html lang="{lang}"><head><title>{title}</title>{head}</head><body>{body}</body></html>'
+
+
+def build(folder: Path, **files: str | bytes) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read(folder: Path, *exclude: str) -> Book:
+    return read_site(folder, URL, exclude=exclude)
+
+
+def sections(html: str) -> list[tuple[str, tuple[str, ...], str]]:
+    """Each section that says something: its anchor, its headings and its text."""
+    article = read_article(html)
+    return [
+        (section.anchor, section.headings, "\n\n".join(text for _, text in section.blocks))
+        for section in article.sections
+        if section.blocks
+    ]
+
+
+def text(body: str) -> str:
+    """What the body of a page says."""
+    return "\n\n".join(said for _, _, said in sections(page(body)))
+
+
+# The frames of these are as the generators of November 2026 write them, cut to what matters.
+GENERATORS = {
+    "mdBook": """
+        <nav id="sidebar"><a href="x.html">Nav</a></nav>
+        <div id="page"><div id="menu-bar"><h1 class="menu-title">My Book</h1></div>
+        <div id="content"><main>
+          <h1 id="arms"><a class="header" href="#arms">Arms</a></h1><p>Intro.</p>
+          <h2 id="elbow"><a class="header" href="#elbow">The elbow</a></h2><p>It bends.</p>
+          <pre><pre class="playground"><code class="language-rust"><span class="boring">fn main() {
+        </span>let a = 1;
+        <span class="boring">}</span></code></pre></pre>
+        </main><nav class="nav-wrapper"><a href="y.html">Next</a></nav></div></div>""",
+    "MkDocs with Material": """
+        <header class="md-header"><nav>Nav</nav></header>
+        <div class="md-container"><main class="md-main"><div class="md-main__inner">
+        <div class="md-sidebar"><nav class="md-nav"><a href="#elbow">The elbow</a></nav></div>
+        <div class="md-content"><article class="md-content__inner md-typeset">
+          <a href="edit" class="md-content__button md-icon">Edit</a>
+          <h1 id="arms">Arms<a class="headerlink" href="#arms" title="Permanent link">&para;</a></h1><p>Intro.</p>
+          <h2 id="elbow">The elbow<a class="headerlink" href="#elbow">&para;</a></h2><p>It bends.</p>
+          <div class="language-rust highlight"><table class="highlighttable"><tr><td class="linenos"><div class="linenodiv">
+          <pre><span>1</span></pre></div></td><td class="code"><div><pre><span></span><code>let a = 1;
+</code></pre></div></td></tr></table></div>
+          <aside class="md-source-file">Last update</aside>
+        </article></div></div></main></div><footer>Foot</footer>""",
+    "Sphinx": """
+        <div class="document"><div class="bodywrapper"><div class="body" role="main">
+          <section id="arms"><h1>Arms<a class="headerlink" href="#arms">¶</a></h1><p>Intro.</p>
+          <section id="elbow"><span id="old-name"></span><h2>The elbow<a class="headerlink" href="#elbow">¶</a></h2>
+          <p>It bends.</p><div class="highlight-rust notranslate"><div class="highlight"><pre><span></span>let a = 1;
+</pre></div></div></section></section>
+        </div></div><div class="sphinxsidebar" role="navigation"><p>Sidebar</p></div></div>""",
+    "Quarto": """
+        <div id="quarto-content"><nav id="quarto-sidebar">Nav</nav><main class="content" id="quarto-document-content">
+          <header id="title-block-header" class="quarto-title-block"><nav class="quarto-page-breadcrumbs">Crumb</nav>
+          <h1 class="title">Arms</h1></header><p>Intro.</p>
+          <section id="elbow" class="level2"><h2 class="anchored" data-anchor-id="elbow">The elbow</h2><p>It bends.</p>
+          <div class="sourceCode" id="cb1"><pre class="sourceCode rust code-with-copy"><code class="sourceCode rust"
+          ><span id="cb1-1"><a href="#cb1-1" aria-hidden="true" tabindex="-1"></a>let a = 1;</span></code></pre>
+          <button title="Copy">Copy</button></div></section>
+        </main></div>""",
+    "VitePress": """
+        <div id="app"><div class="VPContent"><div class="VPDoc"><div class="aside"><div class="VPDocAside">On this page</div>
+        </div><main class="main"><div class="vp-doc">
+          <h1 id="arms" tabindex="-1">Arms <a class="header-anchor" href="#arms">&ZeroWidthSpace;</a></h1><p>Intro.</p>
+          <h2 id="elbow" tabindex="-1">The elbow <a class="header-anchor" href="#elbow">&ZeroWidthSpace;</a></h2><p>It bends.</p>
+          <div class="language-rust"><button title="Copy"></button><pre class="shiki"><code><span class="line">let a = 1;</span
+          ></code></pre></div>
+        </div></main><footer class="VPDocFooter">Next</footer></div></div></div>""",
+    "Starlight": """
+        <header>Head</header><nav>Nav</nav><main data-pagefind-body>
+          <div class="content-panel"><h1 id="_top">Arms</h1></div><div class="sl-markdown-content"><p>Intro.</p>
+          <div class="sl-heading-wrapper level-h2"><h2 id="elbow">The elbow</h2><a class="sl-anchor-link" href="#elbow">
+          <span class="sr-only">Section titled</span></a></div><p>It bends.</p>
+          <div class="expressive-code"><figure class="frame"><pre data-language="rust"><code><div class="ec-line"><div class="code">let a = 1;</div></div></code></pre><div class="copy"><button>Copy</button></div></figure></div></div>
+        <footer>Edit page</footer></main>""",
+    "Nextra": """
+        <nav>Nav</nav><article><main data-pagefind-body="true"><h1>Arms</h1><p>Intro.</p>
+          <h2>The elbow<a href="#elbow" id="elbow" class="subheading-anchor" aria-label="Permalink"></a></h2><p>It bends.</p>
+          <div><pre data-language="rust"><code><span><span>let a = 1;</span></span></code></pre><button title="Copy code"></button>
+        </div></main></article>""",
+    "GitBook": """
+        <aside><a href="x">Nav</a></aside><main><nav>Crumbs</nav><header><h1>Arms</h1></header><div class="contents"><p>Intro.</p>
+          <h2 id="elbow"><div><a href="#elbow" aria-label="Direct link to heading"><svg></svg></a></div><div>The elbow</div></h2>
+          <p>It bends.</p><div class="language-rust"><pre><code><span class="highlight-line"><span>let a = 1;</span></span></code
+          ></pre></div></div></main>""",
+    "Mintlify": """
+        <div id="sidebar"><a href="x">Nav</a></div><div id="content-area"><header id="header"><h1 id="page-title">Arms</h1>
+        </header><div class="mdx-content" id="content"><p>Intro.</p><h2 id="elbow"><a href="#elbow" aria-label="Navigate">\u200b</a>
+        <span>The elbow</span></h2><p>It bends.</p><div class="code-block"><pre><code language="rust" class="language-rust"
+        >let a = 1;</code></pre></div></div><div class="feedback-toolbar">Was this helpful?</div>
+        <div id="pagination"><a href="y">Next</a></div></div>""",
+    "Hugo Book": """
+        <main class="container"><aside class="book-menu"><nav>Nav</nav></aside><div class="book-page"><article class="markdown
+        book-article"><h1 id="arms">Arms<a class="anchor" href="#arms">#</a></h1><p>Intro.</p>
+          <h2 id="elbow">The elbow<a class="anchor" href="#elbow">#</a></h2><p>It bends.</p><div class="highlight"><pre
+          tabindex="0"><code class="language-rust" data-lang="rust"><span style="display:flex"><span>let a = 1;
+</span></span></code></pre></div></article></div><aside class="book-toc"><nav>TOC</nav></aside></main>""",
+    "plain HTML": """
+        <div class="left"><ul><li><a href="a.html">Nav one</a></li><li><a href="b.html">Nav two</a></li></ul></div>
+        <div class="right"><h1>Arms</h1><p>Intro.<a name="elbow"></a><h2>The elbow</h2><p>It bends.
+        <pre class="language-rust">let a = 1;</pre></div>""",
+}
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_the_article_is_read_without_its_frame_and_with_its_anchors(generator: str) -> None:
+    body = GENERATORS[generator].replace("Intro.", f"Intro. {LONG}").replace("It bends.", f"It bends. {LONG}")
+    article = read_article(page(body))
+
+    assert article.heading == "Arms"
+    assert sections(page(body)) == [
+        ("", (), f"Intro. {LONG}".strip()),
+        ("elbow", ("The elbow",), f"It bends. {LONG.strip()}\n\n```rust\nlet a = 1;\n```"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<p>One<br>two &amp; three</p>", "One\ntwo & three"),
+        ("<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>", "- a\n  - b\n- c"),
+        ("<ol start=3><li><p>a</p><pre>x\n\n y</pre></li><li>b</li></ol>", "3. a\n   ```\n   x\n\n    y\n   ```\n4. b"),
+        ("<blockquote><p>a</p><p>b</p></blockquote>", "> a\n>\n> b"),
+        ("<table><thead><tr><th>A<th>B<tbody><tr><td>1|2<td>3</table>", "| A | B |\n| --- | --- |\n| 1\\|2 | 3 |"),
+        ("<table><tr><td>1<td>2</table>", "|  |  |\n| --- | --- |\n| 1 | 2 |"),
+        ("<dl><dt>Arm<dd>It reaches.</dl>", "**Arm**\n\nIt reaches."),
+        ('<div class="admonition note"><p class="admonition-title">Note</p><p>Mind.</p></div>', "**Note**\n\nMind."),
+        (
+            '<aside class="starlight-aside"><p class="starlight-aside__title" aria-hidden="true">Tip</p><p>Do.</p></aside>',
+            "**Tip**\n\nDo.",
+        ),
+        ("<details><summary>More</summary><p>Hidden.</p></details>", "**More**\n\nHidden."),
+        ('<figure><img src=a.png alt="An arm"><figcaption>Figure 1</figcaption></figure>', "An arm\n\nFigure 1"),
+        ("<p>Use <code>a  `b`</code> and <kbd>Ctrl</kbd>.</p>", "Use `` a `b` `` and `Ctrl`."),
+        ("<p>x<sup>2</sup>, 1<sup>st</sup>, H<sub>2</sub>O<sup><a href='#fn1'>1</a></sup></p>", "x^2, 1st, H2O"),
+        (r'<p>So <span class="math notranslate">\(a^2\)</span> holds.</p>', "So $a^2$ holds."),
+        (
+            r'<div class="math">\[\begin{aligned}a &amp;= b\end{aligned}\]</div>',
+            r"$$\begin{aligned}a &= b\end{aligned}$$",
+        ),
+        (r"<p>Plain \(x_1\) and <code>\(x\)</code></p>", r"Plain $x_1$ and `\(x\)`"),
+        (
+            (
+                '<span class="katex"><span class="katex-mathml"><math><semantics><mi>x</mi><annotation encoding="application/x-tex">'
+                r'\vec{x}</annotation></semantics></math></span><span class="katex-html" aria-hidden="true">x</span></span>'
+            ),
+            r"$\vec{x}$",
+        ),
+        (
+            "<math><mfrac><mn>1</mn><msup><mi>n</mi><mn>2</mn></msup></mfrac><mo>≤</mo><msqrt><mi>α</mi></msqrt></math>",  # noqa: RUF001
+            r"$\frac{1}{n^{2}} \le \sqrt{\alpha}$",
+        ),
+        (
+            (
+                '<div class="tabbed-set"><input type="radio"><div class="tabbed-labels"><label>C</label><label>Go</label></div>'
+                '<div class="tabbed-content"><div class="tabbed-block"><p>c</p></div><div class="tabbed-block"><p>g</p></div></div></div>'
+            ),
+            "**C**\n\nc\n\n**Go**\n\ng",
+        ),
+        (
+            (
+                '<ul role="tablist"><li role="tab" id="t1">npm</li><li role="tab" id="t2">pip</li></ul>'
+                '<div role="tabpanel" aria-labelledby="t1">n</div><div role="tabpanel" aria-labelledby="t2" hidden>p</div>'
+            ),
+            "**npm**\n\nn\n\n**pip**\n\np",
+        ),
+        ('<pre><div class="line">a</div><div class="line"></div><div class="line">b</div></pre>', "```\na\n\nb\n```"),
+        ("<pre>a ``` b</pre>", "````\na ``` b\n````"),
+        ("<p hidden>no<p aria-hidden=true>no<p>yes<script>no()</script><template>no</template>", "yes"),
+        ("<p>soft\u00adhyphen and\u00a0blank</p>", "softhyphen and blank"),
+    ],
+)
+def test_what_an_article_has_becomes_markdown(html: str, expected: str) -> None:
+    assert text(f"<main>{html}</main>") == expected
+
+
+def test_an_anchor_is_one_that_leads_to_its_heading() -> None:
+    body = f"""<main><h1 id="top">T</h1><p>a</p>
+        <h2 id="same">One</h2><p>b</p><section id="s"><p>before</p><h3>No id</h3><p>c</p></section>
+        <h2 id="same">Two</h2><p>d</p><a id="named"></a><h2>Three</h2><p>e</p><h3>Below</h3><p>f</p>
+        <div id="wrapper"><div><h2>Four</h2></div><p>g</p></div><h2 id="سلام">Five</h2><p>{LONG}</p></main>"""
+
+    assert [(anchor, headings[-1:]) for anchor, headings, _ in sections(page(body))] == [
+        ("", ()),
+        ("same", ("One",)),
+        ("same", ("No id",)),
+        ("", ("Two",)),
+        ("named", ("Three",)),
+        ("named", ("Below",)),
+        ("wrapper", ("Four",)),
+        ("سلام", ("Five",)),
+    ]
+
+
+def test_broken_html_is_read_as_browsers_read_it() -> None:
+    html = "<title>T</title><p>one<p>two<ul><li>three<li>four</ul><b>five<i>six</b>seven</i> 1 < 2 &amp &nope; <h2 id=a>Eight<p>nine</div>"
+
+    assert (
+        "\n".join(said for _, _, said in sections(html))
+        == "one\n\ntwo\n\n- three\n- four\n\nfivesixseven 1 < 2 & &nope;"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "charset", "expected"),
+    [
+        ("<p>é".encode(), None, "<p>é"),
+        ("<meta charset=latin1><p>é“".encode("cp1252"), None, "<meta charset=latin1><p>é“"),
+        ('<meta http-equiv="Content-Type" content="text/html; charset=gb2312">手'.encode("gbk"), None, "手"),
+        ("日本".encode("shift_jis"), "Shift_JIS", "日本"),
+        ("д".encode("koi8-r"), "koi8-r", "д"),
+        ("é".encode("utf-16"), "utf-8", "é"),
+        ("\ufeffé".encode(), "latin-1", "é"),
+        ("é".encode("cp1252"), None, "é"),
+        ("é".encode(), "no-such-charset", "é"),
+        ("<meta charset=utf-16>é".encode(), "base64", "é"),
+    ],
+)
+def test_a_page_is_decoded_as_browsers_decode_it(content: bytes, charset: str | None, expected: str) -> None:
+    assert decoded(content, charset).endswith(expected)
+
+
+def test_pages_have_the_addresses_of_their_files_their_canonical_links_or_their_sitemap(tmp_path: Path) -> None:
+    canonical = '<link rel="canonical" href="{}">'
+    build(
+        tmp_path,
+        **{
+            "index.html": page("<main><h1>Home</h1><p>Hello.</main>"),
+            "a/index.html": page("<main><h1>A</h1><p>Text a.</main>"),
+            "b.html": page("<main><h1>B</h1><p>Text b.</main>", head=canonical.format(f"{URL}beta/")),
+            "c d.html": page("<main><h1>C</h1><p>Text c.</main>", head=canonical.format("https://elsewhere.org/c")),
+            "clean.html": page("<main><h1>E</h1><p>Text e.</main>", head=canonical.format(URL)),
+            "wrong.html": page("<main><h1>F</h1><p>Text f.</main>", head=canonical.format(URL)),
+            "sitemap.xml": "<urlset><url><loc>http://localhost:3000/docs/clean</loc></url></urlset>",
+        },
+    )
+
+    book = read(tmp_path)
+
+    assert {chunk.title: chunk.source.removeprefix(URL) for chunk in book.chunks} == {
+        "Home": "",
+        "A": "a/",
+        "B": "beta/",
+        "C": "c%20d.html",
+        "E": "clean",
+        "F": "wrong.html",
+    }
+    assert (book.pages, book.skipped) == (6, [])
+
+
+def test_what_is_no_page_of_the_book_is_left_out_and_named(tmp_path: Path) -> None:
+    article = "<main><h1>A</h1><p>Text.</main>"
+    build(
+        tmp_path,
+        **{
+            "index.html": page(article),
+            "404.html": page("<main><p>Not found.</main>"),
+            "again.html": page(article),
+            "empty.html": page("<main></main>"),
+            "genindex.html": page("<main><p>Index of terms.</main>"),
+            "hidden.html": page("<main><p>Hidden.</main>", head='<meta name="robots" content="noindex, follow">'),
+            "huge.html": "<p>" + "x" * 5_000_001,
+            "moved.html": page("<p>Moved.", head='<meta http-equiv="refresh" content="0; url=index.html">'),
+            "print.html": page("<main><p>Everything.</main>"),
+            "search.html": page("<main><h1>Search</h1><p>Type here.</main>"),
+            "_static/x.html": page(article),
+            "secret/b.html": page("<main><p>Secret.</main>"),
+        },
+    )
+    (tmp_path / "link.html").symlink_to("/etc/hostname")
+
+    book = read(tmp_path, "secret/**")
+
+    assert [chunk.source for chunk in book.chunks] == [URL]
+    assert {skipped.file: skipped.reason for skipped in book.skipped} == {
+        "404.html": "is no page of the book, by its name",
+        "again.html": "is the same page as index.html",
+        "empty.html": "says nothing",
+        "genindex.html": "is no page of the book, by its name",
+        "hidden.html": "is not to be indexed (noindex)",
+        "huge.html": "is larger than 5 MB",
+        "link.html": "leads out of the folder",
+        "moved.html": "only leads to another page (meta refresh)",
+        "print.html": "is no page of the book, by its name",
+        "search.html": "is no page of the book, by its name",
+    }
+
+
+def test_a_page_without_a_heading_is_named_by_its_title_without_the_name_of_the_site(tmp_path: Path) -> None:
+    for name in ("arms", "legs", "toes"):
+        build(
+            tmp_path,
+            **{f"{name}.html": page(f"<main><p>About {name}.</main>", title=f"{name} — My Book 1.0", lang="pt_BR")},
+        )
+
+    book = read(tmp_path)
+
+    assert [chunk.title for chunk in book.chunks] == ["arms", "legs", "toes"]
+    assert book.locale == "pt-BR"
+
+
+def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:
+    build(tmp_path, **{"index.html": page("")})
+
+    with pytest.raises(TreeError, match=r"(?s)has no page that can be read.*index\.html says nothing"):
+        read(tmp_path)
+
+
+def test_sitemaps_are_read_with_namespaces_images_and_errors() -> None:
+    sitemap = (
+        '<?xml version="1.0"?><urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9" xmlns:image="http://i">'
+        "<url><loc> https://a/1&amp;2 </loc><image:image><image:loc>https://a/i.png</image:loc></image:image></url>"
+        "<url><loc><![CDATA[https://a/3]]></loc></url><url><broken"
+    )
+
+    assert locations(sitemap.encode()) == (["https://a/1&2", "https://a/3"], [])
+    assert locations(b"<sitemapindex><sitemap><loc>https://a/s.xml</loc></sitemap></sitemapindex>") == (
+        [],
+        ["https://a/s.xml"],
+    )
+    assert locations(b"https://a/1\nhttps://a/2\n") == (["https://a/1", "https://a/2"], [])
+    assert locations(b"<!doctype html><p>Not found") == ([], [])
+
+
+def test_a_page_that_takes_too_long_or_ends_its_process_is_named_and_the_others_are_read(
+    tmp_path: Path,
+) -> None:
+    build(
+        tmp_path,
+        **{
+            "a.html": page("<main><p>Text a.</main>"),
+            "deep.html": "<div>" * 100_000,
+            "z.html": page("<main><p>Text z.</main>"),
+        },
+    )
+
+    with Apart(seconds=1) as call:
+        book = read_site(tmp_path, URL, call=call)
+
+    assert [chunk.text for chunk in book.chunks] == ["Text a.", "Text z."]
+    assert book.skipped == [Skipped("deep.html", "takes too much time or memory to read")]
+
+
+def test_a_page_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    build(tmp_path, **{"a.html": page("<main><p>Text.</main>"), "b.html": page("<main>" + "<div>" * 2_000 + "x")})
+
+    assert read(tmp_path).skipped == [Skipped("b.html", "is nested too deeply")]
+
+
+def test_an_article_can_be_empty() -> None:
+    assert isinstance(read_article(""), Article)
+    assert read_article("").sections == []
