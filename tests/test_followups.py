@@ -12,9 +12,7 @@ from tests.fake_openai import FakeOpenAI, completion, failure, stream
 from tests.marks import on_one_database
 
 ANSWER = "A robot walks.\n\n- On legs\n"
-BLOCK = (
-    "\n\n<follow-ups>\n1. How many legs?\n- Why legs [1]?\n\n* How many legs?\nWhy?\nAnd wheels?\n</follow-ups>\n"
-)
+BLOCK = "\n\n<follow-ups>\n1. How many legs?\n- Why legs [1]?\n\n* How many legs?\nWhy?\nAnd wheels?\n</follow-ups>\n"
 QUESTIONS = ["How many legs?", "Why legs?", "Why?"]
 
 
