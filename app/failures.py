@@ -83,7 +83,7 @@ _REFUSAL = re.compile("content (management )?(filter|policy)|content exists risk
 _KEY = re.compile("api[ -]?key|(organi[sz]ation|account) must be verified|unauthori[sz]ed")
 _MODEL = re.compile(
     r"models?\b.{0,160}?(not found|not exist|doesn't exist|unknown|not available|not supported|no longer|deprecated"
-    r"|decommissioned|not a valid)|(invalid|unknown|unsupported|no such|nonexistent|access) model\b|not a chat model"
+    r"|decommissioned|not a valid)|(invalid|not a valid|unknown|unsupported|no such|nonexistent) model\b|not a chat model"
     r"|no endpoints found|^model: \S+$"
 )
 _OPTION = re.compile(
