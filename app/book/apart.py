@@ -115,8 +115,11 @@ def answer_calls(seconds: int) -> None:
             answer = (False, function(*arguments))
         except Exception as error:  # noqa: BLE001  # The caller gets it.
             answer = (True, error)
-        pickle.dump(answer, answers)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:  # Nobody waits for it any more.
+            return
 
 
 def _limit(seconds: int) -> None:
