@@ -371,7 +371,7 @@ class Settings(DatabaseSettings):
     @property
     def max_body_bytes(self) -> int:
         """The largest request body: the two longest texts with every character escaped in JSON, and some room for the rest."""
-        return 12 * (self.max_message_chars + self.max_selected_text_chars) + 4_096
+        return 12 * (self.max_message_chars + self.max_selected_text_chars) + 32_768
 
 
 def _headers(text: SecretStr) -> dict[str, str]:

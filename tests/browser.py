@@ -144,14 +144,14 @@ def built_site() -> Path:
 
 
 @contextmanager
-def running_chromium() -> Iterator[Browser]:
+def running_chromium(program: str | Path | None = CHROMIUM) -> Iterator[Browser]:
     """Run a browser in which localhost, at whatever port, is where the books are."""
     books = Books()
     threading.Thread(target=books.server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
-                str(CHROMIUM),
+                str(program),
                 "--headless",
                 "--no-sandbox",
                 "--no-first-run",
@@ -235,7 +235,7 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
             return page
 
         yield open_page
-    assert complaints == []
+    assert complaints == [], complaints
 
 
 async def _connect(playwright: Playwright, chromium: Browser) -> PlaywrightBrowser:
@@ -270,6 +270,16 @@ def questions(page: Page) -> Any:
 def answers(page: Page) -> Any:
     """What the reader is shown as answers."""
     return page.locator("book-chat .answer")
+
+
+BRIGHTNESS = """getComputedStyle(document.querySelector("book-chat").shadowRoot.querySelector("dialog")).backgroundColor
+  .match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part) / 3, 0)"""
+"""How bright the chat is, of 255, as JavaScript."""
+
+
+async def becomes(page: Page, condition: str) -> None:
+    """Wait until the JavaScript expression is true, also on a page that forbids the evaluation of strings."""
+    await page.evaluate(f"async () => {{ while (!({condition})) await new Promise(requestAnimationFrame) }}")
 
 
 def requests_of(page: Page, path: str) -> list[Request]:

@@ -1,23 +1,26 @@
-"""Takes the pictures of the widget for the README: a Docusaurus site of the sample book, in light and in dark.
+"""Takes the pictures of the widget: for the README a Docusaurus site of the sample book, and for its options sites of other makes.
 
 The book, the service, the widget and the browser are real; the model's answer is written here.
 """
 
 import asyncio
 import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from playwright.async_api import Page, expect
 
 from app.dependencies import get_retriever
 from app.main import app
 from app.retrieval import Passage, Query, Retriever
-from tests.browser import INSTALL, SITE, ask, open_chat, readers, running_chromium
-from tests.conftest import API_KEY, ORIGIN, ROOT, running_service
+from tests import sites
+from tests.browser import INSTALL, SITE, Visit, ask, open_chat, readers, running_chromium
+from tests.conftest import API_KEY, ORIGIN, ROOT, Service, running_service
 from tests.fake_openai import FakeOpenAI, stream
 
 QUESTION = "How many solutions does this arm have?"
@@ -43,6 +46,61 @@ PASSAGES = [
         title="Kinematics › Singularities",  # noqa: RUF001
     ),
 ]
+
+
+class Option(NamedTuple):
+    """A picture of an option: on which site, and what is done before it is taken."""
+
+    name: str
+    site: str
+    attributes: str
+    act: Callable[[Page], Awaitable[object]]
+    scheme: str = "light"
+
+
+async def select_text(page: Page) -> None:
+    """Select a paragraph."""
+    await page.get_by_text("The angles of the joints").click(click_count=3, position={"x": 5, "y": 5})
+    await expect(page.get_by_role("button", name="Ask about this")).to_be_visible()
+
+
+async def ask_for_the_reader(page: Page) -> None:
+    """Do what a button of the page does."""
+    await page.evaluate("document.querySelector('book-chat').open({ question: 'What is a joint?' })")
+    await expect(page.get_by_role("textbox", name="Your question")).to_have_value("What is a joint?")
+
+
+async def open_it(page: Page) -> None:
+    """Open the chat."""
+    await page.get_by_role("button").filter(has_text="Ask").last.click()
+    await expect(page.get_by_role("textbox", name="Your question")).to_be_visible()
+
+
+OPTIONS = [
+    Option(
+        "questions", "furo", 'data-title="Ask the robots" data-questions="What is a joint?|What keeps it up?"', open_it
+    ),
+    Option("position", "material", 'data-position="left"', lambda page: page.wait_for_timeout(500)),
+    Option("selection", "pydata", "", select_text),
+    Option("question", "vitepress", "", ask_for_the_reader, scheme="dark"),
+]
+
+
+async def take_options(service: Service, visit: Visit, scratch: Path) -> None:
+    """Take a picture of each option."""
+    for option in OPTIONS:
+        folder = scratch / option.name
+        shutil.copytree(sites.built(option.site), folder)
+        for file in folder.rglob("*.html"):
+            html = file.read_text()
+            file.write_text(
+                html.replace('src="http://widget.invalid', f'{option.attributes} src="http://widget.invalid')
+            )
+        page: Page = await visit(
+            service, origin=ORIGIN, files=folder, color_scheme=option.scheme, viewport={"width": 1100, "height": 640}
+        )
+        await option.act(page)
+        await page.screenshot(path=ROOT / "docs" / f"widget-{option.name}.png")
 
 
 async def find_passages(_query: Query) -> Sequence[Passage]:
@@ -94,6 +152,7 @@ async def take_pictures(book: Path, database: Path) -> None:
             await expect(page.locator("book-chat math")).to_be_visible()
             await page.get_by_role("textbox").blur()
             await page.screenshot(path=ROOT / "docs" / f"widget-{scheme}.png")
+        await take_options(service, visit, database.parent)
 
 
 if __name__ == "__main__":

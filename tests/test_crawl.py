@@ -175,6 +175,10 @@ async def test_only_what_has_changed_is_sent_again(site: Site) -> None:
     assert second.skipped == [Skipped(f"{site.url}/b", "answered 404")]
     assert set(second.origins) == {chunk.page for chunk in second.chunks}
 
+    third = await read(site, known=known(second))
+
+    assert (third.chunks, third.origins, third.locale) == (second.chunks, second.origins, "en")
+
 
 async def test_redirects_are_followed_within_the_book_alone(site: Site) -> None:
     site.files |= {

@@ -51,7 +51,14 @@ async def test_the_script_imports_the_others_of_its_own_version_which_browsers_k
     imported = re.findall(r"""(?:from |import\()["'`]\./(widget/[0-9a-f]{16}/[\w./-]+)""", entry)
 
     assert "./panel.js" not in entry
-    assert {Path(path).name for path in imported} == {"dom.js", "languages.js", "panel.js"}
+    assert {Path(path).name for path in imported} == {
+        "bubble.js",
+        "dom.js",
+        "labels.js",
+        "panel.js",
+        "shortcut.js",
+        "theme.js",
+    }
     for path in imported:
         response = await service.client.get(f"/{path}")
         assert response.status_code == 200

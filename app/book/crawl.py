@@ -311,6 +311,8 @@ class Crawler:
     def _take(self, state: _State, address: str, answer: _Answer, article: Article) -> None:
         place = self.url + answer.url.removeprefix(self.site)
         origin = {**answer.origin, "from": address, "digest": article.digest, "reader": str(READER)}
+        if article.language:
+            origin["language"] = article.language
         self._pages.add(address, place, article, origin)
         if self._follows_links:
             links = (self._own(urljoin(answer.url, link)) for link in article.links if _is_sane(link))

@@ -99,17 +99,22 @@ class Pages:
             count += 1
             if page.origin:
                 origins[address] = page.origin
-            title = page.article.heading or _own_title(page.article.full_title, site_names) or _last_part(address)
-            found[page.name] = chunk_sections(page.article.sections, page=address, title=title)
+            heading = page.article.heading or _own_title(page.article.full_title, site_names) or _last_part(address)
+            found[page.name] = chunk_sections(page.article.sections, page=address, title=heading)
         chunks = [chunk for name in sorted(found, key=self._place) for chunk in found[name]]
         if not chunks:
             lines = (f"  {skipped.file} {skipped.reason}" for skipped in self.skipped[:20])
             raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
-        languages = Counter(page.article.language for page in self.read if page.article.language)
-        locale = languages.most_common(1)[0][0].replace("_", "-") if languages else None
         names = Counter(page.article.site_name for page in self.read if page.article.site_name)
         title = names.most_common(1)[0][0] if names else None
-        return Book(self.url, count, chunks, self.skipped, list(notes), locale, origins, title=title)
+        return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title=title)
+
+    def _language(self) -> str | None:
+        """Return the language that most pages say they are in, those that have not changed included."""
+        said = [page.article.language for page in self.read]
+        said += [origin.get("language") for _, origin in self.kept.values()]
+        languages = Counter(language for language in said if language)
+        return languages.most_common(1)[0][0].replace("_", "-") if languages else None
 
     def _place(self, name: str) -> int:
         return self.order.get(name, len(self.order))

@@ -3,7 +3,8 @@
  * and links lead to web and mail addresses only. Nothing in an answer makes the browser fetch anything.
  */
 
-import { h, iconButton } from "./dom.js";
+import { announced, h } from "./dom.js";
+import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { Lexer, Marked } from "./vendor/marked.js";
 
@@ -371,8 +372,12 @@ export function link(url, properties, onVisit, ...children) {
  * @param {string} address
  */
 export function safeUrl(address) {
-  const url = URL.parse(address, document.baseURI);
-  return url && ["http:", "https:", "mailto:"].includes(url.protocol) ? url : null;
+  try {
+    const url = new URL(address, document.baseURI);
+    return ["http:", "https:", "mailto:"].includes(url.protocol) ? url : null;
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -382,15 +387,22 @@ export function safeUrl(address) {
 export function copyButton(text, words) {
   if (!navigator.clipboard) return null;
   const button = iconButton("copy", words.copy, async () => {
-    await navigator.clipboard.writeText(text()).catch(() => {});
-    button.classList.add("done");
-    button.setAttribute("aria-label", words.copied);
+    const isCopied = await navigator.clipboard.writeText(text()).then(
+      () => true,
+      () => false,
+    );
+    const result = isCopied ? words.copied : words.notCopied;
+    const told = announced(result, { class: isCopied ? "sr" : "not-copied" });
+    button.classList.add(isCopied ? "done" : "refused");
+    button.setAttribute("aria-label", result);
+    button.after(told);
     setTimeout(() => {
-      button.classList.remove("done");
+      button.classList.remove("done", "refused");
       button.setAttribute("aria-label", words.copy);
-    }, 1500);
+      told.remove();
+    }, 2500);
   });
-  button.append(iconButton("check", "", () => {}).firstChild ?? "");
+  button.append(icon("check"), icon("close"));
   return button;
 }
 

@@ -4,7 +4,7 @@
 
 const FORMULAS = ".katex, mjx-container, math";
 /** What is on the page but not in the text: controls, and the links that Docusaurus and others put beside headings. */
-const NOT_TEXT = "script, style, template, button, .hash-link, .headerlink, [aria-hidden=true]:not(:has(math))";
+const NOT_TEXT = "script, style, template, button, .hash-link, .headerlink";
 const BLOCKS =
   "address, article, aside, blockquote, dd, details, div, dl, dt, figure, figcaption, h1, h2, h3, h4, h5, h6, hr, li, ol, p, pre, section, summary, table, tr, ul";
 
@@ -67,6 +67,7 @@ function write(node, isCode) {
   if (node instanceof Element) {
     if (node.matches(FORMULAS)) return formula(node);
     if (node.matches(NOT_TEXT)) return "";
+    if (node.matches("[aria-hidden=true]") && !node.querySelector("math")) return "";
     if (node.localName === "br") return "\n";
   }
   const isPre = isCode || (node instanceof Element && node.localName === "pre");

@@ -149,15 +149,18 @@ export class Service {
    * @returns {AsyncGenerator<TurnEvent, void>}
    */
   async *#stream(pending, signal) {
-    const stalled = new AbortController();
+    // It ends when the reader stops it, and when it has fallen silent.
+    const end = new AbortController();
+    const onAbort = () => end.abort();
+    signal.addEventListener("abort", onAbort);
     let heardAt = Date.now();
-    const watch = setInterval(() => Date.now() - heardAt > SILENCE_MS && stalled.abort(), 1000);
+    const watch = setInterval(() => Date.now() - heardAt > SILENCE_MS && end.abort(), 1000);
     try {
       const response = await this.#call("chat/stream", {
         method: "POST",
         headers: { "Content-Type": "application/json", "Idempotency-Key": pending.key },
         body: JSON.stringify(pending.question),
-        signal: AbortSignal.any([signal, stalled.signal]),
+        signal: end.signal,
       });
       if (!response.body) throw new Failure("network");
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -177,7 +180,8 @@ export class Service {
       }
     } finally {
       clearInterval(watch);
-      stalled.abort();
+      signal.removeEventListener("abort", onAbort);
+      end.abort();
     }
   }
 

@@ -19,7 +19,8 @@
  * @property {Question} question
  * @property {string | null} after  the last message before it, as far as this page knew
  * @property {number} askedAt  in milliseconds
- * @property {"asking" | "stopped" | "failed"} state  what became of it so far; only what is being asked is asked again unbidden
+ * @property {"queued" | "asking" | "stopped" | "failed"} state  what became of it so far; only what waits or is being asked is asked
+ *   again unbidden
  */
 
 const TOKEN = /^[A-Za-z0-9._~-]{16,128}$/;
@@ -93,6 +94,19 @@ export class Store {
     this.#set(`pending ${pending.key}`, null);
   }
 
+  /**
+   * Waits until no other tab has this lock, and returns what gives it back. Pages without HTTPS have no locks.
+   * @param {AbortSignal} signal
+   * @returns {Promise<() => void>}
+   */
+  lock(signal) {
+    if (!navigator.locks) return Promise.resolve(() => {});
+    return new Promise((resolve, reject) => {
+      const hold = () => new Promise((release) => resolve(() => release(undefined)));
+      navigator.locks.request(`${this.#prefix}begin`, { signal }, hold).catch(reject);
+    });
+  }
+
   /** What is typed but not sent, which only this tab needs. */
   get draft() {
     try {
@@ -110,14 +124,16 @@ export class Store {
   }
 
   /**
-   * Calls back when another tab has changed the conversation.
-   * @param {() => void} callback
+   * Calls back when another tab has changed the conversation, until the signal says not to.
+   * @param {() => void} callback @param {AbortSignal} signal
    */
-  onChange(callback) {
+  onChange(callback, signal) {
     const names = [`${this.#prefix}session`, `${this.#prefix}pending `];
-    addEventListener("storage", ({ key }) => {
+    /** @param {StorageEvent} event */
+    const onStorage = ({ key }) => {
       if (key === null || names.some((name) => key.startsWith(name))) callback();
-    });
+    };
+    addEventListener("storage", onStorage, { signal });
   }
 
   /** @param {string} name */

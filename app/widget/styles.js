@@ -1,42 +1,36 @@
 /**
- * The panel's looks. Colours come from the page: Infima's variables where there are any, and its `color-scheme`. A style sheet that
- * is adopted works under any Content-Security-Policy, which a `<style>` element does not.
+ * The panel's looks. Its colours are those of `theme.js`, and its sizes follow from the font size that the reader has set in the
+ * browser, whatever the page makes of it. A style sheet that is adopted works under any Content-Security-Policy, which a `<style>`
+ * element does not.
  */
 
 export const css = `
 .panel {
-  --line: color-mix(in srgb, var(--ink) 13%, transparent);
-  --faint: color-mix(in srgb, var(--ink) 5%, var(--surface));
-  --muted: color-mix(in srgb, var(--ink) 72%, var(--surface));
-  --tint: color-mix(in oklab, var(--accent) 13%, var(--surface));
-  --danger: light-dark(#b3261e, #ffb4ab);
-  --round: 1rem;
+  --round: 1em;
   --mono: var(--ifm-font-family-monospace, ui-monospace, SFMono-Regular, Menlo, Consolas, monospace);
   box-sizing: border-box;
   position: fixed;
-  z-index: var(--layer);
-  inset: auto;
-  inset-block-end: calc(1.25rem + env(safe-area-inset-bottom));
-  inset-inline-end: 1.25rem;
+  inset: auto var(--right) calc(20px + env(safe-area-inset-bottom)) var(--left);
   margin: 0;
   padding: 0;
   border: 0;
-  inline-size: min(26rem, calc(100vw - 2.5rem));
+  inline-size: min(26em / 0.9375, 100vw - 40px);
   max-inline-size: none;
-  block-size: min(44rem, calc(100dvh - 2.5rem));
+  block-size: min(44em / 0.9375, 100dvh - 40px);
   max-block-size: none;
   flex-direction: column;
   overflow: hidden;
   border-radius: var(--round);
   background: var(--surface);
   color: var(--ink);
-  box-shadow: 0 0 0 1px var(--line), 0 2px 6px #0000001f, 0 16px 48px light-dark(#0003, #000a);
+  box-shadow: 0 0 0 1px var(--line), 0 2px 6px #0000001f, 0 16px 48px #0005;
+  font-size: 0.9375em;
   overflow-wrap: anywhere;
   text-align: start;
-  scrollbar-color: color-mix(in srgb, var(--ink) 35%, transparent) transparent;
+  scrollbar-color: var(--edge) transparent;
 }
 .panel[open] { display: flex; animation: open 0.18s cubic-bezier(0.2, 0.8, 0.3, 1) }
-.panel.wide { inline-size: min(48rem, calc(100vw - 2.5rem)); block-size: calc(100dvh - 2.5rem) }
+.panel.wide { inline-size: min(48em / 0.9375, 100vw - 40px); block-size: calc(100dvh - 40px) }
 .panel.modal {
   inset: 0;
   inset-block-start: var(--top, 0);
@@ -51,18 +45,17 @@ export const css = `
 
 .panel button { font: inherit; color: inherit; margin: 0; -webkit-tap-highlight-color: transparent; cursor: pointer }
 .panel button:disabled { cursor: default }
-.panel :focus-visible { outline: 2px solid var(--focus, color-mix(in oklab, var(--accent) 75%, var(--ink))); outline-offset: 2px }
+.panel :focus-visible { outline: 2px solid var(--focus); outline-offset: 2px }
 .panel h2:focus-visible, .panel .log:focus-visible { outline-offset: -2px }
 
 .head {
   display: flex;
   align-items: center;
-  gap: 0.15rem;
-  padding: 0.55rem 0.6rem 0.55rem 1.1rem;
-  padding-block-start: calc(0.55rem + env(safe-area-inset-top));
+  gap: 0.15em;
+  padding-block: calc(0.55em + env(safe-area-inset-top)) 0.55em;
+  padding-inline: 1.1em 0.6em;
   border-block-end: 1px solid var(--line);
 }
-.head:dir(rtl) { padding-inline: 1.1rem 0.6rem }
 .head h2 {
   flex: 1;
   min-inline-size: 0;
@@ -73,21 +66,21 @@ export const css = `
   white-space: nowrap;
   overflow: hidden;
   text-overflow: ellipsis;
-  border-radius: 0.3rem;
+  border-radius: 0.3em;
 }
 .icon-button {
   display: inline-grid;
   place-items: center;
-  inline-size: 2.4rem;
-  block-size: 2.4rem;
+  inline-size: 2.4em;
+  block-size: 2.4em;
   padding: 0;
   border: 0;
-  border-radius: 0.6rem;
+  border-radius: 0.6em;
   background: none;
   color: var(--muted) !important;
 }
 .icon-button:hover { background: var(--faint); color: var(--ink) !important }
-.icon-button .icon { inline-size: 1.25rem; block-size: 1.25rem }
+.icon-button .icon { inline-size: 1.25em; block-size: 1.25em }
 
 .log {
   flex: 1;
@@ -95,10 +88,10 @@ export const css = `
   overflow-y: auto;
   overscroll-behavior: contain;
   overflow-anchor: none;
-  padding: 1.1rem 1.1rem 1.4rem;
+  padding: 1.1em 1.1em 1.4em;
   scrollbar-width: thin;
 }
-.turn + .turn, .note + .turn, .turn + .note, .earlier + .turn { margin-block-start: 1.6rem }
+.turn + .turn, .note + .turn, .turn + .note, .earlier + .turn { margin-block-start: 1.6em }
 .question {
   inline-size: fit-content;
   max-inline-size: 88%;
@@ -110,7 +103,7 @@ export const css = `
   white-space: pre-wrap;
 }
 .question p { margin: 0 }
-.question:not(:has(p:not(:empty))) { display: none }
+.question.empty { display: none }
 .quoted {
   margin: 0;
   padding-inline-start: 0.75em;
@@ -125,8 +118,8 @@ export const css = `
   overflow: hidden;
 }
 .quoted.whole { display: block; max-block-size: 40vh; overflow: auto }
-.question .quoted { margin-block-end: 0.55em }
-.reply { margin-block-start: 0.9rem }
+.question .quotation { margin-block-end: 0.55em }
+.reply { margin-block-start: 0.9em }
 
 .answer > :first-child, .answer blockquote > :first-child { margin-block-start: 0 }
 .answer > :last-child, .answer blockquote > :last-child { margin-block-end: 0 }
@@ -146,13 +139,14 @@ export const css = `
 .answer a:not(.citation):hover { background: var(--tint) }
 .answer :not(pre) > code { padding: 0.1em 0.35em; border-radius: 0.35em; background: var(--faint); box-shadow: inset 0 0 0 1px var(--line) }
 .answer code { font-family: var(--mono); font-size: 0.88em }
-.code { margin: 0 0 0.9em; border: 1px solid var(--line); border-radius: 0.7rem; background: var(--faint); overflow: hidden }
-.code-head { display: flex; align-items: center; justify-content: space-between; min-block-size: 2.1rem; padding-inline-start: 0.9rem; font-size: 0.8em; color: var(--muted) }
-.code-head .icon-button { inline-size: 2.1rem; block-size: 2.1rem; border-radius: 0 }
-.code-head .icon-button .icon { inline-size: 1rem; block-size: 1rem }
-.code pre { margin: 0; padding: 0.1rem 0.9rem 0.8rem; max-block-size: 26rem; overflow: auto; overflow-wrap: normal; line-height: 1.5; scrollbar-width: thin; tab-size: 4 }
-.code pre:focus-visible { outline-offset: -3px; border-radius: 0.7rem }
-.table { margin: 0 0 0.9em; overflow-x: auto; border: 1px solid var(--line); border-radius: 0.7rem; scrollbar-width: thin }
+.code { margin: 0 0 0.9em; border: 1px solid var(--line); border-radius: 0.7em; background: var(--faint); overflow: hidden }
+.code-head { display: flex; align-items: center; min-block-size: 2.7em; padding-inline-start: 1.1em; font-size: 0.8em; color: var(--muted) }
+.code-head .icon-button { inline-size: 2.7em; block-size: 2.7em; border-radius: 0 }
+.code-head .icon-button .icon { inline-size: 1.3em; block-size: 1.3em }
+.code-head > span { flex: 1 }
+.code pre { margin: 0; padding: 0.1em 0.9em 0.8em; max-block-size: 26em; overflow: auto; overflow-wrap: normal; line-height: 1.5; scrollbar-width: thin; tab-size: 4 }
+.code pre:focus-visible { outline-offset: -3px; border-radius: 0.7em }
+.table { margin: 0 0 0.9em; overflow-x: auto; border: 1px solid var(--line); border-radius: 0.7em; scrollbar-width: thin }
 .table table { border-collapse: collapse; inline-size: max-content; min-inline-size: 100%; font-size: 0.93em; overflow-wrap: normal }
 .table :is(th, td) { padding: 0.5em 0.8em; text-align: start; vertical-align: top; max-inline-size: 15em; overflow-wrap: break-word }
 .table th { background: var(--faint); font-weight: 650 }
@@ -180,16 +174,16 @@ math.tml-display { display: block; inline-size: 100% }
 }
 .citation:hover { background: var(--fill); color: #fff }
 
-.sources { margin-block-start: 0.9rem; font-size: 0.9em }
+.sources { margin-block-start: 0.9em; font-size: 0.9em }
 .sources > p { margin: 0 0 0.4em; color: var(--muted); font-size: 0.88em; font-weight: 650 }
-.sources ol { margin: 0; padding: 0; list-style: none; display: flex; flex-direction: column; gap: 0.3rem }
+.sources ol { margin: 0; padding: 0; list-style: none; display: flex; flex-direction: column; gap: 0.3em }
 .sources li > * {
   display: flex;
   gap: 0.6em;
   align-items: baseline;
   padding: 0.45em 0.7em;
   border: 1px solid var(--line);
-  border-radius: 0.7rem;
+  border-radius: 0.7em;
   color: inherit;
   text-decoration: none;
   line-height: 1.4;
@@ -199,16 +193,17 @@ math.tml-display { display: block; inline-size: 100% }
 .sources .title { flex: 1; min-inline-size: 0; text-align: match-parent }
 .sources a:hover .title { text-decoration: underline; text-decoration-color: var(--accent); text-underline-offset: 0.18em }
 
-.actions { display: flex; gap: 0.1rem; margin-block-start: 0.45rem; margin-inline-start: -0.45rem }
-.actions .icon-button { inline-size: 2.1rem; block-size: 2.1rem }
-.actions .icon-button .icon { inline-size: 1.1rem; block-size: 1.1rem }
+.actions { display: flex; gap: 0.1em; margin-block-start: 0.45em; margin-inline-start: -0.45em }
+.actions .icon-button { inline-size: 2.1em; block-size: 2.1em }
+.actions .icon-button .icon { inline-size: 1.1em; block-size: 1.1em }
 .icon-button[aria-pressed=true]:not(.width) { color: var(--ink) !important; background: var(--tint) }
-.icon-button[aria-pressed=true]:not(.width) .icon { fill: color-mix(in oklab, var(--accent) 35%, transparent) }
-.icon-button > .check, .icon-button.done > .copy { display: none }
-.icon-button.done > .check { display: block }
-.reasons { margin-block-start: 0.5rem; padding: 0.7rem 0.85rem; border-radius: 0.8rem; background: var(--faint); font-size: 0.93em }
+.icon-button[aria-pressed=true]:not(.width) .icon { fill: var(--accent); fill-opacity: 0.35 }
+.icon-button > .copy ~ .icon, .icon-button.done > .copy, .icon-button.refused > .copy { display: none }
+.icon-button.done > .check, .icon-button.refused > .close { display: block !important }
+.not-copied { align-self: center; margin: 0; padding-inline-end: 0.6em; color: var(--muted); font-size: 0.85em }
+.reasons { margin-block-start: 0.5em; padding: 0.7em 0.85em; border-radius: 0.8em; background: var(--faint); font-size: 0.93em }
 .reasons p { margin: 0 }
-.chips { display: flex; flex-wrap: wrap; gap: 0.4rem; margin-block-start: 0.6rem }
+.chips { display: flex; flex-wrap: wrap; gap: 0.4em; margin-block-start: 0.6em }
 .panel .chip {
   padding: 0.35em 0.85em;
   border: 1px solid var(--line);
@@ -216,56 +211,58 @@ math.tml-display { display: block; inline-size: 100% }
   background: var(--surface);
 }
 .panel .chip:hover { border-color: var(--accent); background: var(--tint) }
-.own-words { display: flex; gap: 0.4rem; inline-size: 100% }
-.own-words input { flex: 1; min-inline-size: 0; padding: 0.35em 0.8em; border: 1px solid color-mix(in srgb, var(--ink) 45%, transparent); border-radius: 0.6rem; background: var(--surface); color: inherit; font: inherit }
-.earlier { display: block; margin: 0 auto 1.4rem !important; font-size: 0.9em !important; color: var(--muted) !important }
+.own-words { display: flex; gap: 0.4em; inline-size: 100% }
+.own-words input { flex: 1; min-inline-size: 0; padding: 0.35em 0.8em; border: 1px solid var(--edge); border-radius: 0.6em; background: var(--surface); color: inherit; font: inherit }
+.earlier { display: block; margin: 0 auto 1.4em !important; font-size: 0.9em !important; color: var(--muted) !important }
 
-.waiting { display: flex; align-items: center; gap: 0.7em; margin: 0; color: var(--muted) }
+.waiting { display: flex; align-items: center; gap: 0.7em; color: var(--muted) }
+.waiting p { margin: 0 }
 .dots { display: inline-flex; gap: 0.28em; flex: none }
 .dots i { inline-size: 0.45em; block-size: 0.45em; border-radius: 50%; background: var(--accent); animation: pulse 1.2s ease-in-out infinite }
 .dots i:nth-child(2) { animation-delay: 0.15s }
 .dots i:nth-child(3) { animation-delay: 0.3s }
-.answer:not(:empty) + .state:not(:empty) { margin-block-start: 0.9rem }
-.notice, .problem { display: flex; flex-wrap: wrap; align-items: center; gap: 0.5rem 0.7rem; padding: 0.7rem 0.9rem; border-radius: 0.8rem; background: var(--faint) }
-.notice > div, .problem > div { flex: 1 1 12rem; min-inline-size: 0 }
+.answer:not(:empty) + .state:not(:empty) { margin-block-start: 0.9em }
+.notice, .problem { display: flex; flex-wrap: wrap; align-items: center; gap: 0.5em 0.7em; padding: 0.7em 0.9em; border-radius: 0.8em; background: var(--faint) }
+.notice > div, .problem > div { flex: 1 1 12em; min-inline-size: 0 }
 .notice p, .problem p { margin: 0 }
-.problem { background: color-mix(in oklab, var(--danger) 9%, var(--surface)); box-shadow: inset 0 0 0 1px color-mix(in srgb, var(--danger) 35%, transparent) }
+.problem { background: var(--danger-tint); box-shadow: inset 0 0 0 1px var(--danger-line) }
 .problem > .icon { color: var(--danger); align-self: start; margin-block-start: 0.1em }
 .problem small { display: block; margin-block-start: 0.25em; color: var(--muted); font-size: 0.8em }
-.problem > p { flex: 1 1 12rem }
+.problem > p { flex: 1 1 12em }
 .panel .countdown { flex: 1 1 100%; color: var(--muted); font-variant-numeric: tabular-nums }
-.panel .retry { padding: 0.4em 1em; border: 0; border-radius: 0.6rem; background: var(--fill); color: #fff; font-weight: 600 }
+.panel .retry { padding: 0.4em 1em; border: 0; border-radius: 0.6em; background: var(--fill); color: #fff; font-weight: 600 }
 .panel .retry:hover:not(:disabled) { filter: brightness(1.07) }
-.panel .retry:disabled { background: color-mix(in srgb, var(--ink) 12%, var(--surface)); color: var(--muted) }
-.note { margin: 1.6rem 0 0; color: var(--muted); font-size: 0.9em; text-align: center; text-wrap: balance }
+.panel .retry:disabled { background: var(--off); color: var(--muted) }
+.note { margin: 1.6em 0 0; color: var(--muted); font-size: 0.9em; text-align: center; text-wrap: balance }
 .note:first-child { margin-block-start: 0 }
 
 .welcome { display: flex; flex-direction: column; align-items: center; min-block-size: 100%; justify-content: center; text-align: center }
-.welcome > .icon { inline-size: 3rem; block-size: 3rem; padding: 0.7rem; border-radius: 1rem; background: var(--tint); stroke-width: 1.6 }
-.welcome h3 { margin: 1rem 0 0.35rem; font-size: 1.2em; font-weight: 650; line-height: 1.3 }
-.welcome > p { margin: 0; max-inline-size: 21rem; color: var(--muted); text-wrap: pretty }
-.suggestions { align-self: stretch; margin-block-start: 1.6rem; display: flex; flex-direction: column; gap: 0.5rem }
+.welcome > .icon { inline-size: 3em; block-size: 3em; padding: 0.7em; border-radius: 1em; background: var(--tint); stroke-width: 1.6 }
+.welcome h3 { margin: 1em 0 0.35em; font-size: 1.2em; font-weight: 650; line-height: 1.3 }
+.welcome > p { margin: 0; max-inline-size: 21em; color: var(--muted); text-wrap: pretty }
+.suggestions { align-self: stretch; margin-block-start: 1.6em; display: flex; flex-direction: column; gap: 0.5em }
 .suggestions p { margin: 0; color: var(--muted); font-size: 0.85em; font-weight: 650; text-align: start }
-.panel .suggestion { display: block; padding: 0.65em 0.95em; border: 1px solid var(--line); border-radius: 0.8rem; background: none; text-align: start; text-wrap: wrap; transition: border-color 0.12s, background 0.12s }
+.panel .suggestion { display: block; padding: 0.65em 0.95em; border: 1px solid var(--line); border-radius: 0.8em; background: none; text-align: start; text-wrap: wrap; transition: border-color 0.12s, background 0.12s }
 .panel .suggestion:hover { border-color: var(--accent); background: var(--tint) }
 
-.loading { display: grid; gap: 0.8rem }
-.loading i { block-size: 0.95rem; border-radius: 0.4rem; background: color-mix(in srgb, var(--ink) 9%, var(--surface)); animation: pulse 1.4s ease-in-out infinite }
-.loading i:nth-of-type(1) { inline-size: 55%; block-size: 2.2rem; border-radius: 1rem; justify-self: end }
+.loading { display: grid; gap: 0.8em }
+.loading i { block-size: 0.95em; border-radius: 0.4em; background: var(--off); animation: pulse 1.4s ease-in-out infinite }
+.loading i:nth-of-type(1) { inline-size: 55%; block-size: 2.2em; border-radius: 1em; justify-self: end }
 .loading i:nth-of-type(2) { inline-size: 92% }
 .loading i:nth-of-type(3) { inline-size: 70% }
 
-.bottom { position: relative; padding: 0.2rem 0.9rem calc(0.55rem + env(safe-area-inset-bottom)) }
-.latest { position: absolute; inset-block-end: calc(100% + 0.5rem); inset-inline-start: calc(50% - 1.1rem); inline-size: 2.2rem; block-size: 2.2rem; border-radius: 50%; background: var(--surface); box-shadow: 0 0 0 1px var(--line), 0 3px 12px #0003 }
-.composer { border: 1px solid color-mix(in srgb, var(--ink) 45%, transparent); border-radius: 1.15rem; background: var(--surface); transition: border-color 0.12s, box-shadow 0.12s }
-.composer:focus-within { border-color: var(--accent); box-shadow: 0 0 0 3px color-mix(in oklab, var(--accent) 30%, transparent) }
-.field { display: flex; align-items: flex-end; gap: 0.4rem; padding: 0.32rem }
+.bottom { position: relative; padding: 0.2em 0.9em calc(0.55em + env(safe-area-inset-bottom)) }
+.latest { position: absolute; inset-block-end: calc(100% + 0.5em); inset-inline-start: calc(50% - 1.1em); inline-size: 2.2em; block-size: 2.2em; border-radius: 50%; background: var(--surface); box-shadow: 0 0 0 1px var(--line), 0 3px 12px #0003 }
+.composer { border: 1px solid var(--edge); border-radius: 1.15em; background: var(--surface); transition: border-color 0.12s, box-shadow 0.12s }
+.composer:focus-within { border-color: var(--accent); box-shadow: 0 0 0 2px var(--focus) }
+.field { display: flex; align-items: flex-end; gap: 0.4em; padding: 0.32em }
 textarea {
   flex: 1;
   min-inline-size: 0;
-  max-block-size: 9.5rem;
+  max-block-size: 9em;
   margin: 0;
-  padding: 0.42rem 0.3rem 0.42rem 0.75rem;
+  padding-block: 0.42em;
+  padding-inline: 0.75em 0.3em;
   border: 0;
   outline: none !important;
   background: none;
@@ -277,20 +274,24 @@ textarea {
   overflow-y: auto;
   scrollbar-width: thin;
 }
-textarea:dir(rtl) { padding-inline: 0.3rem 0.75rem }
+textarea.long { block-size: 9em }
 .panel ::placeholder { color: var(--muted); opacity: 1 }
-.round { flex: none; display: grid; place-items: center; inline-size: 2.3rem; block-size: 2.3rem; padding: 0; border: 0; border-radius: 50%; background: var(--fill); color: #fff !important; transition: background 0.12s }
+.round { flex: none; display: grid; place-items: center; inline-size: 2.3em; block-size: 2.3em; padding: 0; border: 0; border-radius: 50%; background: var(--fill); color: #fff !important; transition: background 0.12s }
 .round:hover:not(:disabled) { filter: brightness(1.07) }
-.round:disabled { background: color-mix(in srgb, var(--ink) 12%, var(--surface)); color: var(--muted) !important }
+.round:disabled { background: var(--off); color: var(--muted) !important }
 .round .icon { stroke-width: 2.2 }
-.stop i { inline-size: 0.8rem; block-size: 0.8rem; border-radius: 0.2rem; background: currentColor }
-.chosen { display: flex; align-items: flex-start; gap: 0.6rem; margin: 0.5rem 0.5rem 0; padding: 0.5rem 0.3rem 0.5rem 0.7rem; border-radius: 0.75rem; background: var(--tint) }
-.chosen > .icon { inline-size: 1.1rem; block-size: 1.1rem; margin-block-start: 0.15rem; flex: none; color: var(--muted) }
-.chosen .quoted { flex: 1; min-inline-size: 0; padding: 0; border: 0; -webkit-line-clamp: 2 }
+.stop i { inline-size: 0.8em; block-size: 0.8em; border-radius: 0.2em; background: currentColor }
+.chosen { display: flex; align-items: flex-start; gap: 0.6em; margin: 0.5em 0.5em 0; padding: 0.5em 0.3em 0.5em 0.7em; border-radius: 0.75em; background: var(--tint) }
+.chosen > .icon { inline-size: 1.1em; block-size: 1.1em; margin-block-start: 0.15em; flex: none; color: var(--muted) }
+.chosen .quotation { flex: 1; min-inline-size: 0 }
+.chosen .quoted { padding: 0; border: 0; -webkit-line-clamp: 2 }
+.chosen .too-long { margin: 0; font-size: 0.92em; line-height: 1.4 }
+.chosen .chip { margin-block-start: 0.4em; font-size: 0.92em }
 .chosen .quoted.whole { max-block-size: 30vh }
-.chosen .icon-button { inline-size: 1.7rem; block-size: 1.7rem; flex: none }
-.chosen .icon-button .icon { inline-size: 1rem; block-size: 1rem }
-.disclaimer { margin: 0.45rem 0 0; color: var(--muted); font-size: 0.78em; line-height: 1.3; text-align: center }
+.chosen .icon-button { inline-size: 1.7em; block-size: 1.7em; flex: none }
+.chosen .icon-button .icon { inline-size: 1em; block-size: 1em }
+.disclaimer { margin: 0.45em 0 0; color: var(--muted); font-size: 0.78em; line-height: 1.3; text-align: center }
+.quotation .quiet { font-size: 0.85em }
 .panel .quiet { padding: 0.25em 0.3em; border: 0; border-radius: 0.4em; background: none; color: var(--muted); text-decoration: underline; text-underline-offset: 0.2em }
 .panel .quiet:hover { color: var(--ink) }
 .panel .quiet.danger { color: var(--danger); font-weight: 600 }
@@ -300,6 +301,21 @@ textarea:dir(rtl) { padding-inline: 0.3rem 0.75rem }
 
 @keyframes open { from { opacity: 0; transform: translateY(12px) scale(0.985) } }
 @keyframes pulse { 0%, 100% { opacity: 0.35 } 50% { opacity: 1 } }
+/* A screen that is zoomed to 400 % is as low as this: the conversation needs it. */
+@media (max-height: 400px) {
+  .panel .head { padding-block: calc(0.1em + env(safe-area-inset-top)) 0.1em }
+  .panel .head .icon-button { inline-size: 2.2em; block-size: 2.2em }
+  .panel .log { padding-block: 0.6em }
+  .panel .field { padding: 0.1em 0.15em }
+  .panel .bottom { padding: 0.1em 0.5em calc(0.2em + env(safe-area-inset-bottom)) }
+  .panel .disclaimer { margin: 0.2em 0 0 }
+  .panel .chosen { margin: 0.2em; padding-block: 0.2em }
+  .panel .chosen .quoted { -webkit-line-clamp: 1 }
+  .panel .chosen .quoted.whole { max-block-size: 4em }
+  .panel .welcome > .icon { display: none }
+  .panel .welcome h3 { margin-block-start: 0 }
+  .panel textarea { max-block-size: 4.5em }
+}
 @media (forced-colors: active) {
   .panel, .question, .round, .panel .retry, .citation { border: 1px solid }
   .stop i { background: ButtonText }

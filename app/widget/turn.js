@@ -3,7 +3,8 @@
  */
 
 import { Answer, copyButton, link, safeUrl } from "./answer.js";
-import { h, icon, iconButton } from "./dom.js";
+import { announced, h } from "./dom.js";
+import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { Failure } from "./service.js";
 
@@ -35,6 +36,9 @@ import { Failure } from "./service.js";
 const LIMITS = ["rate_limited", "budget_exhausted"];
 
 const MOST_CHARS_A_FRAME = 800;
+
+/** So many characters of a quotation are shown at first, more or less. */
+const LONG_QUOTATION = 150;
 
 export class Turn {
   /** @type {Pending | null} */
@@ -75,7 +79,7 @@ export class Turn {
       { class: "turn" },
       h(
         "div",
-        { class: "question" },
+        { class: message ? "question" : "question empty" },
         h("span", { class: "sr" }, `${words.you}: `),
         excerpt && quoted(excerpt, words),
         h("p", { dir: "auto" }, message),
@@ -89,8 +93,16 @@ export class Turn {
     this.reply.hidden = false;
     this.#clear();
     const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
-    this.state.replaceChildren(h("p", { class: "waiting" }, dots, h("span", {}, why)));
+    this.state.replaceChildren(h("div", { class: "waiting" }, dots, announced(why)));
     this.onGrow();
+  }
+
+  /** Shows that it is asked later, and offers to take it back. @param {() => void} onTakeBack */
+  waitInLine(onTakeBack) {
+    const { words } = this.options;
+    this.reply.hidden = false;
+    const takeBack = h("button", { type: "button", class: "quiet", onclick: onTakeBack }, words.takeBack);
+    this.state.replaceChildren(h("div", { class: "waiting" }, announced(words.queued), takeBack));
   }
 
   /** Sets what the `[n]` of the answer lead to. @param {Source[]} sources */
@@ -140,7 +152,7 @@ export class Turn {
   stop() {
     this.#clear();
     this.reply.hidden = false;
-    this.#say(this.options.words.stopped, { canRetry: true });
+    this.#say(announced(this.options.words.stopped), { canRetry: true });
     this.onGrow();
   }
 
@@ -148,7 +160,7 @@ export class Turn {
   leaveUnanswered() {
     this.#clear();
     this.reply.hidden = false;
-    this.#say(this.options.words.unanswered, { canRetry: true });
+    this.#say(h("p", {}, this.options.words.unanswered), { canRetry: true });
   }
 
   /** Says why there is no answer, and when to ask again. @param {Failure} failure */
@@ -157,7 +169,7 @@ export class Turn {
     this.reply.hidden = false;
     const { words, lang } = this.options;
     const isLimit = LIMITS.includes(failure.code);
-    const retry = this.#say(messageOf(failure, words, lang), {
+    const retry = this.#say(h("p", {}, messageOf(failure, words, lang)), {
       isProblem: true,
       canRetry: failure.retryable,
       reference: isLimit ? undefined : failure.reference,
@@ -188,17 +200,17 @@ export class Turn {
   #offerMore() {
     const { words, onContinue } = this.options;
     const button = h("button", { type: "button", class: "retry", onclick: onContinue }, words.more);
-    this.state.append(h("div", { class: "notice" }, h("p", {}, words.truncated), button));
+    this.state.append(h("div", { class: "notice" }, announced(words.truncated), button));
   }
 
-  /** @param {string} text @param {{ isProblem?: boolean, canRetry: boolean, reference?: string }} how */
+  /** @param {HTMLElement} text @param {{ isProblem?: boolean, canRetry: boolean, reference?: string }} how */
   #say(text, { isProblem = false, canRetry, reference }) {
     const { words } = this.options;
     const retry = canRetry
       ? h("button", { type: "button", class: "retry", onclick: () => this.options.onRetry(this) }, words.retry)
       : null;
     const note = reference ? h("small", {}, fill(words.reference, { id: reference })) : null;
-    const message = h("div", isProblem ? { role: "alert" } : {}, h("p", {}, text), note);
+    const message = h("div", isProblem ? { role: "alert" } : {}, text, note);
     this.state.replaceChildren(
       h("div", { class: isProblem ? "problem" : "notice" }, isProblem && icon("warn"), message, retry),
     );
@@ -218,6 +230,7 @@ export class Turn {
       if (left > 90) countdown.textContent = fill(words.fromTime, { time });
       else if (left > 0) countdown.textContent = fill(words.inSeconds, { seconds: left });
       else {
+        countdown.setAttribute("aria-live", "polite");
         countdown.textContent = words.again;
         clearInterval(this.#timer);
       }
@@ -272,6 +285,8 @@ export class Turn {
       this.onGrow();
       row.nextElementSibling?.scrollIntoView({ block: "nearest" });
     };
+    /** @param {string} text @param {...Node} parts */
+    const say = (text, ...parts) => follow(announced(text), ...parts);
     /** @param {Rating} rating @param {string} [comment] */
     const send = async (rating, comment) => {
       const before = feedback;
@@ -289,15 +304,11 @@ export class Turn {
     };
     /** @param {Rating} rating */
     const rate = async (rating) => {
-      if (await send(rating))
-        follow(
-          h("p", { role: "status" }, rating === "positive" ? words.whyGood : words.whyBad),
-          this.#reasons(rating, comment),
-        );
       /** @param {string} text */
-      async function comment(text) {
-        if (await send(rating, text)) follow(h("p", { role: "status" }, words.thanks));
-      }
+      const comment = async (text) => {
+        if (await send(rating, text)) say(words.thanks);
+      };
+      if (await send(rating)) say(rating === "positive" ? words.whyGood : words.whyBad, this.#reasons(rating, comment));
     };
     mark(feedback);
     return [good, bad];
@@ -362,18 +373,34 @@ export class Turn {
   }
 }
 
-/** Returns selected text as it is shown; all of it once it is pressed. @param {string} text @param {Words} words */
+/** Returns selected text as it is shown: the beginning of a long one, and a button for all of it. @param {string} text @param {Words} words */
 export function quoted(text, words) {
   const quote = h("blockquote", { class: "quoted", dir: "auto", "aria-label": words.excerpt }, text);
-  quote.addEventListener("click", () => quote.classList.toggle("whole"));
-  return quote;
+  const isLong = text.length > LONG_QUOTATION || text.split("\n").length > 3;
+  if (!isLong) return h("div", { class: "quotation" }, quote);
+  const toggle = () => {
+    const isWhole = quote.classList.toggle("whole");
+    quote.tabIndex = isWhole ? 0 : -1;
+    button.setAttribute("aria-expanded", String(isWhole));
+    button.textContent = isWhole ? words.showLess : words.showAll;
+  };
+  const button = h(
+    "button",
+    { type: "button", class: "quiet", "aria-expanded": false, onclick: toggle },
+    words.showAll,
+  );
+  return h("div", { class: "quotation" }, quote, button);
 }
 
 /** Returns what a reader is told of a failure. @param {Failure} failure @param {Words} words @param {string} lang */
 export function messageOf(failure, words, lang) {
   const isOutOfOrder = failure.code === "openai_error" && !failure.retryable;
   const own = words.errors[isOutOfOrder ? "out_of_order" : failure.code];
-  const text = own ?? (lang === "en" || !words.errors.internal_error ? failure.message : words.errors.internal_error);
+  // The owner of a service that is paused says so in words of their own.
+  const isOwners = failure.code === "paused";
+  const text = isOwners
+    ? failure.message
+    : (own ?? (lang === "en" || !words.errors.internal_error ? failure.message : words.errors.internal_error));
   const details = failure.details.map(({ field, reason }) => `${field} ${reason}`).join("; ");
   return [fill(text, { origin: location.origin }), details && `(${details})`].filter(Boolean).join(" ");
 }

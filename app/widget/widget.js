@@ -3,46 +3,46 @@
  *
  * This is what every page loads: a button in the corner that opens the chat, and one below text that is selected in the book.
  * The rest is loaded when the chat is opened. The script tag may have `data-title`, the chat's heading, and `data-selector`,
- * which says where text may be selected; by default in `article` elements, or in `main` if the page has none.
+ * which says where text may be selected; by default in `article` elements, or in `main` if the page has none. `docs/widget.md` has
+ * the other attributes.
  */
 
-import { h, icon } from "./dom.js";
-import { wordsFor } from "./languages.js";
+import { draw, h, SMALL, sheet } from "./dom.js";
+import { directionOf, labels, languageOf } from "./labels.js";
+import { Theme } from "./theme.js";
 
+/** @import { Bubble } from "./bubble.js" */
 /** @import { Panel } from "./panel.js" */
+
+const BOOK = "M12 6.5C10 5 7 4.5 3 5v13.5c4-.5 7 0 9 1.5 2-1.5 5-2 9-1.5V5c-4-.5-7 0-9 1.5Zm0 0V20";
 
 const script = [...document.scripts].find(({ src }) => src === import.meta.url);
 
 /** Where the service is: the folder of this script. */
 const service = new URL(".", import.meta.url).href;
 
-/** What a selection never begins in, even inside the book: menus, controls, and the chat itself. */
-const NOT_THE_BOOK = "nav, button, input, textarea, select, book-chat, [contenteditable]";
+/** The session's item that says whether the chat is open, so that it is the same on the next page. */
+const STATE = `book-chat ${service} open`;
 
-/** The session's item that says that the chat is open, so that it still is on the next page. */
-const OPEN = `book-chat ${service} open`;
+/** What a page must not take for its own: its shortcuts are meant for those who read, not for those who write. */
+const KEYS = ["keydown", "keypress", "keyup", "beforeinput", "input", "copy", "cut", "paste"];
+const COMPOSING = ["compositionstart", "compositionupdate", "compositionend"];
 
+/** What the page says of all elements is not meant for this one, which is in a place and of a size of its own. */
 const css = `
   :host {
-    all: initial;
-    color-scheme: inherit;
-    font-family: inherit;
-    --accent: var(--book-chat-accent, var(--ifm-color-primary, light-dark(#1f6feb, #58a6ff)));
-    /* White stands out from every colour that is darker than this. */
-    --fill: lab(from var(--accent) min(l, 44) a b);
-    --surface: var(--ifm-background-surface-color, light-dark(#fff, #1b1b1d));
-    --ink: var(--ifm-font-color-base, light-dark(#1c1e21, #e3e3e3));
-    --layer: calc(var(--ifm-z-index-overlay, 400) + 1000);
-    font-size: max(15px, 0.9375rem);
-    line-height: 1.55;
+    all: initial !important;
+    position: fixed !important;
+    inset: 0 auto auto 0 !important;
+    z-index: 2147483000 !important;
+    font: medium/1.55 var(--font, sans-serif) !important;
   }
-  :host(:lang(ur)) { line-height: 1.9 }
-  @media print { :host { display: none } }
+  :host(:lang(ur)) { line-height: 1.9 !important }
+  @media print { :host { display: none !important } }
   .launcher, .bubble {
     all: unset;
     box-sizing: border-box;
     position: fixed;
-    z-index: var(--layer);
     display: inline-flex;
     align-items: center;
     gap: 0.5em;
@@ -55,32 +55,22 @@ const css = `
     -webkit-tap-highlight-color: transparent;
   }
   .launcher {
-    inset-block-end: calc(1.25rem + env(safe-area-inset-bottom));
-    inset-inline-end: 1.25rem;
-    padding: 0.8em 1.25em 0.8em 1.05em;
+    inset: auto var(--right) calc(1.3em + env(safe-area-inset-bottom)) var(--left);
+    padding-block: 0.8em;
+    padding-inline: 1.05em 1.25em;
+    font-size: 0.9375em;
     border-radius: 99px;
     box-shadow: 0 1px 2px #0003, 0 6px 20px #0004;
     transition: transform 0.15s, box-shadow 0.15s;
   }
-  .launcher:dir(rtl) { padding: 0.8em 1.05em 0.8em 1.25em }
   .launcher:hover { transform: translateY(-2px); box-shadow: 0 2px 4px #0003, 0 10px 28px #0005 }
   .launcher[aria-busy=true] { cursor: progress }
-  .bubble {
-    z-index: calc(var(--layer) + 1);
-    padding: 0.55em 0.9em;
-    border-radius: 0.7em;
-    font-size: 0.93em;
-    box-shadow: 0 1px 2px #0003, 0 4px 16px #0004;
-    animation: rise 0.14s ease-out;
-  }
-  .bubble:hover { filter: brightness(1.07) }
-  .launcher:focus-visible, .bubble:focus-visible { outline: 3px solid var(--accent); outline-offset: 3px }
+  .launcher:focus-visible { outline: 3px solid var(--focus); outline-offset: 3px }
   .load-problem {
     position: fixed;
-    z-index: var(--layer);
-    inset-block-end: calc(5rem + env(safe-area-inset-bottom));
-    inset-inline-end: 1.25rem;
-    max-inline-size: min(20rem, calc(100vw - 2.5rem));
+    inset: auto var(--right) calc(5.3em + env(safe-area-inset-bottom)) var(--left);
+    max-inline-size: min(21em, 100vw - 2.6em);
+    font-size: 0.9375em;
     box-sizing: border-box;
     margin: 0;
     padding: 0.7em 1em;
@@ -91,9 +81,8 @@ const css = `
   }
   .icon { inline-size: 1.35em; block-size: 1.35em; flex: none; fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linecap: round; stroke-linejoin: round }
   [hidden] { display: none !important }
-  @keyframes rise { from { opacity: 0; transform: translateY(-4px) } }
-  @media (forced-colors: active) { .launcher, .bubble { border: 1px solid } }
-  @media (prefers-reduced-motion: reduce) { *, .launcher:hover { animation: none !important; transition: none !important; transform: none } }
+  @media (forced-colors: active) { .launcher { border: 1px solid } }
+  @media (prefers-reduced-motion: reduce) { .launcher { transition: none !important; transform: none !important } }
 `;
 
 /** What the page has in the same corner makes room, and it stays where it is behind a chat that fills the screen. */
@@ -102,66 +91,74 @@ const pageCss = `
   .book-chat-modal { overflow: hidden !important }
 `;
 
-/** @param {string} text */
-function sheet(text) {
-  const styles = new CSSStyleSheet();
-  styles.replaceSync(text);
-  return styles;
-}
-
 class BookChat extends HTMLElement {
   #root = this.attachShadow({ mode: "open" });
   /** @type {Promise<Panel> | undefined} */
   #panel;
   #failures = 0;
-  /** @type {Range | undefined} */
-  #selected;
-  /** What has been asked about, so that it is not offered again. @type {Range | undefined} */
-  #asked;
+  /** @type {Bubble | undefined} */
+  #bubble;
   #isPointerDown = false;
-  #words = wordsFor("").words;
-  #launcher = h("button", { type: "button", class: "launcher", "aria-haspopup": "dialog", onclick: () => this.open() });
-  #bubble = h("button", { type: "button", class: "bubble", hidden: true, onclick: () => this.#askAboutSelection() });
+  #launcher = h("button", {
+    type: "button",
+    class: "launcher",
+    "aria-haspopup": "dialog",
+    onclick: () => this.#open(),
+  });
   #problem = h("p", { class: "load-problem", role: "alert", hidden: true });
+  #probe = h("i", { hidden: true });
+  #own = sheet(":host {}");
+  #theme = new Theme(this.#probe, /** @type {CSSStyleRule} */ (this.#own.cssRules[0]).style, bookElement);
 
   connectedCallback() {
     if (this.#root.adoptedStyleSheets.length > 0) return;
-    this.#root.adoptedStyleSheets = [sheet(css)];
+    this.#root.adoptedStyleSheets = [sheet(css), this.#own];
     document.adoptedStyleSheets.push(sheet(pageCss));
-
-    const { lang, words } = wordsFor(document.documentElement.lang);
-    this.#words = words;
-    this.lang = lang;
-    if (words.dir === "rtl") this.dir = "rtl";
-    this.#launcher.append(icon("book"), words.ask);
-    this.#bubble.append(icon("quote"), words.askAbout);
-    this.#root.append(this.#launcher, this.#bubble, this.#problem);
+    this.#root.append(this.#launcher, this.#problem, this.#probe);
+    this.#theme.update();
+    this.#speak();
+    this.#watchPage();
+    this.#watchKeys();
 
     // Whoever points at the button is about to press it.
     for (const event of ["pointerenter", "focus"]) {
       this.#launcher.addEventListener(event, () => this.#load().catch(() => {}), { once: true });
     }
-    // A press would take the selection away before it is read.
-    this.#bubble.addEventListener("pointerdown", (event) => event.preventDefault());
-    this.#bubble.addEventListener("mousedown", (event) => event.preventDefault());
     this.#watchSelection();
-    if (isOpenInSession()) this.open({ isReload: true });
+    const state = stateInSession();
+    const isWanted = script?.hasAttribute("data-open") && state === null && !SMALL.matches;
+    if (state === "open" || isWanted) this.#open({ isByItself: true });
   }
 
   /**
-   * Opens the chat, with this part of the page as the text to ask about.
-   * @param {{ range?: Range, isReload?: boolean }} [how]
+   * Opens the chat; a question is put into the field, not sent.
+   * @param {{ question?: string }} [how]
    */
-  async open({ range, isReload = false } = {}) {
+  open({ question } = {}) {
+    return this.#open({ question });
+  }
+
+  async close() {
+    (await this.#panel)?.close();
+  }
+
+  /** What the reader writes in is inside: scripts of the page that ask whether this is a field are told so. */
+  get isContentEditable() {
+    return this.#root?.activeElement?.matches("textarea, input") ?? false;
+  }
+
+  /** @param {{ range?: Range, question?: string, isByItself?: boolean }} [how]  what nobody has asked for takes no focus */
+  async #open({ range, question, isByItself = false } = {}) {
     this.#launcher.setAttribute("aria-busy", "true");
     this.#problem.hidden = true;
+    this.#theme.update();
     try {
       const panel = await this.#load();
-      panel.open({ range, isReload });
+      panel.open({ range, question, isByItself });
     } catch (error) {
       console.error(error);
-      this.#problem.textContent = this.#words.errors.not_loaded;
-      this.#problem.hidden = isReload;
+      this.#problem.textContent = labels[this.lang].notLoaded;
+      this.#problem.hidden = isByItself;
     } finally {
       this.#launcher.removeAttribute("aria-busy");
     }
@@ -180,119 +177,143 @@ class BookChat extends HTMLElement {
     // A browser may remember that a module could not be loaded, and not try again at the same address.
     const module = await (this.#failures === 0 ? import("./panel.js") : import(`./panel.js?${this.#failures}`));
     return new module.Panel({
+      host: this,
       root: this.#root,
       service,
-      title: script?.dataset.title,
-      lang: this.lang,
-      words: this.#words,
+      title: script?.dataset.title ?? labels[this.lang].ask,
+      questions: script?.dataset.questions?.split("|").map((text) => text.trim()),
+      ...(await module.loadWords(this.lang)),
       book: () => [...document.querySelectorAll(bookSelector())],
       /** @param {boolean} isOpen */
       onToggle: (isOpen) => {
         this.#launcher.hidden = isOpen;
-        rememberInSession(isOpen);
+        rememberInSession(isOpen ? "open" : "closed");
         if (!isOpen) this.#launcher.focus({ preventScroll: true });
       },
     });
   }
 
-  #watchSelection() {
-    let frame = 0;
-    const update = () => {
-      cancelAnimationFrame(frame);
-      frame = requestAnimationFrame(() => this.#placeBubble());
-    };
-    document.addEventListener("selectionchange", () => {
-      if (document.getSelection()?.isCollapsed) this.#asked = undefined;
-      update();
+  /** Speaks the page's language, from whichever side the page is read. */
+  #speak() {
+    this.lang = languageOf(document.documentElement.lang);
+    this.dir = directionOf(this.lang);
+    const isLeft = (script?.dataset.position ?? (this.dir === "rtl" ? "left" : "right")) === "left";
+    const { style } = /** @type {CSSStyleRule} */ (this.#own.cssRules[0]);
+    style.setProperty("--left", isLeft ? "20px" : "auto", "important");
+    style.setProperty("--right", isLeft ? "auto" : "20px", "important");
+    this.#launcher.replaceChildren(draw("book", BOOK), labels[this.lang].ask);
+    this.#bubble?.speak(this.lang);
+  }
+
+  /** The page's language, colours, and even its `body` change without a reload. */
+  #watchPage() {
+    const observer = new MutationObserver((changes) => {
+      if (!this.isConnected) document.documentElement.append(this);
+      if (changes.some(({ type }) => type === "childList")) observeBody();
+      if (languageOf(document.documentElement.lang) !== this.lang) this.#changeLanguage();
+      this.#theme.update();
     });
-    // While the selection is being drawn, the button would be in its way.
+    const observeBody = () => document.body && observer.observe(document.body, { attributes: true });
+    observer.observe(document.documentElement, { attributes: true, childList: true });
+    observeBody();
+  }
+
+  async #changeLanguage() {
+    this.#speak();
+    const before = this.#panel;
+    if (!before) return;
+    this.#panel = undefined;
+    const { isOpen, excerpt } = (await before).destroy();
+    this.#launcher.hidden = isOpen;
+    if (isOpen) (await this.#load()).open({ excerpt, isByItself: true });
+  }
+
+  #watchKeys() {
+    const { shortcut } = script?.dataset ?? {};
+    if (shortcut) this.#watchShortcut(shortcut);
+    for (const event of [...KEYS, ...COMPOSING]) {
+      this.addEventListener(event, (key) => {
+        if (!key.composedPath().includes(this.#launcher)) key.stopPropagation();
+      });
+    }
+  }
+
+  /** @param {string} shortcut */
+  async #watchShortcut(shortcut) {
+    const { isShortcut, systemsOwn } = await import("./shortcut.js");
+    this.#launcher.setAttribute("aria-keyshortcuts", systemsOwn(shortcut));
+    const onKey = (/** @type {KeyboardEvent} */ event) => {
+      if (!isShortcut(event, shortcut)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (this.#launcher.hidden) this.close();
+      else this.#open();
+    };
+    // Before the page's own, and also while the reader is in the chat, where keys end.
+    addEventListener("keydown", onKey, { capture: true });
+  }
+
+  #watchSelection() {
     for (const event of ["pointerdown", "pointerup", "pointercancel"]) {
       const onPointer = (/** @type {Event} */ pointer) => {
-        // Who presses the button draws no selection, and it must still be there when the press ends.
-        if (pointer.composedPath().includes(this.#bubble)) return;
+        // Who presses the button below the selection draws none, and it must still be there when the press ends.
+        if (this.#bubble && pointer.composedPath().includes(this.#bubble.element)) return;
         this.#isPointerDown = event === "pointerdown";
-        update();
+        this.#bubble?.press(this.#isPointerDown);
       };
       document.addEventListener(event, onPointer, { capture: true, passive: true });
     }
-    document.addEventListener("scroll", update, { capture: true, passive: true });
-    addEventListener("resize", update, { passive: true });
-    document.addEventListener("keydown", ({ key }) => {
-      if (key === "Escape") this.#bubble.hidden = true;
-    });
+    const onSelect = async () => {
+      if (document.getSelection()?.isCollapsed) return;
+      document.removeEventListener("selectionchange", onSelect);
+      const module = await import("./bubble.js").catch(() => null);
+      if (!module) return document.addEventListener("selectionchange", onSelect);
+      const onAsk = (/** @type {Range | undefined} */ range) => this.#open({ range });
+      this.#bubble = new module.Bubble({ root: this.#root, bookSelector, onAsk });
+      this.#root.append(this.#bubble.element);
+      this.#bubble.press(this.#isPointerDown);
+      this.#bubble.speak(this.lang);
+    };
+    document.addEventListener("selectionchange", onSelect);
   }
-
-  #placeBubble() {
-    this.#selected = selectionInBook();
-    const box = [...(this.#selected?.getClientRects() ?? [])].findLast(({ width }) => width > 0);
-    const isAsked = this.#asked && this.#selected && isSame(this.#asked, this.#selected);
-    const isVisible = box && box.bottom > 0 && box.top < innerHeight && !this.#isPointerDown && !isAsked;
-    this.#bubble.hidden = !isVisible;
-    if (!isVisible) return;
-    const { offsetWidth, offsetHeight } = this.#bubble;
-    const middle = box.left + box.width / 2 - offsetWidth / 2;
-    // Beside the open chat rather than on it, where there is room.
-    const chat = this.#root.querySelector("dialog[open]")?.getBoundingClientRect();
-    const end = chat && chat.left > box.left ? chat.left : document.documentElement.clientWidth;
-    const left = Math.max(8, box.left, Math.min(middle, end - offsetWidth - 8));
-    const top = Math.min(box.bottom + 10, innerHeight - offsetHeight - 8);
-    this.#bubble.style.left = `${left}px`;
-    this.#bubble.style.top = `${top}px`;
-  }
-
-  #askAboutSelection() {
-    this.#bubble.hidden = true;
-    this.#asked = this.#selected;
-    this.open({ range: this.#selected });
-  }
-}
-
-/** @param {Range} one @param {Range} other */
-function isSame(one, other) {
-  const { START_TO_START, END_TO_END } = Range;
-  return [START_TO_START, END_TO_END].every((how) => one.compareBoundaryPoints(how, other) === 0);
 }
 
 function bookSelector() {
   return script?.dataset.selector ?? (document.querySelector("article") ? "article" : "main");
 }
 
-/** Returns the selection, or the part of it that is in the book; undefined if there is none. */
-function selectionInBook() {
-  const selection = document.getSelection();
-  const anchor = selection?.anchorNode;
-  if (!selection || !anchor || selection.isCollapsed || !selection.toString().trim()) return undefined;
-  const element = anchor instanceof Element ? anchor : anchor.parentElement;
-  const book = element?.closest(bookSelector());
-  if (!book || element?.closest(NOT_THE_BOOK)) return undefined;
-  const range = selection.getRangeAt(0).cloneRange();
-  if (!book.contains(range.startContainer)) range.setStart(book, 0);
-  if (!book.contains(range.endContainer)) range.setEnd(book, book.childNodes.length);
-  return range;
+/** Where the page has the colours that it is read in. */
+function bookElement() {
+  return document.querySelector("article, main") ?? document.body;
 }
 
 // Storage may be forbidden: then the chat is closed on the next page.
 
-function isOpenInSession() {
+function stateInSession() {
   try {
-    return sessionStorage.getItem(OPEN) !== null;
+    return sessionStorage.getItem(STATE);
   } catch {
-    return false;
+    return null;
   }
 }
 
-/** @param {boolean} isOpen */
-function rememberInSession(isOpen) {
+/** @param {"open" | "closed"} state */
+function rememberInSession(state) {
   try {
-    if (isOpen) sessionStorage.setItem(OPEN, "");
-    else sessionStorage.removeItem(OPEN);
+    sessionStorage.setItem(STATE, state);
   } catch {}
 }
 
+/** Whether this browser is Chrome 109, Firefox 115, Safari 16.4, or newer: in an older one the chat would be there and not work. */
+function isSupported() {
+  return "adoptedStyleSheets" in document && "TextDecoderStream" in window && CSS.supports("height", "1dvh");
+}
+
 function start() {
-  if (customElements.get("book-chat")) return;
+  if (customElements.get("book-chat") || !isSupported()) return;
   customElements.define("book-chat", BookChat);
-  document.body.append(document.createElement("book-chat"));
+  // Beside the body, which sites lay out, transform, and exchange.
+  document.documentElement.append(document.createElement("book-chat"));
 }
 
 if (document.body) start();

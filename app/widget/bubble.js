@@ -1,0 +1,130 @@
+/**
+ * The button below selected text that asks about it. It is loaded when a reader first selects something.
+ */
+
+import { draw, h, sheet } from "./dom.js";
+import { loadWords } from "./languages.js";
+
+const css = `
+.bubble {
+  z-index: 1;
+  padding: 0.55em 0.9em;
+  border-radius: 0.7em;
+  font-size: 0.875em;
+  box-shadow: 0 1px 2px #0003, 0 4px 16px #0004;
+  animation: rise 0.14s ease-out;
+}
+.bubble:hover { filter: brightness(1.07) }
+.bubble:focus-visible { outline: 3px solid var(--focus); outline-offset: 3px }
+@keyframes rise { from { opacity: 0; transform: translateY(-4px) } }
+@media (forced-colors: active) { .bubble { border: 1px solid } }
+@media (prefers-reduced-motion: reduce) { .bubble { animation: none } }
+`;
+
+const QUOTE = "M5 17c2.5-1 4-3 4-6V7H4v5h4M15 17c2.5-1 4-3 4-6V7h-5v5h4";
+
+/** What a selection never begins in, even inside the book: menus, controls, and the chat itself. */
+const NOT_THE_BOOK = "nav, button, input, textarea, select, book-chat, [contenteditable]";
+
+export class Bubble {
+  #options;
+  #frame = 0;
+  /** @type {Range | undefined} */
+  #selected;
+  /** What has been asked about, so that it is not offered again. @type {Range | undefined} */
+  #asked;
+  #isPointerDown = false;
+
+  /**
+   * @param {{ root: ShadowRoot, bookSelector: () => string, onAsk: (selected: Range | undefined) => void }} options
+   */
+  constructor(options) {
+    this.#options = options;
+    options.root.adoptedStyleSheets.push(sheet(css));
+    this.element = h("button", { type: "button", class: "bubble", hidden: true, onclick: () => this.#ask() });
+    // A press would take the selection away before it is read.
+    this.element.addEventListener("pointerdown", (event) => event.preventDefault());
+    this.element.addEventListener("mousedown", (event) => event.preventDefault());
+    const update = () => this.#update();
+    document.addEventListener("selectionchange", update);
+    document.addEventListener("scroll", update, { capture: true, passive: true });
+    addEventListener("resize", update, { passive: true });
+    document.addEventListener("keydown", ({ key }) => {
+      if (key === "Escape") this.element.hidden = true;
+    });
+  }
+
+  /** Speaks this language. @param {string} lang */
+  async speak(lang) {
+    const { words } = await loadWords(lang);
+    this.element.replaceChildren(draw("quote", QUOTE), words.askAbout);
+    this.#update();
+  }
+
+  /** While the selection is being drawn, the button would be in its way. @param {boolean} isDown */
+  press(isDown) {
+    this.#isPointerDown = isDown;
+    this.#update();
+  }
+
+  #update() {
+    if (document.getSelection()?.isCollapsed) this.#asked = undefined;
+    cancelAnimationFrame(this.#frame);
+    this.#frame = requestAnimationFrame(() => this.#place());
+  }
+
+  #place() {
+    this.#selected = this.#isPointerDown ? undefined : selectionInBook(this.#options.bookSelector());
+    const line = lastLineInView(this.#selected);
+    const isAsked = this.#asked && this.#selected && isSame(this.#asked, this.#selected);
+    this.element.hidden = !line || Boolean(isAsked) || !this.element.hasChildNodes();
+    if (!line || isAsked) return;
+    const { offsetWidth, offsetHeight, style } = this.element;
+    const middle = line.left + line.width / 2 - offsetWidth / 2;
+    // Beside the open chat rather than on it, where there is room.
+    const chat = this.#options.root.querySelector("dialog[open]")?.getBoundingClientRect();
+    const end = chat && chat.left > line.left ? chat.left : document.documentElement.clientWidth;
+    style.left = `${Math.max(8, line.left, Math.min(middle, end - offsetWidth - 8))}px`;
+    style.top = `${Math.min(line.bottom + 10, innerHeight - offsetHeight - 8)}px`;
+  }
+
+  #ask() {
+    this.element.hidden = true;
+    this.#asked = this.#selected;
+    this.#options.onAsk(this.#selected);
+  }
+}
+
+/**
+ * Returns the selection, or the part of it that is in the book; undefined if there is none.
+ * @param {string} selector  which elements are the book
+ */
+function selectionInBook(selector) {
+  const selection = document.getSelection();
+  if (!selection?.anchorNode || selection.isCollapsed || !selection.toString().trim()) return undefined;
+  const { anchorNode } = selection;
+  const anchor = anchorNode instanceof Element ? anchorNode : anchorNode.parentElement;
+  const range = selection.getRangeAt(0).cloneRange();
+  const own = anchor?.closest(selector);
+  if (own && anchor?.closest(NOT_THE_BOOK)) return undefined;
+  // Who selects all the page begins outside.
+  const parts = own ? [own] : [...document.querySelectorAll(selector)].filter((part) => range.intersectsNode(part));
+  const [first, last] = [parts[0], parts.at(-1)];
+  if (!first || !last) return undefined;
+  if (!first.contains(range.startContainer)) range.setStart(first, 0);
+  if (!last.contains(range.endContainer)) range.setEnd(last, last.childNodes.length);
+  return range.toString().trim() ? range : undefined;
+}
+
+/** Returns the last line of the selection that is on the screen. @param {Range | undefined} range */
+function lastLineInView(range) {
+  return [...(range?.getClientRects() ?? [])].findLast(
+    ({ width, top, bottom }) => width > 0 && bottom > 0 && top < innerHeight,
+  );
+}
+
+/** @param {Range} one @param {Range} other */
+function isSame(one, other) {
+  const { START_TO_START, END_TO_END } = Range;
+  return [START_TO_START, END_TO_END].every((how) => one.compareBoundaryPoints(how, other) === 0);
+}

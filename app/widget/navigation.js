@@ -1,0 +1,34 @@
+/**
+ * Links of the chat to pages of the book: on a site that changes its pages without a reload, the chat stays as it is.
+ */
+
+/**
+ * Follows a link within a single-page site without a reload. A site can do so itself, by answering the event `book-chat:navigate`
+ * with `preventDefault()`. Returns whether the link leads to another page of this window.
+ * @param {MouseEvent} event @param {URL} url
+ */
+export function visit(event, url) {
+  const isElsewhere = url.origin !== location.origin || event.button !== 0;
+  if (isElsewhere || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return false;
+  const navigate = new CustomEvent("book-chat:navigate", {
+    bubbles: true,
+    composed: true,
+    cancelable: true,
+    detail: { url: url.href },
+  });
+  if (!event.currentTarget?.dispatchEvent(navigate)) event.preventDefault();
+  else if (isDocusaurusPage(url)) {
+    event.preventDefault();
+    // Its router listens to the history.
+    history.pushState(null, "", url.href);
+    dispatchEvent(new PopStateEvent("popstate", { state: null }));
+  }
+  return true;
+}
+
+/** Whether this address is a page of the Docusaurus site that the widget is on. @param {URL} url */
+function isDocusaurusPage(url) {
+  if (!("docusaurus" in window) || /\.(?!html$)\w+$/.test(url.pathname)) return false;
+  const home = document.querySelector("a.navbar__brand")?.getAttribute("href") ?? "/";
+  return url.href.startsWith(new URL(home, location.href).href);
+}
