@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import override
 
 from fastapi import APIRouter, HTTPException, Response
 from pydantic_core import from_json
@@ -87,6 +88,7 @@ class _Exchange(Response):
         self._serve = serve
         self._request_body = body
 
+    @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the SDK answer."""
         is_read = False

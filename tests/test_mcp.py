@@ -10,9 +10,12 @@ import httpx2
 import pytest
 from mcp import Client
 
+from app import dsn
 from app.book.shelf import SEPARATOR
+from app.config import Settings, SettingsError
+from app.database import Database
 from tests.books import LEGS, WHEELS, Section, opened, replace_book
-from tests.conftest import ORIGIN, ROOT, Serve, Service, eventually, query
+from tests.conftest import ORIGIN, ROOT, AdminCommand, BookCommand, Serve, Service, eventually, query
 from tests.fake_openai import FakeOpenAI, failure
 
 OTHER_BOOK = "https://other.example.org/ur/"
@@ -213,7 +216,9 @@ async def test_calls_count_as_questions_of_their_address(serve: Serve, database_
         assert (await post(service, request("tools/list"))).status_code == 200
 
 
-async def test_queries_are_not_logged_and_calls_are_counted(service: Service, database_url: str) -> None:
+async def test_queries_are_not_logged_and_calls_are_counted(
+    service: Service, database_url: str, admin_command: AdminCommand
+) -> None:
     secret = "xyzzy-plugh hexapod"
     await asyncio.gather(*(found(service, secret) for _ in range(20)))
     await call(service, "fetch", id=f"{LEGS.book}legs")
@@ -228,6 +233,9 @@ async def test_queries_are_not_logged_and_calls_are_counted(service: Service, da
         return await counts() == [("fetch", 1), ("search", 20)]
 
     await eventually(all_counted)
+    assert (await admin_command("report"))[1].endswith("Readers' assistants: searches 20, pages read 1\n")
+    assert "assistants" not in (await admin_command("report", "--until", "2026-01-01"))[1]
+    assert "assistants" not in (await admin_command("report", "--csv", "-"))[1]
     await asyncio.to_thread(query, database_url, "DELETE FROM tool_usage")
 
 
@@ -255,3 +263,49 @@ async def test_it_is_off_by_default(serve: Serve) -> None:
 def test_the_sdk_is_not_imported_where_it_is_off() -> None:
     program = "import sys, app.main; sys.exit(any(n.partition('.')[0] in {'mcp', 'mcp_types'} for n in sys.modules))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_without_the_extra_the_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.config.find_spec", lambda _name: None)
+    monkeypatch.setenv("FASTAPI_ENV", "development")
+    Settings.load()
+    monkeypatch.setenv("MCP_ENABLED", "true")
+    with pytest.raises(SettingsError, match="MCP_ENABLED needs the mcp extra: uv sync --extra mcp"):
+        Settings.load()
+
+
+def test_llms_txt_lists_the_pages_of_a_book(book_command: BookCommand, database_url: str) -> None:
+    async def store(*sections: Section) -> None:
+        database = Database(dsn.parse(database_url), pool_size=1)
+        await replace_book(database, *sections)
+        await database.close()
+
+    def llms_txt(*arguments: str) -> tuple[int, str]:
+        return book_command("llms-txt", *arguments, DATABASE_URL=database_url)
+
+    status, output = llms_txt()
+    assert (status, "There is no book in the database" in output) == (1, True)
+    knees = Section("legs", "- Its *knees* bend.", title=f"Legs{SEPARATOR}Knees", position=1)
+    linked = Section("arms/hand", "# A\n\nSee [the **arm**](x) " + "and so on " * 30, title="A [hand]")
+    asyncio.run(store(LEGS, knees, linked))
+    status, output = llms_txt("--full")
+    head = f"""# Physical AI & Humanoid Robotics
+
+> A hexapod walks on six legs.
+
+## Pages
+
+- [Legs]({LEGS.book}legs): A hexapod walks on six legs.
+
+## Arms
+
+- [A \\[hand\\]]({LEGS.book}arms/hand): See the arm and so on"""
+    assert status == 0
+    assert output.startswith(head)
+    assert f"# Legs\n\n{LEGS.text}\n\n## Knees\n\n- Its *knees* bend.\n\nSource: {LEGS.book}legs\n" in output
+    asyncio.run(store(LEGS, URDU))
+    status, output = llms_txt()
+    assert (status, "There are several books" in output, OTHER_BOOK in output) == (1, True, True)
+    assert llms_txt("--book", "https://nowhere.example.org")[0] == 1
+    assert "ٹانگیں" in llms_txt("--book", OTHER_BOOK)[1]
+    asyncio.run(store())

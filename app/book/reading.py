@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Any
 
-from sqlalchemy import Row, Uuid, and_, bindparam, select
+from sqlalchemy import Row, Select, Uuid, and_, bindparam, select
 from sqlmodel import col
 
 from app.book.shelf import SEPARATOR
@@ -20,7 +20,7 @@ _DEEPEST_HEADING = 6
 _DESCRIPTION_CHARS = 160
 
 _OF_BOOK = col(StoredPage.book_id) == bindparam("book", type_=Uuid())
-_PAGE = (
+_PAGE: Select[*tuple[Any, ...]] = (
     select(
         col(StoredPage.address), col(StoredPage.title), col(StoredPage.part), col(Document.content),
         col(Document.title).label("path"),
