@@ -13,7 +13,7 @@ FILE = "9999_change_the_documents.py"
 
 DOCUMENTS = """
 class Document(SQLModel, table=True):
-    \"\"\"A chunk of the book with its embedding, for a retriever to search.\"\"\"
+    \"\"\"A chunk of a book with its embedding, for a retriever to search.\"\"\"
 
     __tablename__ = "documents"
 """

@@ -109,7 +109,7 @@ def test_questions_are_read_from_lines_or_from_a_list(tmp_path: Path, write: Cal
     file.write_text(write(QUESTIONS) + "\n\n", encoding="utf-8")
 
     for_search, for_model = read_questions(file)
-    assert [question.model_dump(exclude_none=True) for question in for_search] == QUESTIONS
+    assert [question.model_dump(exclude_unset=True) for question in for_search] == QUESTIONS
     assert for_model == []
 
 
@@ -118,13 +118,13 @@ def test_questions_are_read_from_lines_or_from_a_list(tmp_path: Path, write: Cal
     [
         ("", "has no questions"),
         ("[]", "has no questions"),
-        ('{"question": "?", "pages": ["a"]}\n\n{"question": "?"}', "line 3: pages Field required"),
-        ('{"question": "?", "pages": []}', "line 1: pages List should have at least 1 item"),
+        ('{"question": "?", "pages": ["a"]}\n\n{"question": "?"}', "line 3: needs pages, a page_url or contents"),
+        ('{"question": "?", "pages": []}', "line 1: needs pages, a page_url or contents"),
         ('{"question": "", "pages": ["a"]}', "line 1: question String should have"),
         ("not json", "line 1: Invalid JSON"),
         ('[{"question": 1}]', "0.question Input should be a valid string"),
         ('{"question": "?", "says": [""]}', "line 1: says.0 String should have"),
-        ('{"question": "?", "declines": true, "pages": ["a"]}', "line 1: Value error, declines, and has pages"),
+        ('{"question": "?", "declines": true, "pages": ["a"]}', "line 1: declines, and has pages"),
     ],
 )
 def test_what_is_wrong_with_the_questions_is_said(tmp_path: Path, content: str, message: str) -> None:

@@ -222,18 +222,19 @@ async def test_the_cost_of_each_day_is_shown_by_model(
 async def test_what_the_service_answers_and_what_fails_is_counted(
     serve: Serve, model_server: FakeOpenAI, admin_command: AdminCommand
 ) -> None:
-    service = await serve(OPENAI_MODEL="gpt-6-luna")
+    service = await serve(OPENAI_MODEL="gpt-5.4-mini")
     await ask_all(service, "What walks?", "What rolls?")
     model_server.enqueue(completion(None))
     assert (await service.chat("What flies?")).status_code == 500
 
     _, output = await admin_command("report", "--cost", "--csv", "-")
 
-    answered, failed = csv.DictReader(io.StringIO(output, newline=""))
+    by_model = {row["model"]: row for row in csv.DictReader(io.StringIO(output, newline=""))}
+    answered, failed = by_model["gpt-6-luna"], by_model["gpt-5.4-mini"]
     names = ("model", "answers", "prompt_tokens", "completion_tokens")
-    assert [answered[name] for name in names] == ["gpt-5.4-mini", "2", "22", "14"]  # As the server calls it.
-    assert [failed[name] for name in names] == ["gpt-6-luna", "0", "11", "7"]
-    assert float(answered["cost"]) > float(failed["cost"]) > 0
+    assert [answered[name] for name in names] == ["gpt-6-luna", "2", "22", "14"]  # As the server calls it.
+    assert [failed[name] for name in names] == ["gpt-5.4-mini", "0", "11", "7"]
+    assert float(failed["cost"]) > float(answered["cost"]) > 0
 
 
 @pytest.mark.parametrize(

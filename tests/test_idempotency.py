@@ -149,13 +149,13 @@ async def test_a_turn_that_outlasts_its_claim_is_cut_off_and_can_be_repeated(
     service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = new_key()
-    monkeypatch.setattr("app.chat.CLAIM_MARGIN_SECONDS", -29.5)
+    monkeypatch.setattr("app.config._TURN_MARGIN_SECONDS", -29.5)
     model_server.enqueue(stall)
 
     cut_off = await ask(service, key)
     monkeypatch.undo()
 
-    assert (cut_off.status_code, cut_off.json()["error"]["code"]) == (500, "openai_timeout")
+    assert (cut_off.status_code, cut_off.json()["error"]["code"]) == (500, "database_error")
     assert (await ask(service, key)).status_code == 200
 
 

@@ -89,10 +89,13 @@ def test_the_answer_of_a_turn_is_described() -> None:
     schemas = DOCUMENT["components"]["schemas"]
 
     assert schemas["ChatRequest"]["required"] == ["message"]
-    assert schemas["ChatRequest"]["properties"].keys() == {"message", "session_id", "selected_text", "page_url"}
+    assert schemas["ChatRequest"]["properties"].keys() == {
+        *("message", "session_id", "selected_text"),
+        *("page_url", "scope", "reader_note", "follow_ups"),
+    }
     assert all(field["description"] for field in schemas["ChatRequest"]["properties"].values())
     assert schemas["ChatResponse"]["required"] == ["response", "session_id", "timestamp"]
-    assert schemas["ChatResponse"]["properties"].keys() == {"response", "session_id", "timestamp"}
+    assert schemas["ChatResponse"]["properties"].keys() == {"response", "session_id", "timestamp", "truncated"}
     assert schemas["ErrorInfo"]["required"] == ["code", "message", "request_id", "retryable"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.database import Database
 from tests.books import BOOK, MODEL, Section, opened, replace_book
-from tests.conftest import Service
+from tests.conftest import Serve, Service
 from tests.fake_openai import FakeOpenAI, completion
 from tests.marks import on_one_database
 
@@ -160,11 +160,10 @@ async def test_a_page_that_was_never_read_in_does_not_stop_the_search(shelf: Ser
 
 
 @on_one_database
-async def test_of_a_long_page_every_section_begins(
-    database: Database, service: Service, model_server: FakeOpenAI
-) -> None:
+async def test_of_a_long_page_every_section_begins(database: Database, serve: Serve, model_server: FakeOpenAI) -> None:
     long = [Section("long", f"Section{n} " + "é text " * 280, title=f"Long \u203a {n}", position=n) for n in range(30)]
     await replace_book(database, *long, model=None)
+    service = await serve()
 
     await service.chat("Summarise this page", page_url=f"{BOOK}long")
 

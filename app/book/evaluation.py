@@ -190,7 +190,7 @@ def _read_line(line: str, place: str) -> Question | AnswerQuestion:
 def _reason(error: ValidationError) -> str:
     first = error.errors(include_input=False)[0]
     place = [str(part) for part in first["loc"] if part not in {"search", "answer"}]  # Those are our own tags.
-    return f"{'.'.join(place)} {first['msg']}".strip()
+    return f"{'.'.join(place)} {first['msg'].removeprefix('Value error, ')}".strip()
 
 
 async def evaluate(search: BookSearch, questions: Sequence[Question], *, by_meaning: bool) -> list[Outcome]:
