@@ -99,8 +99,10 @@ async def _open_mcp_tools(
     from app.book.search import BookSearch  # noqa: PLC0415  # The folder can be taken away.
     from app.mcp_tools import Tools  # noqa: PLC0415  # The SDK takes long to import, and is an extra.
 
-    own = retriever if isinstance(retriever, BookSearch) else None
-    search = own or await stack.enter_async_context(BookSearch(settings, database))
+    if isinstance(retriever, BookSearch):
+        search = retriever
+    else:
+        search = await stack.enter_async_context(BookSearch(settings, database))
     return await stack.enter_async_context(Tools(settings, search))
 
 

@@ -20,7 +20,7 @@ from app.main import app
 from app.retrieval import Passage, Query, Retriever
 from tests import sites
 from tests.browser import INSTALL, SITE, Visit, ask, open_chat, readers, running_chromium
-from tests.conftest import API_KEY, ORIGIN, ROOT, Service, running_service
+from tests.conftest import API_KEY, ORIGIN, ROOT, running_service
 from tests.fake_openai import FakeOpenAI, stream
 
 QUESTION = "How many solutions does this arm have?"
@@ -86,7 +86,7 @@ OPTIONS = [
 ]
 
 
-async def take_options(service: Service, visit: Visit, scratch: Path) -> None:
+async def take_options(service: str, visit: Visit, scratch: Path) -> None:
     """Take a picture of each option."""
     for option in OPTIONS:
         folder = scratch / option.name

@@ -71,7 +71,8 @@ def _build_sphinx(theme: str) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         _need(theme)
         doctrees = BUILT / f"{theme}.doctrees"
-        command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-D", f"html_theme={theme}", "-d", doctrees]
+        command: list[str | Path] = [sys.executable, "-m", "sphinx", "-q", "-b", "html"]
+        command += ["-D", f"html_theme={theme}", "-d", doctrees]
         _run([*command, SITES / "sphinx", folder], SITES)
 
     return build

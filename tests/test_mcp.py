@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from mcp import Client
+from mcp_types import TextContent
 
 from app import dsn
 from app.book.shelf import SEPARATOR
@@ -76,9 +77,11 @@ async def test_the_official_client_searches_and_reads(service: Service, mode: st
     async with Client(f"{service.client.base_url}/mcp".replace("//mcp", "/mcp"), mode=mode) as client:
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == ["search", "fetch"]
-        assert all(tool.annotations.read_only_hint for tool in tools)
+        assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools)
         result = await client.call_tool("search", {"query": "How many legs has a hexapod?"})
-        assert json.loads(result.content[0].text) == result.structured_content
+        [text] = result.content
+        assert isinstance(text, TextContent)
+        assert json.loads(text.text) == result.structured_content
         best = result.structured_content["results"][0]
         page = await client.call_tool("fetch", {"id": best["id"]})
     assert best == {
