@@ -72,7 +72,8 @@ def _refusal(body: bytes) -> Response | None:
         from_json(body, allow_inf_nan=False)  # and this refuses deep nesting and unpaired surrogates.
     except (ValueError, RecursionError):
         return _json_rpc_error(*_PARSE_ERROR)
-    return None if isinstance(message, dict) else _json_rpc_error(*_INVALID_REQUEST)
+    is_message = isinstance(message, dict) and isinstance(message.get("id", ""), str | int | float)
+    return None if is_message else _json_rpc_error(*_INVALID_REQUEST)
 
 
 def _json_rpc_error(code: int, message: str) -> Response:

@@ -36,7 +36,8 @@ _MARK = re.compile(r"[`~<\[◁]")
 _UNDECIDED = re.compile(
     r"</?[\w:-]{0,40}|</?\w+-[0-9a-f]{16} [^<>\n]{0,400}|\[/?[A-Z]{0,5}|◁/?\w{0,5}|<unused94>\w{0,6}"
     r"|<[|｜][^|｜<>\n]{0,40}[|｜]?|<\|channel\|>[^\n]{0,150}|<\|start\|>\s*\w{0,9}\s*(?:<[^\n]{0,150})?"  # noqa: RUF001
-    r"|(?:<\|(?:im_start|start_header_id|START_OF_TURN_TOKEN)\|>|<start_of_turn>)\s*\w{0,9}(?:<\|?\w{0,14}\|?)?"
+    r"|(?:<\|(?:im_start|start_header_id|user|assistant|system|START_OF_TURN_TOKEN)\|>|<start_of_turn>"
+    r"|<｜(?:User|Assistant)｜>|\[INST\]|<s>|<bos>)\s*\w{0,9}(?:<\|?\w{0,14}\|?)?"  # noqa: RUF001
 )
 """What may still become one of these, at the end of what has come."""
 _RUN = re.compile(r"`+|~+")

@@ -27,7 +27,7 @@ from sqlmodel import col
 
 from app import dsn
 from app.config import Settings
-from app.models import ChatSession, Message, MessageRole, Pause, TokenUsage, utc_now
+from app.models import ChatSession, Message, MessageRole, Pause, TokenUsage, ToolUsage, utc_now
 from tests.fake_openai import FakeOpenAI
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, postgres_server
@@ -263,7 +263,7 @@ class Tables:
 
     async def clear(self) -> None:
         async with self.engine.begin() as connection:
-            for table in (ChatSession, TokenUsage, Pause):
+            for table in (ChatSession, TokenUsage, Pause, ToolUsage):
                 await connection.execute(delete(table))
 
 

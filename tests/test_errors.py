@@ -261,7 +261,7 @@ async def test_a_body_larger_than_any_valid_request_is_refused(
     serve: Serve, model_server: FakeOpenAI, *, chunked: bool
 ) -> None:
     service = await serve(MAX_MESSAGE_CHARS="10", MAX_SELECTED_TEXT_CHARS="10")
-    body = json.dumps({"message": "Hello", "padding": "x" * 20_000}).encode()
+    body = json.dumps({"message": "Hello", "padding": "x" * 40_000}).encode()
 
     response = await service.client.post(
         "/chat",

@@ -21,7 +21,7 @@ from app.book.tree import read_book
 from app.commands import CommandSettings
 from app.config import Settings
 from app.database import Database
-from app.models import Document, PaidEmbedding
+from app.models import Document, PaidEmbedding, StoredBook
 from tests import commands
 from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, Serve, eventually, migrate
 from tests.fake_openai import FakeOpenAI, cut, embedding, embeddings, failure, held
@@ -107,12 +107,13 @@ async def library(database_url: str, model_server: FakeOpenAI, tmp_path: Path) -
     database = Database(dsn.parse(database_url), pool_size=2)
     if database.dsn.sqlite:
         await database.migrate()
-    for table in (Document, PaidEmbedding):
+    for table in (StoredBook, Document, PaidEmbedding):
         await database.execute((delete(table), {}))
     folder = tmp_path / "docs"
     folder.mkdir()
     yield Library(folder, database_url, database, model_server)
-    await database.execute((delete(Document), {}))
+    for table in (StoredBook, Document):
+        await database.execute((delete(table), {}))
     await database.close()
 
 

@@ -740,7 +740,7 @@ async def test_a_database_that_fails_while_the_book_is_looked_at_leaves_the_book
 ) -> None:
     await replace_book(database, *ROBOTS)
     await find(search, "legs")
-    monkeypatch.setattr("app.book.search.known_books", lambda **_: text("SELECT no_such_column"))
+    monkeypatch.setattr("app.book.search.known_books", lambda **_: text("SELECT no_such_function()"))
 
     assert pages(await find(search, "wheels"))[0] == "wheels"
 

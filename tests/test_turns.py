@@ -535,7 +535,7 @@ async def test_closing_does_not_wait_for_ever_for_a_turn_that_clears_up(monkeypa
 async def test_a_turn_that_fails_after_its_caller_was_cancelled_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    turns, gate = Turns(limit=1, grace_seconds=0), asyncio.Event()
+    turns, gate = Turns(limit=1, grace_seconds=5), asyncio.Event()
 
     async def fail() -> None:
         await gate.wait()

@@ -312,7 +312,7 @@ class _Ingest:
         The first batch shows what the server accepts; then several are under way at once. When the run is stopped, or one of
         them fails, those that are under way and so paid for are waited for and kept.
         """
-        if self._embedder is None:
+        if self._embedder is None or not missing:
             return
         texts = {key: embedded_text(chunk) for key, chunk in self._chunks}
         total, self._done = len(missing), 0
