@@ -10,6 +10,7 @@ import httpx2
 
 from app.models import Message, MessageRole
 from tests.conftest import Service, Tables, eventually
+from tests.patience import PATIENCE_SECONDS
 
 type Asked = tuple[str, httpx2.Response]
 """A question, which is never asked twice, and the response."""
@@ -36,7 +37,7 @@ class Readers:
                 session_id = response.json()["session_id"]
             await asyncio.sleep(self._pause)
 
-    async def go_on(self, turns: int, seconds: float = 10) -> None:
+    async def go_on(self, turns: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until so many more turns have ended."""
         target = len(self.turns) + turns
 
