@@ -8,14 +8,18 @@ import { loadWords } from "./languages.js";
 const css = `
 .bubble {
   z-index: 1;
-  padding: 0.55em 0.9em;
+  max-inline-size: calc(100vw - 16px);
+  flex-wrap: wrap;
+  gap: 0;
+  overflow: hidden;
   border-radius: 0.7em;
   font-size: 0.875em;
   box-shadow: 0 1px 2px #0003, 0 4px 16px #0004;
   animation: rise 0.14s ease-out;
 }
-.bubble:hover { filter: brightness(1.07) }
-.bubble:focus-visible { outline: 3px solid var(--focus); outline-offset: 3px }
+.bubble button { all: unset; box-sizing: border-box; display: inline-flex; align-items: center; gap: 0.5em; padding: 0.55em 0.8em; cursor: pointer }
+.bubble button:hover { background: #fff2 }
+.bubble button:focus-visible { outline: 2px solid #fff; outline-offset: -4px; border-radius: 0.7em }
 @keyframes rise { from { opacity: 0; transform: translateY(-4px) } }
 @media (forced-colors: active) { .bubble { border: 1px solid } }
 @media (prefers-reduced-motion: reduce) { .bubble { animation: none } }
@@ -36,12 +40,12 @@ export class Bubble {
   #isPointerDown = false;
 
   /**
-   * @param {{ root: ShadowRoot, bookSelector: () => string, onAsk: (selected: Range | undefined) => void }} options
+   * @param {{ root: ShadowRoot, bookSelector: () => string, onAsk: (selected: Range | undefined, request?: string) => void }} options
    */
   constructor(options) {
     this.#options = options;
     options.root.adoptedStyleSheets.push(sheet(css));
-    this.element = h("button", { type: "button", class: "bubble", hidden: true, onclick: () => this.#ask() });
+    this.element = h("div", { class: "bubble", role: "group", hidden: true });
     // A press would take the selection away before it is read.
     this.element.addEventListener("pointerdown", (event) => event.preventDefault());
     this.element.addEventListener("mousedown", (event) => event.preventDefault());
@@ -57,7 +61,13 @@ export class Bubble {
   /** Speaks this language. @param {string} lang */
   async speak(lang) {
     const { words } = await loadWords(lang);
-    this.element.replaceChildren(draw("quote", QUOTE), words.askAbout);
+    /** @param {string} text @param {string} [request] */
+    const button = (text, request) => h("button", { type: "button", onclick: () => this.#ask(request) }, text);
+    const own = [words.explainText, words.simplifyText, words.translateText].map((text) => button(text, text));
+    const ask = button(words.askAbout);
+    ask.prepend(draw("quote", QUOTE));
+    this.element.setAttribute("aria-label", words.excerpt);
+    this.element.replaceChildren(ask, ...own);
     this.#update();
   }
 
@@ -88,10 +98,11 @@ export class Bubble {
     style.top = `${Math.min(line.bottom + 10, innerHeight - offsetHeight - 8)}px`;
   }
 
-  #ask() {
+  /** @param {string} [request] */
+  #ask(request) {
     this.element.hidden = true;
     this.#asked = this.#selected;
-    this.#options.onAsk(this.#selected);
+    this.#options.onAsk(this.#selected, request);
   }
 }
 

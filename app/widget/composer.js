@@ -8,7 +8,7 @@ import { fill } from "./languages.js";
 import { quoted } from "./turn.js";
 
 /** @import { Words } from "./languages.js" */
-/** @import { Store } from "./store.js" */
+/** @import { Page, Store } from "./store.js" */
 
 /** So many characters of a page can be asked about: the service's default. */
 const MOST_SELECTED = 20_000;
@@ -24,7 +24,7 @@ export class Composer {
   #isRunning = false;
 
   /**
-   * @param {{ words: Words, lang: string, store: Store, onAsk: (message: string, excerpt: string | null) => void, onStop: () => void }} options
+   * @param {{ words: Words, lang: string, store: Store, onAsk: (message: string, excerpt: string | null, page: Page | null) => void, onStop: () => void }} options
    */
   constructor(options) {
     const { words } = options;
@@ -38,6 +38,7 @@ export class Composer {
       autocomplete: "off",
     });
     this.chosen = h("div", { class: "chosen", hidden: true });
+    this.page = h("div", { class: "chosen page", hidden: true });
     this.send = h(
       "button",
       { type: "submit", class: "round", "aria-label": words.send, title: words.send, disabled: true },
@@ -58,11 +59,13 @@ export class Composer {
     this.element = h(
       "form",
       { class: "composer" },
+      this.page,
       this.chosen,
       h("div", { class: "field" }, this.textbox, this.send, this.stop),
     );
     this.#listen();
     this.textbox.value = options.store.draft;
+    this.attach(options.store.page);
   }
 
   #listen() {
@@ -85,7 +88,7 @@ export class Composer {
     if (!message || this.#isTooLong) return;
     this.write("");
     this.choose(null);
-    this.#options.onAsk(message, excerpt);
+    this.#options.onAsk(message, excerpt, this.#options.store.page);
   }
 
   /** The text that the next question is about. */
@@ -108,6 +111,26 @@ export class Composer {
   putBack(message, excerpt) {
     this.write([message, this.textbox.value].filter(Boolean).join("\n"));
     if (excerpt) this.choose(excerpt);
+  }
+
+  /** Asks this about the selected text, and leaves what is being written as it is. @param {string} message */
+  request(message) {
+    const excerpt = this.#excerpt;
+    if (this.#isTooLong || excerpt === null) return this.write(message);
+    this.choose(null);
+    this.#options.onAsk(message, excerpt, null);
+  }
+
+  /** Sets the page that questions are about until it is removed. @param {Page | null} page */
+  attach(page) {
+    this.#options.store.page = page;
+    this.page.hidden = page === null;
+    if (page === null) return this.page.replaceChildren();
+    const remove = iconButton("close", this.#words.removePage, () => {
+      this.attach(null);
+      this.textbox.focus();
+    });
+    this.page.replaceChildren(icon("book"), h("p", { dir: "auto" }, `${this.#words.thisPage}: ${page.title}`), remove);
   }
 
   /** Sets the text that the next question is about. @param {string | null} excerpt */

@@ -14,11 +14,13 @@ import { messageOf, Turn } from "./turn.js";
 import { welcome } from "./welcome.js";
 
 /** @import { Words } from "./languages.js" */
-/** @import { Item, Service } from "./service.js" */
-/** @import { Pending, Store } from "./store.js" */
+/** @import { Item, Service, Source } from "./service.js" */
+/** @import { Page, Pending, Store } from "./store.js" */
 
 const POLL_MS = 2000;
 const MOST_POLLS = 165;
+
+const MOST_RELATED = 3;
 
 /** The reader's own question must be changed, not sent again. */
 const TO_BE_CHANGED = ["validation_error", "payload_too_large", "too_long_for_model"];
@@ -277,13 +279,14 @@ export class Conversation {
     );
   }
 
-  /** @param {{ message: string, excerpt?: string | null }} question */
+  /** @param {{ message: string, excerpt?: string | null, page?: Page | null }} question */
   #newTurn(question) {
     return new Turn(question, {
       words: this.#words,
       lang: this.#options.lang,
       onVisit: this.#options.onVisit,
       onRetry: (turn) => this.#retry(turn),
+      onFollowUp: (question) => this.ask(question, null, this.#store.page),
       onContinue: () => this.ask(this.#words.more),
       onOwnWords: this.#options.onOwnWords,
       onRate: async (messageId, rating, comment) => {
@@ -296,6 +299,7 @@ export class Conversation {
   /** @param {Turn} turn */
   #append(turn) {
     this.log.element.querySelector(".welcome")?.remove();
+    for (const before of this.#turns) before.withdrawFollowUps();
     turn.onGrow = () => this.log.follow(turn.element);
     this.#turns.push(turn);
     this.log.element.append(turn.element);
@@ -318,9 +322,12 @@ export class Conversation {
 
   // Asking
 
-  /** Asks, as soon as the answer that is being written is there. @param {string} message @param {string | null} [excerpt] */
-  ask(message, excerpt = null) {
-    const turn = this.#append(this.#newTurn({ message, excerpt }));
+  /**
+   * Asks, as soon as the answer that is being written is there.
+   * @param {string} message @param {string | null} [excerpt] @param {Page | null} [page]  which the answer is to come from alone
+   */
+  ask(message, excerpt = null, page = null) {
+    const turn = this.#append(this.#newTurn({ message, excerpt, page }));
     turn.pending = this.#newPending(turn);
     this.#store.keep(turn.pending);
     this.#options.onTell("question", { hasSelection: excerpt !== null });
@@ -362,12 +369,11 @@ export class Conversation {
    * @param {Turn} turn
    * @returns {Pending}
    */
-  #newPending({ message, excerpt }) {
-    // What follows the path can hold secrets.
-    const page = location.origin + location.pathname;
-    const page_url = page.startsWith("http") && page.length <= 2000 ? page : undefined;
+  #newPending({ message, excerpt, page }) {
+    const page_url = page?.url ?? pageAddress() ?? undefined;
+    const scope = page && !excerpt ? /** @type {const} */ ("page") : undefined;
     const session_id = this.#store.session ?? undefined;
-    const question = { message, session_id, selected_text: excerpt ?? undefined, page_url };
+    const question = { message, session_id, selected_text: excerpt ?? undefined, page_url, scope, follow_ups: true };
     return { key: newId(), question, after: this.#lastId, askedAt: Date.now(), state: "queued" };
   }
 
@@ -461,12 +467,19 @@ export class Conversation {
   /** @param {Turn} turn @param {Pending} pending @param {AbortSignal} signal */
   async #tell(turn, pending, signal) {
     let text = "";
+    /** @type {Source[]} */
+    let found = [];
+    /** @type {string[]} */
+    let followUps = [];
     for await (const { name, data } of this.#service.ask(pending, signal)) {
       signal.throwIfAborted();
       if (name === "session") {
         text = "";
         this.#enter(data.session_id, pending);
-      } else if (name === "sources") turn.cite(data.sources);
+      } else if (name === "sources") {
+        found = data.sources;
+        turn.cite(found);
+      } else if (name === "follow_ups") followUps = data.questions;
       else if (name === "delta") {
         text += data.text;
         turn.stream(text);
@@ -479,6 +492,8 @@ export class Conversation {
           sources: data.sources ?? [],
           feedback: null,
           truncated: data.truncated,
+          related: relatedTo(data.sources ?? [], found),
+          followUps,
         };
         this.#options.announce(`${this.#words.answer}: ${turn.finish(answered)}`);
         const seconds = Math.round((Date.now() - pending.askedAt) / 1000);
@@ -520,15 +535,41 @@ export class Conversation {
 
   /** Begins another conversation. */
   startAnew() {
+    this.#leaveSession(null);
+    this.#welcome();
+    this.#changed();
+  }
+
+  /** Shows another conversation of the reader, to be continued. @param {string} session */
+  open(session) {
+    if (session === this.#store.session) return;
+    this.#leaveSession(session);
+    this.#changed();
+    this.#restore({ isOwner: false });
+  }
+
+  /** @param {string | null} next */
+  #leaveSession(next) {
     this.#queued = [];
     for (const turn of this.#turns) this.#drop(turn);
     this.#running?.abort.abort();
     this.#running = null;
-    this.#store.session = null;
+    this.#store.session = next;
     this.#shown = { session: null, before: null };
     this.#polls++;
     this.#clear();
-    this.#welcome();
-    this.#changed();
   }
+}
+
+/** Returns what was found and not cited, each page once; nothing for an answer that cites nothing. @param {Source[]} cited @param {Source[]} found */
+function relatedTo(cited, found) {
+  if (cited.length === 0) return [];
+  const known = new Set(cited.map(({ url }) => url));
+  return found.filter(({ url }) => !known.has(url) && known.add(url)).slice(0, MOST_RELATED);
+}
+
+/** Returns the address of the page that the reader is on, less what can hold secrets; null if the service does not take it. */
+export function pageAddress() {
+  const page = location.origin + location.pathname;
+  return page.startsWith("http") && page.length <= 2000 ? page : null;
 }

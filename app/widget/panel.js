@@ -3,7 +3,8 @@
  */
 
 import { Composer } from "./composer.js";
-import { Conversation } from "./conversation.js";
+import { Conversation, pageAddress } from "./conversation.js";
+import { Conversations } from "./conversations.js";
 import { Disclaimer } from "./disclaimer.js";
 import { h, SMALL } from "./dom.js";
 import { textOf } from "./excerpt.js";
@@ -52,7 +53,7 @@ export class Panel {
       words,
       lang,
       store: this.#store,
-      onAsk: (message, excerpt) => this.conversation.ask(message, excerpt),
+      onAsk: (message, excerpt, page) => this.conversation.ask(message, excerpt, page),
       onStop: () => this.conversation.stop(),
     });
     this.disclaimer = new Disclaimer({
@@ -75,6 +76,18 @@ export class Panel {
       onChange: () => this.#showState(),
       onTell: (what, detail) => this.#tell(what, detail),
     });
+    this.conversations = new Conversations({
+      words,
+      lang,
+      service: this.#service,
+      hasReader: () => this.#store.hasReader,
+      current: () => this.#store.session,
+      onChoose: (session) => this.#openConversation(session),
+    });
+    this.list = iconButton("list", words.conversations, () => this.#showConversations(!this.conversations.isOpen), {
+      "aria-expanded": "false",
+    });
+    this.bottom = h("div", { class: "bottom" });
     this.dialog = this.#build();
     this.#listen();
 
@@ -95,12 +108,35 @@ export class Panel {
       { class: "head" },
       h("h2", { id: "title", tabindex: -1 }, title),
       width,
+      this.list,
       iconButton("fresh", words.newConversation, () => this.#startAnew()),
       iconButton("close", words.close, () => this.close()),
     );
     const { log } = this.conversation;
-    const bottom = h("div", { class: "bottom" }, log.latest, this.composer.element, this.disclaimer.element);
-    return h("dialog", { class: "panel", "aria-labelledby": "title" }, head, log.element, bottom, this.status);
+    this.bottom.append(log.latest, this.#pageActions(), this.composer.element, this.disclaimer.element);
+    const parts = [head, log.element, this.bottom, this.conversations.element, this.status];
+    return h("dialog", { class: "panel", "aria-labelledby": "title" }, ...parts);
+  }
+
+  /** Returns the buttons that ask about the page. */
+  #pageActions() {
+    const { summarizePage, quizMe, explainSimply } = this.#words;
+    const buttons = [summarizePage, quizMe, explainSimply].map((text) =>
+      h("button", { type: "button", class: "chip", onclick: () => this.#askAboutPage(text) }, text),
+    );
+    return h("div", { class: "page-actions", role: "group", "aria-label": this.#words.suggestions }, ...buttons);
+  }
+
+  /** @param {string} question */
+  #askAboutPage(question) {
+    const url = pageAddress();
+    const [heading] = this.#options.book().flatMap((part) => [...part.querySelectorAll("h1")]);
+    const range = document.createRange();
+    if (heading) range.selectNodeContents(heading);
+    const title = textOf(range) || document.title;
+    this.composer.choose(null);
+    this.composer.attach(url ? { url, title } : null);
+    this.conversation.ask(question, null, this.#store.page);
   }
 
   /** Makes place for another panel, and returns what that needs to go on. */
@@ -122,7 +158,9 @@ export class Panel {
       if (event.key !== "Escape" || event.isComposing) return;
       event.preventDefault();
       event.stopPropagation();
-      this.close();
+      if (!this.conversations.isOpen) return this.close();
+      this.#showConversations(false);
+      this.list.focus();
     });
     // The gesture that goes back on a phone.
     dialog.addEventListener("cancel", (event) => {
@@ -168,9 +206,11 @@ export class Panel {
   /**
    * Opens the panel, with this part of the page as the text to ask about, and with this question in the field. What opens by itself
    * leaves the focus where it is.
-   * @param {{ range?: Range, excerpt?: string | null, question?: string, isByItself?: boolean }} how
+   * @param {{ range?: Range, excerpt?: string | null, question?: string, request?: string, isByItself?: boolean }} how
+   *   `request` is what is asked about the text at once
    */
-  open({ range, excerpt, question, isByItself = false }) {
+  open({ range, excerpt, question, request, isByItself = false }) {
+    if (!isByItself) this.#showConversations(false);
     const chosen = range ? textOf(range) : excerpt;
     if (chosen) this.composer.choose(chosen);
     if (question) this.composer.textbox.value = question;
@@ -182,6 +222,7 @@ export class Panel {
       this.#tell("open");
     }
     this.composer.fit();
+    if (request) this.composer.request(request);
     if (isByItself) return;
     // On a phone the field's keyboard would hide what the reader opened the panel for.
     if (SMALL.matches && !range && !question) this.dialog.querySelector("h2")?.focus();
@@ -222,6 +263,16 @@ export class Panel {
     }
   }
 
+  /** Shows the list of conversations in the place of the one that is open. @param {boolean} isShown */
+  #showConversations(isShown) {
+    if (isShown === this.conversations.isOpen) return;
+    this.list.setAttribute("aria-expanded", String(isShown));
+    this.conversation.log.element.hidden = isShown;
+    this.bottom.hidden = isShown;
+    if (isShown) this.conversations.open();
+    else this.conversations.close();
+  }
+
   /** @param {HTMLButtonElement} button */
   #toggleWidth(button) {
     const isWide = this.dialog.classList.toggle("wide");
@@ -252,9 +303,21 @@ export class Panel {
     this.status.replaceChildren(text);
   }
 
+  /** @param {string} session */
+  #openConversation(session) {
+    this.#showConversations(false);
+    this.composer.choose(null);
+    this.composer.attach(null);
+    this.conversation.open(session);
+    this.conversation.log.toLatest();
+    this.composer.textbox.focus();
+  }
+
   #startAnew() {
+    this.#showConversations(false);
     this.conversation.startAnew();
     this.composer.choose(null);
+    this.composer.attach(null);
     this.composer.textbox.focus();
   }
 

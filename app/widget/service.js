@@ -19,12 +19,15 @@
  * @property {boolean} [answering]
  */
 
+/** @typedef {{ id: string, title: string | null, updated_at: string }} Session  a conversation in the list of the reader's own */
+
 /** @typedef {{ response: string, session_id: string, message_id?: string, sources?: Source[], truncated?: boolean }} Done */
 
 /**
  * @typedef {{ name: "session", data: { session_id: string } }
  *   | { name: "sources", data: { sources: Source[] } }
  *   | { name: "delta", data: { text: string } }
+ *   | { name: "follow_ups", data: { questions: string[] } }
  *   | { name: "done", data: Done }
  *   | { name: "waiting", data: { why: "reconnecting" | "offline" | "busy" | "waiting" } }} TurnEvent
  */
@@ -98,6 +101,20 @@ export class Service {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ rating, ...(comment ? { comment } : {}) }),
     });
+  }
+
+  /**
+   * Yields the reader's own conversations, the newest first, a page at a time.
+   * @returns {AsyncGenerator<Session[], void>}
+   */
+  async *sessions() {
+    for (let after = null; ; ) {
+      const query = new URLSearchParams({ order: "desc", limit: "100", ...(after ? { after } : {}) });
+      const page = await (await this.#call(`chat?${query}`)).json();
+      yield page.data;
+      if (!page.has_more) return;
+      after = page.after;
+    }
   }
 
   /** Deletes all conversations that are this reader's own. */

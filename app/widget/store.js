@@ -11,7 +11,11 @@
  * @property {string} [session_id]
  * @property {string} [selected_text]
  * @property {string} [page_url]
+ * @property {"page"} [scope]  the question is about the page alone
+ * @property {boolean} [follow_ups]
  */
+
+/** @typedef {{ url: string, title: string }} Page  a page of the book that questions are about */
 
 /**
  * @typedef {object} Pending  a question that is not answered yet
@@ -114,6 +118,22 @@ export class Store {
     } catch {
       return "";
     }
+  }
+
+  /** The page that this tab's questions are about. @type {Page | null} */
+  get page() {
+    try {
+      return JSON.parse(sessionStorage.getItem(`${this.#prefix}page`) ?? "null");
+    } catch {
+      return null;
+    }
+  }
+
+  set page(page) {
+    try {
+      if (page) sessionStorage.setItem(`${this.#prefix}page`, JSON.stringify(page));
+      else sessionStorage.removeItem(`${this.#prefix}page`);
+    } catch {}
   }
 
   set draft(text) {

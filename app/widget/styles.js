@@ -245,6 +245,20 @@ math.tml-display { display: block; inline-size: 100% }
 .panel .suggestion { display: block; padding: 0.65em 0.95em; border: 1px solid var(--line); border-radius: 0.8em; background: none; text-align: start; text-wrap: wrap; transition: border-color 0.12s, background 0.12s }
 .panel .suggestion:hover { border-color: var(--accent); background: var(--tint) }
 
+.page-actions { display: flex; flex-wrap: wrap; gap: 0.4em; margin-block: 0.3em 0.6em }
+.page-actions .chip { font-size: 0.85em }
+.chosen.page p { flex: 1; min-inline-size: 0; margin: 0; font-size: 0.92em; line-height: 1.4; white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
+.follow-ups { display: grid; gap: 0.5em; margin-block-start: 1em }
+.follow-ups p { margin: 0; color: var(--muted); font-size: 0.85em; font-weight: 650 }
+
+.conversations { flex: 1; min-block-size: 0; overflow-y: auto; padding: 1.1em; scrollbar-width: thin }
+.panel input[type=search] { inline-size: 100%; margin: 0; padding: 0.5em 0.8em; border: 1px solid var(--edge); border-radius: 0.8em; background: var(--surface); color: inherit; font: inherit; font-size: max(16px, 1em) }
+.conversations ul { display: grid; gap: 0.5em; margin: 0.9em 0 0; padding: 0; list-style: none }
+.conversations .suggestion { inline-size: 100% }
+.conversations [aria-current] { border-color: var(--accent); background: var(--tint) }
+.conversations small { display: block; margin-block-start: 0.15em; color: var(--muted); font-size: 0.8em }
+.list-state p { margin: 1em 0 0.6em; color: var(--muted) }
+
 .loading { display: grid; gap: 0.8em }
 .loading i { block-size: 0.95em; border-radius: 0.4em; background: var(--off); animation: pulse 1.4s ease-in-out infinite }
 .loading i:nth-of-type(1) { inline-size: 55%; block-size: 2.2em; border-radius: 1em; justify-self: end }
@@ -313,6 +327,8 @@ textarea.long { block-size: 9em }
   .panel .chosen .quoted { -webkit-line-clamp: 1 }
   .panel .chosen .quoted.whole { max-block-size: 4em }
   .panel .welcome > .icon { display: none }
+  .panel .page-actions { flex-wrap: nowrap; overflow-x: auto; margin-block: 0.1em }
+  .panel .page-actions .chip { flex: none; padding-block: 0.05em }
   .panel .welcome h3 { margin-block-start: 0 }
   .panel textarea { max-block-size: 4.5em }
 }

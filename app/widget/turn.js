@@ -10,7 +10,7 @@ import { Failure } from "./service.js";
 
 /** @import { Words } from "./languages.js" */
 /** @import { Rating, Source } from "./service.js" */
-/** @import { Pending } from "./store.js" */
+/** @import { Page, Pending } from "./store.js" */
 
 /**
  * @typedef {object} Answered  an answer that is complete
@@ -18,6 +18,8 @@ import { Failure } from "./service.js";
  * @property {string} [messageId]
  * @property {Source[]} sources  what it cites
  * @property {Rating | null} feedback
+ * @property {Source[]} [related]  what was found and not cited
+ * @property {string[]} [followUps]  what to ask next
  * @property {boolean} [truncated]  whether the model was cut off before the answer's end
  */
 
@@ -27,6 +29,7 @@ import { Failure } from "./service.js";
  * @property {string} lang
  * @property {(event: MouseEvent, url: URL) => void} onVisit
  * @property {(turn: Turn) => void} onRetry
+ * @property {(question: string) => void} onFollowUp  called to ask one of the questions that an answer suggests
  * @property {() => void} onContinue  called to have an answer that was cut off continued
  * @property {(messageId: string, rating: Rating, comment?: string) => Promise<void>} onRate
  * @property {(isOpen: boolean) => void} onOwnWords  called when a field for reasons opens and closes
@@ -53,13 +56,14 @@ export class Turn {
   #timer = 0;
 
   /**
-   * @param {{ message: string, excerpt?: string | null }} question
+   * @param {{ message: string, excerpt?: string | null, page?: Page | null }} question
    * @param {TurnOptions} options
    */
-  constructor({ message, excerpt }, options) {
+  constructor({ message, excerpt, page }, options) {
     const { words } = options;
     this.message = message;
     this.excerpt = excerpt ?? null;
+    this.page = page ?? null;
     this.options = options;
     this.onGrow = () => {};
     const body = h("div", { class: "answer" });
@@ -133,7 +137,7 @@ export class Turn {
   }
 
   /** Shows the complete answer, and returns what it says in plain text. @param {Answered} answered */
-  finish({ text, messageId, sources, feedback, truncated }) {
+  finish({ text, messageId, sources, feedback, truncated, related = [], followUps = [] }) {
     this.#clear();
     this.reply.hidden = false;
     this.state.replaceChildren();
@@ -142,7 +146,12 @@ export class Turn {
     this.#answer.show(text);
     this.lastId = messageId ?? this.lastId;
     this.extras.replaceChildren(
-      ...[this.#sources(sources), this.#actions(messageId, feedback)].filter((part) => part !== null),
+      ...[
+        this.#sources(sources, this.options.words.sources),
+        this.#actions(messageId, feedback),
+        this.#sources(related, this.options.words.related, "related"),
+        this.#followUps(followUps),
+      ].filter((part) => part !== null),
     );
     this.onGrow();
     return this.#answer.element.textContent ?? "";
@@ -176,6 +185,11 @@ export class Turn {
     });
     if (retry && failure.retryAfter && isLimit) this.#countDown(failure.retryAfter, retry);
     this.onGrow();
+  }
+
+  /** Takes away what is offered under the newest answer alone. */
+  withdrawFollowUps() {
+    this.extras.querySelector(".follow-ups")?.remove();
   }
 
   /** Takes away the button that asks again: the conversation has gone on. */
@@ -239,19 +253,39 @@ export class Turn {
     this.#timer = setInterval(tick, 500);
   }
 
-  /** @param {Source[]} sources */
-  #sources(sources) {
-    const { words, onVisit } = this.options;
-    const items = sources.map(({ number, title, url }) => {
+  /** @param {string[]} questions */
+  #followUps(questions) {
+    const { words, onFollowUp } = this.options;
+    const buttons = questions.map((text) =>
+      h(
+        "button",
+        { type: "button", class: "suggestion", onclick: () => onFollowUp(text) },
+        h("span", { dir: "auto" }, text),
+      ),
+    );
+    return buttons.length > 0
+      ? h(
+          "div",
+          { class: "follow-ups", role: "group", "aria-label": words.followUps },
+          h("p", {}, words.followUps),
+          ...buttons,
+        )
+      : null;
+  }
+
+  /** @param {Source[]} sources @param {string} title @param {string} [kind] */
+  #sources(sources, title, kind = "cited") {
+    const { onVisit } = this.options;
+    const items = sources.map(({ number, title: name, url }) => {
       const address = safeUrl(url);
-      const name = [
-        h("span", { class: "number", "aria-hidden": "true" }, String(number)),
-        h("span", { class: "title", dir: "auto" }, title),
+      const parts = [
+        ...(kind === "cited" ? [h("span", { class: "number", "aria-hidden": "true" }, String(number))] : []),
+        h("span", { class: "title", dir: "auto" }, name),
       ];
-      return h("li", { value: number }, address ? link(address, {}, onVisit, ...name) : h("span", {}, ...name));
+      return h("li", { value: number }, address ? link(address, {}, onVisit, ...parts) : h("span", {}, ...parts));
     });
     return items.length > 0
-      ? h("div", { class: "sources" }, h("p", {}, words.sources), h("ol", { "aria-label": words.sources }, ...items))
+      ? h("div", { class: `sources ${kind}` }, h("p", {}, title), h("ol", { "aria-label": title }, ...items))
       : null;
   }
 

@@ -147,14 +147,14 @@ class BookChat extends HTMLElement {
     return this.#root?.activeElement?.matches("textarea, input") ?? false;
   }
 
-  /** @param {{ range?: Range, question?: string, isByItself?: boolean }} [how]  what nobody has asked for takes no focus */
-  async #open({ range, question, isByItself = false } = {}) {
+  /** @param {{ range?: Range, question?: string, request?: string, isByItself?: boolean }} [how]  what nobody has asked for takes no focus */
+  async #open({ range, question, request, isByItself = false } = {}) {
     this.#launcher.setAttribute("aria-busy", "true");
     this.#problem.hidden = true;
     this.#theme.update();
     try {
       const panel = await this.#load();
-      panel.open({ range, question, isByItself });
+      panel.open({ range, question, request, isByItself });
     } catch (error) {
       console.error(error);
       this.#problem.textContent = labels[this.lang].notLoaded;
@@ -268,7 +268,8 @@ class BookChat extends HTMLElement {
       document.removeEventListener("selectionchange", onSelect);
       const module = await import("./bubble.js").catch(() => null);
       if (!module) return document.addEventListener("selectionchange", onSelect);
-      const onAsk = (/** @type {Range | undefined} */ range) => this.#open({ range });
+      const onAsk = (/** @type {Range | undefined} */ range, /** @type {string | undefined} */ request) =>
+        this.#open({ range, request });
       this.#bubble = new module.Bubble({ root: this.#root, bookSelector, onAsk });
       this.#root.append(this.#bubble.element);
       this.#bubble.press(this.#isPointerDown);
