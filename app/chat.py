@@ -51,7 +51,8 @@ from app.models import (
 )
 from app.prompt import Background, PastTurn, PromptMessage, assemble_prompt
 from app.ratelimit import Allowance
-from app.retrieval import Retrieval, Retriever, retrieve_nothing
+from app.retrieval import Passage, Retrieval, Retriever, retrieve_nothing
+from app.snippets import snippet_of
 from app.turns import deadline
 
 router = APIRouter(tags=["chat"])
@@ -229,8 +230,7 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
     """
     found = await retrieval.findings()
     sources = [
-        Source(number=number, title=passage.title, url=passage.source)
-        for number, passage in enumerate(found.passages, 1)
+        as_source(number, passage, has_snippet=request.snippets) for number, passage in enumerate(found.passages, 1)
     ]
     if sources and emit:
         emit(SourcesEvent(sources=sources))
@@ -253,6 +253,14 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
     if not text.strip():
         raise ModelError(usage=completion.usage)
     return Answer(text, [sources[number - 1] for number in cited], completion)
+
+
+def as_source(number: int, passage: Passage, *, has_snippet: bool) -> Source:
+    """Return the passage as the reader gets it; one without prose has no snippet."""
+    source = Source(number=number, title=passage.title, url=passage.source)
+    if has_snippet and (snippet := snippet_of(passage.text)):
+        source["snippet"] = snippet
+    return source
 
 
 def _replay(question: MessageBase, reply: Row[Any], emit: Emit | None) -> DoneEvent:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypedDict, override
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, override
 
 from pgvector.sqlalchemy import VECTOR
 from pydantic import AfterValidator, HttpUrl, TypeAdapter, ValidationError, ValidationInfo, field_validator
@@ -142,14 +142,19 @@ class Source(TypedDict):
     """The `n` of the answer's `[n]`."""
     title: str
     url: str
+    snippet: NotRequired[str]
+    """The beginning of its text, if the request asked for snippets and the passage has prose."""
 
 
 def read_sources(stored: Sequence[Mapping[str, Any]] | None) -> list[Source]:
     """Return a message's sources; older rows have their addresses under another name, and no numbers but their order."""
-    return [
-        Source(number=each.get("number", place), title=each["title"], url=each.get("url") or each["source"])
-        for place, each in enumerate(stored or (), 1)
-    ]
+    sources = []
+    for place, each in enumerate(stored or (), 1):
+        source = Source(number=each.get("number", place), title=each["title"], url=each.get("url") or each["source"])
+        if snippet := each.get("snippet"):
+            source["snippet"] = snippet
+        sources.append(source)
+    return sources
 
 
 class MessageBase(SQLModel):
@@ -399,7 +404,7 @@ type Scope = Literal["book", "page"]
 
 
 class ReaderContext(ApiModel):
-    """Where a reader asks, and who asks."""
+    """Where a reader asks, who asks, and what the reader is shown."""
 
     page_url: Annotated[
         Annotated[str, AfterValidator(storable)] | None, AfterValidator(_absent_if_blank), AfterValidator(_web_address)
@@ -417,6 +422,8 @@ class ReaderContext(ApiModel):
 
     Blank counts as absent.
     """
+    snippets: bool = Field(default=False, schema_extra={"examples": [False]})
+    """Whether each source of the answer is to have a `snippet`, the beginning of its text."""
 
     @field_validator("scope")
     @classmethod

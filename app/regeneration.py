@@ -96,6 +96,7 @@ async def new_regeneration(  # noqa: PLR0913, PLR0917  # Each is what the reques
         page_url=context.page_url,
         scope=context.scope,
         reader_note=context.reader_note,
+        snippets=context.snippets,
     )
     return Regeneration(await new_turn(request, again, retriever, owner), question)
 
