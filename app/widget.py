@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import html
+import json
 import re
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -105,7 +106,14 @@ async def script(request: StateRequest, path: str) -> Response:
         path = rest
     if path not in bundle.scripts:
         raise HTTPException(404)
+    if path == "features.js":
+        return _respond(request, _features(request), "no-cache")
     return _respond(request, bundle.scripts[path], _IMMUTABLE if version == bundle.version else _SHORT_LIVED)
+
+
+def _features(request: StateRequest) -> Script:
+    """Return the script that says what the service offers; its settings decide that, so its address says nothing of it."""
+    return Script(f"export const mcp = {json.dumps(request.state['mcp_tools'] is not None)};\n".encode())
 
 
 def _respond(request: StateRequest, script: Script, cache_control: str) -> Response:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app import widget
+
 from tests.conftest import ORIGIN, Serve, Service
 from tests.marks import on_one_database
 
@@ -70,6 +72,20 @@ async def test_a_page_that_was_open_during_a_release_gets_the_scripts_that_there
 
     assert response.status_code == 200
     assert response.headers["Cache-Control"] == "public, max-age=300, stale-while-revalidate=86400"
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+async def test_a_script_says_whether_assistants_are_served_and_is_asked_for_each_time(
+    serve: Serve, *, is_on: bool
+) -> None:
+    service = await serve(**({"MCP_ENABLED": "true"} if is_on else {}))
+    response = await service.client.get(f"/widget/{widget.load_bundle().version}/features.js")
+
+    assert response.text == f"export const mcp = {str(is_on).lower()};\n"
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    headers = {"If-None-Match": response.headers["ETag"]}
+    assert (await service.client.get("/widget/features.js", headers=headers)).status_code == 304
 
 
 @pytest.mark.parametrize(

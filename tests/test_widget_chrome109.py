@@ -42,6 +42,7 @@ async def test_a_reader_asks_about_a_passage_in_chrome_109(
         assert "Chrome/109." in await page.evaluate("navigator.userAgent")
         await page.get_by_text("Atlas walks").click(click_count=3)
         await page.get_by_role("button", name="Ask about this").click()
+        await expect(page.get_by_role("dialog")).to_be_visible()
         await becomes(page, f"{BRIGHTNESS} > 240")
         await ask(page, "How does it walk?")
         await expect(page.get_by_role("button", name="Good answer")).to_be_visible()

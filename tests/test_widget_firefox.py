@@ -68,7 +68,7 @@ async def _ask_and_reload(page: FirefoxPage, gate: asyncio.Event) -> None:
     await page.until("texts('.chosen blockquote')", [PASSAGE])
     await page.evaluate("write('What is m?')")
     await page.click("Send")
-    await page.until("texts('.answer')", ["On two legs, "])
+    await page.until("texts('.answer')", ["On two legs,"])
     assert await page.evaluate("broken") == []
 
     await page.reload()

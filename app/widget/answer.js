@@ -6,6 +6,7 @@
 import { announced, h } from "./dom.js";
 import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
+import { describe, markedAddress } from "./passage.js";
 import { Lexer, Marked } from "./vendor/marked.js";
 
 /** @import { MarkedToken, Token, Tokens } from "./vendor/marked.js" */
@@ -344,15 +345,24 @@ export class Answer {
   }
 
   /** @param {Source} source */
-  #citation({ number, title, url }) {
+  #citation(source) {
+    const { number, title } = source;
     const label = fill(this.words.source, { number, title });
-    return link(
-      /** @type {URL} */ (safeUrl(url)),
-      { class: "citation", "aria-label": label, title },
-      this.onVisit,
-      String(number),
-    );
+    const properties = { class: "citation", "aria-label": label, title: source.snippet ? undefined : title };
+    return sourceLink(source, properties, this.onVisit, String(number));
   }
+}
+
+/**
+ * Returns a link to a source with a safe address. Its passage is shown beside it, and is marked on its page.
+ * @param {Source} source @param {Record<string, unknown>} properties @param {(event: MouseEvent, url: URL) => void} onVisit
+ * @param {...(Node | string)} children
+ */
+export function sourceLink({ url, title, snippet }, properties, onVisit, ...children) {
+  const address = /** @type {URL} */ (safeUrl(url));
+  const anchor = link(address, { ...properties, href: markedAddress(address, snippet) }, onVisit, ...children);
+  if (snippet) describe(anchor, snippet, properties.class === "citation" ? title : null);
+  return anchor;
 }
 
 /**

@@ -3,7 +3,9 @@
  */
 
 import { draw, h, sheet } from "./dom.js";
-import { loadWords } from "./languages.js";
+import { fill, loadWords } from "./languages.js";
+import { Store } from "./store.js";
+import { nameOf, targetOf } from "./translation.js";
 
 const css = `
 .bubble {
@@ -38,12 +40,16 @@ export class Bubble {
   /** What has been asked about, so that it is not offered again. @type {Range | undefined} */
   #asked;
   #isPointerDown = false;
+  #store;
+  /** Offers a translation into the language of the moment. */
+  #offer = () => {};
 
   /**
-   * @param {{ root: ShadowRoot, bookSelector: () => string, onAsk: (selected: Range | undefined, request?: string) => void }} options
+   * @param {{ root: ShadowRoot, service: string, bookSelector: () => string, onAsk: (selected: Range | undefined, request?: string) => void }} options
    */
   constructor(options) {
     this.#options = options;
+    this.#store = new Store(options.service);
     options.root.adoptedStyleSheets.push(sheet(css));
     this.element = h("div", { class: "bubble", role: "group", hidden: true });
     // A press would take the selection away before it is read.
@@ -61,10 +67,19 @@ export class Bubble {
   /** Speaks this language. @param {string} lang */
   async speak(lang) {
     const { words } = await loadWords(lang);
-    /** @param {string} text @param {string} [request] */
-    const button = (text, request) => h("button", { type: "button", onclick: () => this.#ask(request) }, text);
-    const own = [words.explainText, words.simplifyText, words.translateText].map((text) => button(text, text));
-    const ask = button(words.askAbout);
+    /** @param {string} text @param {boolean} [isRequest]  whether this is asked at once */
+    const button = (text, isRequest = true) => {
+      const onclick = () => this.#ask(isRequest ? (own.textContent ?? "") : undefined);
+      const own = h("button", { type: "button", onclick }, text);
+      return own;
+    };
+    const own = [words.explainText, words.simplifyText, words.translateText].map((text) => button(text));
+    this.#offer = () => {
+      const target = targetOf({ chosen: this.#store.about?.language, lang });
+      const text = target ? fill(words.translateInto, { language: nameOf(target, lang) }) : words.translateText;
+      own[2].textContent = text;
+    };
+    const ask = button(words.askAbout, false);
     ask.prepend(draw("quote", QUOTE));
     this.element.setAttribute("aria-label", words.excerpt);
     this.element.replaceChildren(ask, ...own);
@@ -87,6 +102,7 @@ export class Bubble {
     this.#selected = this.#isPointerDown ? undefined : selectionInBook(this.#options.bookSelector());
     const line = lastLineInView(this.#selected);
     const isAsked = this.#asked && this.#selected && isSame(this.#asked, this.#selected);
+    if (this.element.hidden && line) this.#offer();
     this.element.hidden = !line || Boolean(isAsked) || !this.element.hasChildNodes();
     if (!line || isAsked) return;
     const { offsetWidth, offsetHeight, style } = this.element;

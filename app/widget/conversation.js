@@ -5,6 +5,7 @@
  * All tabs of one site show the same conversation.
  */
 
+import { safeUrl } from "./answer.js";
 import { announced, h } from "./dom.js";
 import { icon } from "./icons.js";
 import { Log, loading } from "./log.js";
@@ -373,7 +374,8 @@ export class Conversation {
     const page_url = page?.url ?? pageAddress() ?? undefined;
     const scope = page && !excerpt ? /** @type {const} */ ("page") : undefined;
     const session_id = this.#store.session ?? undefined;
-    const question = { message, session_id, selected_text: excerpt ?? undefined, page_url, scope, follow_ups: true };
+    const selected_text = excerpt ?? undefined;
+    const question = { message, session_id, selected_text, page_url, scope, follow_ups: true, snippets: true };
     return { key: newId(), question, after: this.#lastId, askedAt: Date.now(), state: "queued" };
   }
 
@@ -421,6 +423,7 @@ export class Conversation {
     this.#changed();
     /** @param {Pending["state"]} state */
     const keep = (state) => this.#store.keep({ ...pending, state });
+    turn.tellWithoutBook(false);
     turn.wait(this.#words.thinking);
     this.log.goTo(turn.element);
     try {
@@ -479,6 +482,7 @@ export class Conversation {
       } else if (name === "sources") {
         found = data.sources;
         turn.cite(found);
+        turn.tellWithoutBook(data.unavailable === true);
       } else if (name === "follow_ups") followUps = data.questions;
       else if (name === "delta") {
         text += data.text;
@@ -568,8 +572,14 @@ function relatedTo(cited, found) {
   return found.filter(({ url }) => !known.has(url) && known.add(url)).slice(0, MOST_RELATED);
 }
 
-/** Returns the address of the page that the reader is on, less what can hold secrets; null if the service does not take it. */
+/**
+ * Returns the address of the page that the reader is on, less what can hold secrets; null if the service does not take it. A preview or
+ * a mirror of a site names the site's own address.
+ */
 export function pageAddress() {
-  const page = location.origin + location.pathname;
+  const canonical = document.querySelector("link[rel=canonical]")?.getAttribute("href");
+  const own = canonical ? safeUrl(canonical) : null;
+  const { origin, pathname } = own && own.origin !== location.origin ? own : location;
+  const page = origin + pathname;
   return page.startsWith("http") && page.length <= 2000 ? page : null;
 }

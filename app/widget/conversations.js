@@ -33,15 +33,11 @@ export class Conversations {
     this.state = h("div", { class: "list-state" });
     this.element = h(
       "section",
-      { class: "conversations", "aria-label": words.conversations, hidden: true },
+      { class: "view conversations", "aria-label": words.conversations, hidden: true },
       this.search,
       this.state,
       this.list,
     );
-  }
-
-  get isOpen() {
-    return !this.element.hidden;
   }
 
   close() {

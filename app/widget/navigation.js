@@ -10,6 +10,8 @@
 export function visit(event, url) {
   const isElsewhere = url.origin !== location.origin || event.button !== 0;
   if (isElsewhere || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return false;
+  // The browser itself marks a passage, unless a router takes its page.
+  const isHere = url.pathname === location.pathname && url.search === location.search;
   const navigate = new CustomEvent("book-chat:navigate", {
     bubbles: true,
     composed: true,
@@ -17,7 +19,7 @@ export function visit(event, url) {
     detail: { url: url.href },
   });
   if (!event.currentTarget?.dispatchEvent(navigate)) event.preventDefault();
-  else if (isDocusaurusPage(url)) {
+  else if (isDocusaurusPage(url) && !isHere) {
     event.preventDefault();
     // Its router listens to the history.
     history.pushState(null, "", url.href);

@@ -2,19 +2,26 @@
  * The chat itself: the panel on the screen, with the conversation and the field to ask in.
  */
 
+import { AboutMe, noteOf } from "./about.js";
+import { Assistant, isOffered } from "./assistant.js";
 import { Composer } from "./composer.js";
 import { Conversation, pageAddress } from "./conversation.js";
 import { Conversations } from "./conversations.js";
 import { Disclaimer } from "./disclaimer.js";
+import { Dock, WIDE } from "./dock.js";
 import { h, SMALL } from "./dom.js";
 import { textOf } from "./excerpt.js";
-import { icon, iconButton } from "./icons.js";
+import { iconButton } from "./icons.js";
+import { Menu } from "./menu.js";
 import { visit } from "./navigation.js";
+import { Passage } from "./passage.js";
 import { Failure, Service } from "./service.js";
 import { Store } from "./store.js";
 import { css } from "./styles.js";
 
 /** @import { Words } from "./languages.js" */
+/** @import { Item } from "./menu.js" */
+/** @import { View } from "./view.js" */
 
 export { loadWords } from "./languages.js";
 
@@ -31,12 +38,20 @@ export { loadWords } from "./languages.js";
  * @property {(isOpen: boolean) => void} onToggle
  */
 
+/** Where the conversation needs all the room that there is, such as on a screen that is zoomed to 400 %. */
+const LOW = matchMedia("(max-height: 400px)");
+
+/** By how much *Wider* and *Narrower* move the edge of a panel that is beside the text. */
+const WIDER_PX = 80;
+
 export class Panel {
   #options;
   #words;
   #store;
   #service;
   #isOpen = false;
+  /** What is shown in the place of the conversation. @type {View | null} */
+  #view = null;
   /** Ends when another panel takes this one's place. */
   #life = new AbortController();
   #styles = new CSSStyleSheet();
@@ -47,7 +62,7 @@ export class Panel {
     this.#options = options;
     this.#words = words;
     this.#store = new Store(options.service);
-    this.#service = new Service(options.service, this.#store);
+    this.#service = new Service(options.service, this.#store, () => noteOf(this.#store.about, words, lang));
     this.status = h("div", { class: "sr", role: "status" });
     this.composer = new Composer({
       words,
@@ -84,11 +99,20 @@ export class Panel {
       current: () => this.#store.session,
       onChoose: (session) => this.#openConversation(session),
     });
-    this.list = iconButton("list", words.conversations, () => this.#showConversations(!this.conversations.isOpen), {
-      "aria-expanded": "false",
-    });
+    const onBack = () => this.#goBack();
+    this.aboutMe = new AboutMe({ words, lang, store: this.#store, onBack });
+    this.assistant = new Assistant({ words, service: options.service, onBack });
+    this.list = iconButton(
+      "list",
+      words.conversations,
+      () => this.#show(this.#view === this.conversations ? null : this.conversations),
+      { "aria-expanded": "false" },
+    );
+    this.menu = new Menu(words.menu, () => this.#menuItems());
     this.bottom = h("div", { class: "bottom" });
     this.dialog = this.#build();
+    this.passage = new Passage(this.dialog);
+    this.dock = new Dock({ words, store: this.#store, dialog: this.dialog, signal: this.#life.signal });
     this.#listen();
 
     this.#styles.replaceSync(css);
@@ -99,36 +123,75 @@ export class Panel {
   #build() {
     const { title } = this.#options;
     const words = this.#words;
-    const width = iconButton("widen", words.expand, () => this.#toggleWidth(width), {
-      class: "icon-button width",
-      "aria-pressed": "false",
-    });
     const head = h(
       "div",
       { class: "head" },
       h("h2", { id: "title", tabindex: -1 }, title),
-      width,
       this.list,
       iconButton("fresh", words.newConversation, () => this.#startAnew()),
+      this.menu.element,
       iconButton("close", words.close, () => this.close()),
     );
     const { log } = this.conversation;
     this.bottom.append(log.latest, this.#pageActions(), this.composer.element, this.disclaimer.element);
-    const parts = [head, log.element, this.bottom, this.conversations.element, this.status];
+    const views = [this.conversations.element, this.aboutMe.element, this.assistant.element];
+    const parts = [head, log.element, this.bottom, ...views, this.status];
     return h("dialog", { class: "panel", "aria-labelledby": "title" }, ...parts);
+  }
+
+  /** Returns what is needed rarely, and possible at the moment. */
+  #menuItems() {
+    const { aboutMe, expand, shrink, dock, undock, useInAssistant } = this.#words;
+    const { isDocked } = this.dock;
+    const isWide = this.dialog.classList.contains("wide");
+    /** @type {Item} */
+    const wider = { label: expand, icon: "widen", onChoose: () => this.#widen(true) };
+    /** @type {Item} */
+    const narrower = { label: shrink, icon: "narrow", onChoose: () => this.#widen(false) };
+    /** @type {Item} */
+    const place = {
+      label: isDocked ? undock : dock,
+      icon: isDocked ? "undock" : "dock",
+      onChoose: () => this.dock.toggle(),
+    };
+    /** @type {Item} */
+    const assistant = { label: useInAssistant, icon: "plug", onChoose: () => this.#show(this.assistant) };
+    const pageActions = this.#pageQuestions.map((text) => ({
+      label: text,
+      icon: /** @type {const} */ ("book"),
+      onChoose: () => this.#askAboutPage(text),
+    }));
+    return [
+      ...(LOW.matches ? pageActions : []),
+      { label: aboutMe, icon: /** @type {const} */ ("person"), onChoose: () => this.#show(this.aboutMe) },
+      ...(WIDE.matches ? [place] : []),
+      ...(isDocked ? [wider, narrower] : SMALL.matches ? [] : [isWide ? narrower : wider]),
+      isOffered().then((isOn) => (isOn ? assistant : null)),
+    ];
+  }
+
+  /** @param {boolean} isWider */
+  #widen(isWider) {
+    if (this.dock.isDocked) this.dock.widen(isWider ? WIDER_PX : -WIDER_PX);
+    else this.dialog.classList.toggle("wide", isWider);
   }
 
   /** Returns the buttons that ask about the page. */
   #pageActions() {
-    const { summarizePage, quizMe, explainSimply } = this.#words;
-    const buttons = [summarizePage, quizMe, explainSimply].map((text) =>
+    const buttons = this.#pageQuestions.map((text) =>
       h("button", { type: "button", class: "chip", onclick: () => this.#askAboutPage(text) }, text),
     );
     return h("div", { class: "page-actions", role: "group", "aria-label": this.#words.suggestions }, ...buttons);
   }
 
+  get #pageQuestions() {
+    const { summarizePage, quizMe, explainSimply } = this.#words;
+    return [summarizePage, quizMe, explainSimply];
+  }
+
   /** @param {string} question */
   #askAboutPage(question) {
+    this.#show(null);
     const url = pageAddress();
     const [heading] = this.#options.book().flatMap((part) => [...part.querySelectorAll("h1")]);
     const range = document.createRange();
@@ -142,6 +205,7 @@ export class Panel {
   /** Makes place for another panel, and returns what that needs to go on. */
   destroy() {
     const { isOpen, excerpt } = { isOpen: this.dialog.open, excerpt: this.composer.excerpt };
+    this.passage.hide();
     this.#life.abort();
     this.conversation.leave();
     this.dialog.remove();
@@ -158,9 +222,8 @@ export class Panel {
       if (event.key !== "Escape" || event.isComposing) return;
       event.preventDefault();
       event.stopPropagation();
-      if (!this.conversations.isOpen) return this.close();
-      this.#showConversations(false);
-      this.list.focus();
+      if (this.#view) this.#goBack();
+      else this.close();
     });
     // The gesture that goes back on a phone.
     dialog.addEventListener("cancel", (event) => {
@@ -175,7 +238,7 @@ export class Panel {
         this.#options.root.activeElement === this.composer.textbox && matchMedia("(pointer: coarse)").matches;
       if (!dialog.open || isTyping) return;
       dialog.close();
-      this.#show();
+      this.#showDialog();
     };
     SMALL.addEventListener("change", onResize, { signal });
     visualViewport?.addEventListener("resize", () => this.#fitScreen(), { signal });
@@ -210,13 +273,13 @@ export class Panel {
    *   `request` is what is asked about the text at once
    */
   open({ range, excerpt, question, request, isByItself = false }) {
-    if (!isByItself) this.#showConversations(false);
+    if (!isByItself) this.#show(null);
     const chosen = range ? textOf(range) : excerpt;
     if (chosen) this.composer.choose(chosen);
     if (question) this.composer.textbox.value = question;
     if (!this.dialog.open) {
       this.#isOpen = true;
-      this.#show();
+      this.#showDialog();
       this.#options.onToggle(true);
       this.conversation.show();
       this.#tell("open");
@@ -237,17 +300,20 @@ export class Panel {
   #afterClosing() {
     if (this.dialog.open || !this.#isOpen) return;
     this.#isOpen = false;
+    this.passage.hide();
+    this.dock.show(false);
     document.documentElement.classList.remove("book-chat-modal");
     this.#options.onToggle(false);
     this.#tell("close");
   }
 
-  #show() {
+  #showDialog() {
     this.dialog.classList.toggle("modal", SMALL.matches);
     document.documentElement.classList.toggle("book-chat-modal", SMALL.matches);
     if (SMALL.matches) this.dialog.showModal();
     // Its `show` would take the focus, which after a reload belongs to the page.
     else this.dialog.setAttribute("open", "");
+    this.dock.show(true);
     this.#fitScreen();
   }
 
@@ -263,23 +329,23 @@ export class Panel {
     }
   }
 
-  /** Shows the list of conversations in the place of the one that is open. @param {boolean} isShown */
-  #showConversations(isShown) {
-    if (isShown === this.conversations.isOpen) return;
-    this.list.setAttribute("aria-expanded", String(isShown));
-    this.conversation.log.element.hidden = isShown;
-    this.bottom.hidden = isShown;
-    if (isShown) this.conversations.open();
-    else this.conversations.close();
+  /** Shows this in the place of the conversation, or the conversation again. @param {View | null} view */
+  #show(view) {
+    if (view === this.#view) return;
+    this.passage.hide();
+    this.#view?.close();
+    this.#view = view;
+    this.list.setAttribute("aria-expanded", String(view === this.conversations));
+    this.conversation.log.element.hidden = view !== null;
+    this.bottom.hidden = view !== null;
+    view?.open();
   }
 
-  /** @param {HTMLButtonElement} button */
-  #toggleWidth(button) {
-    const isWide = this.dialog.classList.toggle("wide");
-    const label = isWide ? this.#words.shrink : this.#words.expand;
-    button.setAttribute("aria-label", label);
-    button.title = label;
-    button.replaceChildren(icon(isWide ? "narrow" : "widen"));
+  /** Shows the conversation again; the focus goes back to where it came from. */
+  #goBack() {
+    const button = this.#view === this.conversations ? this.list : this.menu.button;
+    this.#show(null);
+    button.focus();
   }
 
   // What happens in the conversation
@@ -305,7 +371,7 @@ export class Panel {
 
   /** @param {string} session */
   #openConversation(session) {
-    this.#showConversations(false);
+    this.#show(null);
     this.composer.choose(null);
     this.composer.attach(null);
     this.conversation.open(session);
@@ -314,7 +380,7 @@ export class Panel {
   }
 
   #startAnew() {
-    this.#showConversations(false);
+    this.#show(null);
     this.conversation.startAnew();
     this.composer.choose(null);
     this.composer.attach(null);

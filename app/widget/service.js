@@ -4,7 +4,7 @@
 
 /** @import { Pending, Store } from "./store.js" */
 
-/** @typedef {{ number: number, title: string, url: string }} Source */
+/** @typedef {{ number: number, title: string, url: string, snippet?: string }} Source */
 /** @typedef {"positive" | "negative"} Rating */
 
 /**
@@ -25,7 +25,7 @@
 
 /**
  * @typedef {{ name: "session", data: { session_id: string } }
- *   | { name: "sources", data: { sources: Source[] } }
+ *   | { name: "sources", data: { sources: Source[], unavailable?: boolean } }
  *   | { name: "delta", data: { text: string } }
  *   | { name: "follow_ups", data: { questions: string[] } }
  *   | { name: "done", data: Done }
@@ -62,13 +62,18 @@ export class Failure extends Error {
 export class Service {
   #base;
   #store;
+  #note;
   /** Whether this page has had an answer of the API, so that it is allowed to ask. */
   #hasAnswered = false;
 
-  /** @param {string} base  the service's address @param {Store} store */
-  constructor(base, store) {
+  /**
+   * @param {string} base  the service's address @param {Store} store
+   * @param {() => string | undefined} note  what the reader says of themselves, which is sent with each question
+   */
+  constructor(base, store, note) {
     this.#base = base;
     this.#store = store;
+    this.#note = note;
   }
 
   /**
@@ -176,7 +181,7 @@ export class Service {
       const response = await this.#call("chat/stream", {
         method: "POST",
         headers: { "Content-Type": "application/json", "Idempotency-Key": pending.key },
-        body: JSON.stringify(pending.question),
+        body: JSON.stringify({ ...pending.question, reader_note: this.#note() }),
         signal: end.signal,
       });
       if (!response.body) throw new Failure("network");

@@ -1,6 +1,7 @@
 /**
- * What the widget keeps in the browser, so that a conversation outlives its page: the reader's token, the conversation's id, and
- * each question until its answer is there. Nothing else is kept, and nothing of it is in a cookie.
+ * What the widget keeps in the browser, so that a conversation outlives its page: the reader's token, the conversation's id, each
+ * question until its answer is there, what readers say of themselves, and where they like the panel. Nothing else is kept, and
+ * nothing of it is in a cookie.
  *
  * Storage can be forbidden or full. Then everything works until the page is closed.
  */
@@ -13,9 +14,14 @@
  * @property {string} [page_url]
  * @property {"page"} [scope]  the question is about the page alone
  * @property {boolean} [follow_ups]
+ * @property {boolean} [snippets]
  */
 
 /** @typedef {{ url: string, title: string }} Page  a page of the book that questions are about */
+
+/** @typedef {{ language: string, level: number, text: string }} About  what readers say of themselves; what they do not say is empty */
+
+/** @typedef {{ isDocked: boolean, width?: number }} Layout  where the panel is in a wide window, and how wide in pixels */
 
 /**
  * @typedef {object} Pending  a question that is not answered yet
@@ -55,7 +61,28 @@ export class Store {
     return this.#get("reader") !== null;
   }
 
-  /** Forgets the reader: what is asked from now on is another's. */
+  /** What the reader says of themselves. @type {About | null} */
+  get about() {
+    const { language, level, text } = this.#read("about") ?? {};
+    const isOwn = typeof language === "string" && typeof level === "number" && typeof text === "string";
+    return isOwn ? { language, level, text } : null;
+  }
+
+  set about(about) {
+    this.#set("about", about && JSON.stringify(about));
+  }
+
+  /** @type {Layout} */
+  get layout() {
+    const { isDocked, width } = this.#read("layout") ?? {};
+    return { isDocked: isDocked === true, width: typeof width === "number" ? width : undefined };
+  }
+
+  set layout(layout) {
+    this.#set("layout", JSON.stringify(layout));
+  }
+
+  /** Forgets the reader's conversations: what is asked from now on is another's. */
   forgetReader() {
     for (const pending of this.pending) this.forget(pending);
     this.draft = "";
@@ -162,6 +189,15 @@ export class Store {
       return localStorage.getItem(this.#prefix + name) ?? this.#memory.get(name) ?? null;
     } catch {
       return this.#memory.get(name) ?? null;
+    }
+  }
+
+  /** Returns what is kept as JSON. @param {string} name @returns {any} */
+  #read(name) {
+    try {
+      return JSON.parse(this.#get(name) ?? "null");
+    } catch {
+      return null;
     }
   }
 

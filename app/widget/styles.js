@@ -40,7 +40,14 @@ export const css = `
   box-shadow: none;
 }
 .panel.modal::backdrop { background: var(--surface) }
-.panel.modal .width { display: none }
+.panel.docked { inset: 0 0 0 auto; inline-size: var(--dock); block-size: 100dvh; border-radius: 0; box-shadow: -1px 0 var(--line); animation: none }
+.panel.docked.on-left { inset: 0 auto 0 0; box-shadow: 1px 0 var(--line) }
+.separator { position: absolute; inset: 0 auto 0 0; z-index: 2; inline-size: 8px; cursor: col-resize; touch-action: none }
+.on-left > .separator { inset: 0 0 0 auto }
+.separator::after { content: ""; position: absolute; inset: 0 auto 0 0; inline-size: 3px; background: var(--accent); opacity: 0; transition: opacity 0.12s }
+.on-left > .separator::after { inset: 0 0 0 auto }
+.separator:hover::after, .separator:focus-visible::after, .separator:active::after { opacity: 1 }
+.panel .separator:focus-visible { outline-offset: -2px }
 .panel *, .panel *::before, .panel *::after { box-sizing: border-box }
 
 .panel button { font: inherit; color: inherit; margin: 0; -webkit-tap-highlight-color: transparent; cursor: pointer }
@@ -79,8 +86,48 @@ export const css = `
   background: none;
   color: var(--muted) !important;
 }
-.icon-button:hover { background: var(--faint); color: var(--ink) !important }
+.icon-button:hover, .icon-button[aria-expanded=true] { background: var(--faint); color: var(--ink) !important }
 .icon-button .icon { inline-size: 1.25em; block-size: 1.25em }
+.icon.more { stroke-width: 3 }
+:host([dir=rtl]) .icon.back { transform: scaleX(-1) }
+
+.menu-place { position: relative }
+.menu {
+  position: absolute;
+  inset-block-start: calc(100% + 0.3em);
+  inset-inline-end: -2.4em;
+  z-index: 3;
+  inline-size: max-content;
+  max-inline-size: min(20em, 100vw - 40px);
+  max-block-size: calc(100dvh - 5em);
+  overflow-y: auto;
+  padding: 0.35em;
+  border: 1px solid var(--line);
+  border-radius: 0.8em;
+  background: var(--surface);
+  box-shadow: 0 2px 6px #0002, 0 8px 28px #0004;
+}
+.panel .menu button { display: flex; align-items: center; gap: 0.7em; inline-size: 100%; padding: 0.55em 0.75em; border: 0; border-radius: 0.55em; background: none; text-align: start; line-height: 1.35 }
+.panel .menu button:hover, .panel .menu button:focus { background: var(--tint) }
+.panel .menu button:focus-visible { outline-offset: -2px }
+.menu .icon { inline-size: 1.2em; block-size: 1.2em; color: var(--muted) }
+
+.passage {
+  position: absolute;
+  z-index: 2;
+  inline-size: max-content;
+  max-inline-size: min(24em, 100% - 20px);
+  overflow-y: auto;
+  padding: 0.65em 0.85em;
+  border: 1px solid var(--line);
+  border-radius: 0.75em;
+  background: var(--surface);
+  box-shadow: 0 2px 6px #0002, 0 6px 22px #0004;
+  font-size: 0.88em;
+  line-height: 1.45;
+}
+.passage strong { display: block; margin-block-end: 0.2em }
+.passage p { margin: 0; color: var(--muted); white-space: pre-line }
 
 .log {
   flex: 1;
@@ -196,8 +243,8 @@ math.tml-display { display: block; inline-size: 100% }
 .actions { display: flex; gap: 0.1em; margin-block-start: 0.45em; margin-inline-start: -0.45em }
 .actions .icon-button { inline-size: 2.1em; block-size: 2.1em }
 .actions .icon-button .icon { inline-size: 1.1em; block-size: 1.1em }
-.icon-button[aria-pressed=true]:not(.width) { color: var(--ink) !important; background: var(--tint) }
-.icon-button[aria-pressed=true]:not(.width) .icon { fill: var(--accent); fill-opacity: 0.35 }
+.icon-button[aria-pressed=true] { color: var(--ink) !important; background: var(--tint) }
+.icon-button[aria-pressed=true] .icon { fill: var(--accent); fill-opacity: 0.35 }
 .icon-button > .copy ~ .icon, .icon-button.done > .copy, .icon-button.refused > .copy { display: none }
 .icon-button.done > .check, .icon-button.refused > .close { display: block !important }
 .not-copied { align-self: center; margin: 0; padding-inline-end: 0.6em; color: var(--muted); font-size: 0.85em }
@@ -251,7 +298,24 @@ math.tml-display { display: block; inline-size: 100% }
 .follow-ups { display: grid; gap: 0.5em; margin-block-start: 1em }
 .follow-ups p { margin: 0; color: var(--muted); font-size: 0.85em; font-weight: 650 }
 
-.conversations { flex: 1; min-block-size: 0; overflow-y: auto; padding: 1.1em; scrollbar-width: thin }
+.view { flex: 1; min-block-size: 0; overflow-y: auto; padding: 1.1em; scrollbar-width: thin }
+.view h3 { margin: 0.5em 0 0.4em; font-size: 1.2em; font-weight: 650; line-height: 1.3; border-radius: 0.3em }
+.view p { margin: 0 0 1em }
+.panel .to-conversation { display: inline-flex; align-items: center; gap: 0.35em; margin-inline-start: -0.4em; padding: 0.25em 0.5em 0.25em 0.3em; border: 0; border-radius: 0.5em; background: none; color: var(--muted); font-size: 0.92em }
+.panel .to-conversation:hover { background: var(--faint); color: var(--ink) }
+.to-conversation .icon { inline-size: 1.1em; block-size: 1.1em }
+.about > p { color: var(--muted); font-size: 0.93em }
+.about label { display: grid; gap: 0.35em; margin-block-end: 1em; font-weight: 600; font-size: 0.93em }
+.about :is(select, textarea) { inline-size: 100%; max-block-size: none; margin: 0; padding: 0.55em 0.8em; border: 1px solid var(--edge); border-radius: 0.8em; background: var(--surface); color: inherit; font: inherit; font-weight: 400; font-size: max(16px, 1em) }
+.about textarea { resize: vertical }
+.panel .about textarea:focus-visible { outline: 2px solid var(--focus) !important }
+.about .buttons { display: flex; flex-wrap: wrap; align-items: center; gap: 0.9em }
+.saved p { margin: 0.7em 0 0; color: var(--muted) }
+.address { display: flex; align-items: center; gap: 0.3em; padding-block: 0.3em; padding-inline: 0.9em 0.3em; border: 1px solid var(--line); border-radius: 0.7em; background: var(--faint) }
+.address code { flex: 1; min-inline-size: 0; font-family: var(--mono); font-size: 0.88em }
+.bookless:not(:empty) { display: flex; gap: 0.6em; margin-block-end: 0.8em; padding: 0.55em 0.85em; border-radius: 0.8em; background: var(--faint); font-size: 0.92em; line-height: 1.45 }
+.bookless .icon { inline-size: 1.3em; block-size: 1.3em; margin-block-start: 0.1em; color: var(--muted) }
+.bookless p { margin: 0 }
 .panel input[type=search] { inline-size: 100%; margin: 0; padding: 0.5em 0.8em; border: 1px solid var(--edge); border-radius: 0.8em; background: var(--surface); color: inherit; font: inherit; font-size: max(16px, 1em) }
 .conversations ul { display: grid; gap: 0.5em; margin: 0.9em 0 0; padding: 0; list-style: none }
 .conversations .suggestion { inline-size: 100% }
@@ -327,13 +391,15 @@ textarea.long { block-size: 9em }
   .panel .chosen .quoted { -webkit-line-clamp: 1 }
   .panel .chosen .quoted.whole { max-block-size: 4em }
   .panel .welcome > .icon { display: none }
-  .panel .page-actions { flex-wrap: nowrap; overflow-x: auto; margin-block: 0.1em }
-  .panel .page-actions .chip { flex: none; padding-block: 0.05em }
+  .panel .view { padding-block: 0.5em }
+  .panel .menu { max-block-size: calc(100dvh - 3em) }
+  /* The menu has them. */
+  .panel .page-actions { display: none }
   .panel .welcome h3 { margin-block-start: 0 }
   .panel textarea { max-block-size: 4.5em }
 }
 @media (forced-colors: active) {
-  .panel, .question, .round, .panel .retry, .citation { border: 1px solid }
+  .panel, .question, .round, .panel .retry, .citation, .separator { border: 1px solid }
   .stop i { background: ButtonText }
 }
 @media (prefers-reduced-motion: reduce) {

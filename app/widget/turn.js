@@ -2,7 +2,7 @@
  * One question and its answer, as they are shown.
  */
 
-import { Answer, copyButton, link, safeUrl } from "./answer.js";
+import { Answer, copyButton, safeUrl, sourceLink } from "./answer.js";
 import { announced, h } from "./dom.js";
 import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
@@ -68,12 +68,14 @@ export class Turn {
     this.onGrow = () => {};
     const body = h("div", { class: "answer" });
     this.#answer = new Answer(body, options);
+    this.bookless = h("div", { class: "bookless" });
     this.state = h("div", { class: "state" });
     this.extras = h("div", { class: "extras" });
     this.reply = h(
       "div",
       { class: "reply", hidden: true },
       h("span", { class: "sr" }, `${words.answer}: `),
+      this.bookless,
       body,
       this.state,
       this.extras,
@@ -114,6 +116,12 @@ export class Turn {
     const cited = JSON.stringify(sources);
     if (cited !== this.#cited) this.#answer.cite(sources);
     this.#cited = cited;
+  }
+
+  /** Says whether the book could not be searched, so that the answer is from elsewhere. @param {boolean} isBookless */
+  tellWithoutBook(isBookless) {
+    if (isBookless === this.bookless.hasChildNodes()) return;
+    this.bookless.replaceChildren(...(isBookless ? [icon("warn"), announced(this.options.words.withoutBook)] : []));
   }
 
   /** Shows what there is of the answer, with the browser's next frame. @param {string} text */
@@ -276,13 +284,14 @@ export class Turn {
   /** @param {Source[]} sources @param {string} title @param {string} [kind] */
   #sources(sources, title, kind = "cited") {
     const { onVisit } = this.options;
-    const items = sources.map(({ number, title: name, url }) => {
-      const address = safeUrl(url);
+    const items = sources.map((source) => {
+      const { number, title: name, url } = source;
       const parts = [
         ...(kind === "cited" ? [h("span", { class: "number", "aria-hidden": "true" }, String(number))] : []),
         h("span", { class: "title", dir: "auto" }, name),
       ];
-      return h("li", { value: number }, address ? link(address, {}, onVisit, ...parts) : h("span", {}, ...parts));
+      const shown = safeUrl(url) ? sourceLink(source, {}, onVisit, ...parts) : h("span", {}, ...parts);
+      return h("li", { value: number }, shown);
     });
     return items.length > 0
       ? h("div", { class: `sources ${kind}` }, h("p", {}, title), h("ol", { "aria-label": title }, ...items))

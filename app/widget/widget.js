@@ -270,7 +270,7 @@ class BookChat extends HTMLElement {
       if (!module) return document.addEventListener("selectionchange", onSelect);
       const onAsk = (/** @type {Range | undefined} */ range, /** @type {string | undefined} */ request) =>
         this.#open({ range, request });
-      this.#bubble = new module.Bubble({ root: this.#root, bookSelector, onAsk });
+      this.#bubble = new module.Bubble({ root: this.#root, service, bookSelector, onAsk });
       this.#root.append(this.#bubble.element);
       this.#bubble.press(this.#isPointerDown);
       this.#bubble.speak(this.lang);
