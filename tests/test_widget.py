@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from app import widget
-
 from tests.conftest import ORIGIN, Serve, Service
 from tests.marks import on_one_database
 

@@ -1,11 +1,14 @@
-"""What the widget offers a reader beyond one answer: earlier conversations, the page as a subject, and further questions."""
+"""What the widget offers a reader beyond one answer: earlier conversations, the page as a subject, passages, and a panel to one's liking."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
+from app.retrieval import Passage, Query
 from tests.browser import Visit, accessibility_findings, answers, ask, needs_chromium, open_chat, questions, requests_of
-from tests.conftest import Service
+from tests.conftest import PlugIn, Serve, Service
 from tests.fake_openai import FakeOpenAI, stream
 from tests.marks import on_one_database
 from tests.test_widget_interface import needs_axe
@@ -85,9 +88,308 @@ async def test_the_page_stays_the_subject_until_it_is_removed(
     await ask(page, "How many legs?")
     await expect(answers(page).last).to_have_text("Six legs.")
     await page.locator("article").get_by_text("Atlas walks").click(click_count=3)
+    # There is no language to translate into that this reader is known to read.
+    await expect(page.get_by_role("button", name="Translate", exact=True)).to_be_visible()
     await page.get_by_role("button", name="Simplify").click()
     await expect(answers(page).last).to_have_text("Fine.")
     bodies = [json.loads(request.post_data or "") for request in made]
     assert [body.get("scope") for body in bodies] == ["page", "page", None, None]
     assert {body["page_url"] for body in bodies} == {"http://localhost:3000/part/page"}
     assert bodies[3]["selected_text"] == "Atlas walks on two legs. It weighs 89 kg."
+
+
+@needs_axe
+async def test_what_readers_say_of_themselves_is_kept_in_the_browser_and_sent_with_each_question(  # noqa: PLR0915
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    page = await visit(service, locale="de-DE")
+    made = requests_of(page, "chat/stream")
+    more = page.get_by_role("button", name="More", exact=True)
+    await page.get_by_text("Atlas walks").click(click_count=3)
+    await expect(page.get_by_role("button", name="Translate into German")).to_be_visible()
+    await open_chat(page)
+
+    # With the keyboard alone.
+    await more.focus()
+    await page.keyboard.press("ArrowDown")
+    await expect(page.get_by_role("menuitem", name="About me")).to_be_focused()
+    assert await accessibility_findings(page, within="book-chat") == []
+    await page.keyboard.press("ArrowDown")
+    await expect(page.get_by_role("menuitem", name="Beside the page")).to_be_focused()
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("End")
+    await page.keyboard.press("Home")
+    await page.keyboard.press("ArrowUp")
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("Enter")
+    language = page.get_by_role("combobox", name="Language of the answers")
+    await expect(language).to_be_focused()
+    assert await accessibility_findings(page, within="book-chat") == []
+    await language.select_option("ur")
+    await page.get_by_role("combobox", name="What I know of the subject").select_option("I am new to it")
+    await page.get_by_role("textbox", name="A sentence about me").fill("  I am a nurse. ")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("status").filter(has_text="Saved")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(more).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("menuitem")).to_have_count(0)
+    await expect(more).to_be_focused()
+
+    await page.reload()
+    await ask(page, "What is a joint?")
+    await expect(page.get_by_role("button", name="Good answer")).to_have_count(1)
+    assert "I am a nurse." in str(model_server.prompt)
+    await page.get_by_text("Atlas walks").click(click_count=3)
+    await page.get_by_role("button", name="Translate into Urdu").click()
+    await expect(page.get_by_role("button", name="Good answer")).to_have_count(2)
+
+    # Who deletes conversations is still the same, until that is deleted too.
+    await page.get_by_role("button", name="Delete my conversations").click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(page.get_by_text("Your conversations were deleted.")).to_be_visible()
+    await open_menu(page, "About me")
+    await expect(page.get_by_role("textbox", name="A sentence about me")).to_have_value("I am a nurse.")
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(language).to_have_value("")
+    await page.get_by_role("button", name="Conversation", exact=True).click()
+    kept = f"book-chat {str(service.client.base_url).rstrip('/')}/ about"
+    await page.evaluate("name => localStorage.setItem(name, '{')", kept)
+    await ask(page, "And now?")
+    await expect(page.get_by_role("button", name="Good answer")).to_have_count(1)
+    bodies = [json.loads(request.post_data or "") for request in made]
+    note = "Please answer in Urdu.\nWhat I know of the subject: I am new to it\nI am a nurse."
+    assert [body.get("reader_note") for body in bodies] == [note, note, None]
+    assert [body["message"] for body in bodies] == ["What is a joint?", "Translate into Urdu", "And now?"]
+
+
+@needs_axe
+async def test_in_a_wide_window_the_panel_is_put_beside_the_text_and_resized(service: Service, visit: Visit) -> None:
+    page = await visit(service, viewport={"width": 1280, "height": 720})
+    dialog, separator = page.get_by_role("dialog"), page.get_by_role("separator", name="Width of the chat")
+    await open_chat(page)
+    assert await room(page) == [0, 0]
+    await open_menu(page, "Beside the page")
+    assert await dialog.bounding_box() == {"x": 880, "y": 0, "width": 400, "height": 720}
+    assert await room(page) == [0, 400]
+    assert await accessibility_findings(page, within="book-chat") == []
+
+    await separator.focus()
+    for key, width in {"ArrowLeft": 420, "ArrowRight": 400, "End": 560, "Home": 320}.items():
+        await page.keyboard.press(key)
+        await expect(separator).to_have_attribute("aria-valuenow", str(width))
+        assert await room(page) == [0, width]
+    await page.mouse.move(961, 300)
+    await page.mouse.down()
+    await page.mouse.move(800, 320, steps=3)
+    await page.mouse.up()
+    assert await room(page) == [0, 480]
+    # Who cannot draw presses.
+    await open_menu(page, "Narrower")
+    assert await room(page) == [0, 400]
+    await page.reload()
+    await expect(separator).to_have_attribute("aria-valuenow", "400")
+    assert await room(page) == [0, 400]
+
+    await page.get_by_role("button", name="Close").click()
+    assert await room(page) == [0, 0]
+    await open_chat(page)
+    assert await room(page) == [0, 400]
+    await page.set_viewport_size({"width": 1200, "height": 720})
+    await expect(separator).to_be_hidden()
+    assert await room(page) == [0, 0]
+    await page.get_by_role("button", name="More", exact=True).click()
+    await expect(page.get_by_role("menuitem")).to_have_text(["About me", "Wider"])
+    await page.keyboard.press("Escape")
+    await page.set_viewport_size({"width": 1280, "height": 720})
+    await expect(separator).to_be_visible()
+    await open_menu(page, "Over the page")
+    await expect(separator).to_be_hidden()
+    assert await room(page) == [0, 0]
+
+
+async def test_from_right_to_left_the_panel_is_on_the_left_of_the_text(service: Service, visit: Visit) -> None:
+    page = await visit(service, lang="ur", direction="rtl", viewport={"width": 1600, "height": 720})
+    await page.get_by_role("button", name="کتاب سے پوچھیں").click()
+    await page.get_by_role("button", name="مزید").click()
+    await page.get_by_role("menuitem", name="صفحے کے ساتھ").click()
+    assert await page.get_by_role("dialog").bounding_box() == {"x": 0, "y": 0, "width": 400, "height": 720}
+    assert await room(page) == [400, 0]
+    await page.get_by_role("separator").focus()
+    await page.keyboard.press("ArrowRight")
+    assert await room(page) == [420, 0]
+    await page.evaluate("document.documentElement.lang = 'en'; document.documentElement.dir = 'ltr'")
+    await expect(page.get_by_role("separator", name="Width of the chat")).to_be_visible()
+    assert await room(page) == [0, 420]
+
+
+@needs_axe
+async def test_a_sources_passage_is_shown_beside_it_and_found_on_its_page(
+    service: Service, visit: Visit, model_server: FakeOpenAI, plug_in: PlugIn
+) -> None:
+    text = "**Atlas** walks, trots & runs - often, with a gait of its own."
+
+    async def retriever(_query: Query) -> Sequence[Passage]:
+        return [
+            Passage(text=f"## Legs\n\n{text}", source="http://localhost:3000/atlas#legs", title="Atlas"),
+            Passage(text="```\ncode\n```", source="http://localhost:3000/code", title="Code"),
+        ]
+
+    plug_in(retriever)
+    model_server.enqueue(stream("It walks [1], in code [2]."))
+    shown = text.replace("*", "")
+    page = await visit(service, body=f"<article><h1>Atlas</h1><p>{'Long.<br>' * 200}</p><p>{shown}</p></article>")
+    await open_chat(page)
+    await ask(page, "How does it move?")
+    passage = page.get_by_role("tooltip")
+    number = page.get_by_role("link", name="Source 1: Atlas")
+    await expect(page.get_by_role("button", name="Good answer")).to_be_visible()
+    await expect(page.get_by_role("link", name="Source 2: Code")).to_have_attribute("title", "Code")
+
+    # WCAG 1.4.13: it stays while the pointer is on it, and goes with Escape, which leaves the chat open.
+    await number.hover()
+    await expect(passage).to_have_text(f"Atlas{shown}")
+    await expect(number).to_have_accessible_description(shown)
+    assert await accessibility_findings(page, within="book-chat") == []
+    await passage.hover()
+    await page.wait_for_timeout(400)  # Longer than it stays when the pointer has left.
+    await expect(passage).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(passage).to_be_hidden()
+    await number.hover()
+    await expect(passage).to_be_visible()
+    await page.get_by_role("textbox").hover()
+    await expect(passage).to_be_hidden()
+    await page.get_by_role("log").focus()
+    for _ in range(3):
+        await page.keyboard.press("Tab")
+    listed = page.get_by_role("list", name="Sources").get_by_role("link").first
+    await expect(listed).to_be_focused()
+    await expect(passage).to_have_text(shown)
+    await page.keyboard.press("Escape")
+    await expect(passage).to_be_hidden()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+
+    marked = "#legs:~:text=Atlas%20walks%2C%20trots%20%26%20runs%20%2D%20often%2C%20with%20a%20gait"
+    for link in (number, listed):
+        await expect(link).to_have_attribute("href", f"http://localhost:3000/atlas{marked}")
+    await listed.click()
+    await page.wait_for_url("http://localhost:3000/atlas#legs*")
+    await expect(page.get_by_text(shown).first).to_be_in_viewport()
+
+
+async def test_only_words_that_are_on_the_page_as_they_are_written_are_looked_for(
+    service: Service, visit: Visit
+) -> None:
+    page = await visit(service)
+    found: dict[str, str] = await page.evaluate(
+        """async ([folder, snippets]) => {
+          const { markedAddress } = await import(`${folder}passage.js`);
+          const mark = snippet => decodeURIComponent(markedAddress(new URL("https://a.example/b"), snippet));
+          return Object.fromEntries(snippets.map(snippet => [snippet, mark(snippet).replace("https://a.example/b", "")]));
+        }""",
+        [f"{service.client.base_url}/widget/".replace("//widget", "/widget"), list(FRAGMENTS)],
+    )
+    assert found == {snippet: text and f"#:~:text={text}" for snippet, text in FRAGMENTS.items()}
+
+
+FRAGMENTS = {
+    "Atlas walks.": "Atlas walks.",
+    "Legs.\nAnother block.": "Legs.",
+    "The force of a robot is $F = ma$.": "The force of a robot is",
+    "What the robot's leg does": "",
+    "See how the robot's leg moves": "See how the",
+    "one two three four five six seven eight nine ten eleven": "one two three four five six seven eight nine ten",
+    "and this is cut…": "and this is cut",
+    "机器人用两条腿走路。它重八十九公斤很重很重。": "机器人用两条腿走路",
+    "": "",
+}
+"""What is looked for on the page, by the snippet."""
+
+
+async def test_an_answer_without_the_book_says_so_and_a_mirror_asks_for_the_page_of_the_site(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    book = (
+        '<link rel="canonical" href="https://book.example.org/part/page?token=1#top"><article><h1>Legs</h1></article>'
+    )
+    page = await visit(service, body=book)
+    bodies: list[dict[str, Any]] = []
+    session = "0d0f6b9e-8a39-4c0b-9d3f-5a4f0f1f6f5e"
+    events = [
+        ("session", {"session_id": session}),
+        ("sources", {"sources": [], "unavailable": True}),
+        ("delta", {"text": "On two legs."}),
+        ("done", {"response": "On two legs.", "session_id": session, "message_id": session, "sources": []}),
+    ]
+    body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+
+    async def answer(route: Any) -> None:
+        bodies.append(json.loads(route.request.post_data))
+        headers = {"Access-Control-Allow-Origin": "*"}
+        await route.fulfill(body=body, content_type="text/event-stream", headers=headers)
+
+    await page.route("**/chat/stream", answer, times=1)
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    note = page.get_by_role("status").filter(has_text="Answered without the book, which could not be searched.")
+    await expect(answers(page)).to_have_text("On two legs.")
+    await expect(note).to_be_visible()
+    assert bodies[0]["page_url"] == "https://book.example.org/part/page"
+
+    await page.locator("link").evaluate("link => link.href = '/elsewhere'")
+    made = requests_of(page, "chat/stream")
+    await ask(page, "And now?")
+    await expect(answers(page).last).to_have_text("Answer 1 to: And now?")
+    await expect(note).to_have_count(1)
+    assert json.loads(made[0].post_data or "")["page_url"] == "http://localhost:3000/"
+
+
+@needs_axe
+async def test_readers_are_told_how_their_assistant_finds_the_book(serve: Serve, visit: Visit) -> None:
+    for is_on in (False, True):
+        service = await serve(**({"MCP_ENABLED": "true"} if is_on else {}))
+        page = await visit(service, permissions=["clipboard-read", "clipboard-write"])
+        complaints: list[str] = []
+        page.on("console", lambda message, told=complaints: told.append(message.text))
+        loaded = requests_of(page, "widget/")
+        await open_chat(page)
+        assert not any("features.js" in request.url for request in loaded)
+        async with page.expect_response("**/features.js") as response:
+            await page.get_by_role("button", name="More", exact=True).click()
+        await (await response.value).finished()
+        offered = page.get_by_role("menuitem", name="Use this book in your assistant")
+        if not is_on:
+            await expect(offered).to_have_count(0)
+            continue
+        await offered.click()
+        address = f"{str(service.client.base_url).rstrip('/')}/mcp"
+        await expect(page.get_by_text(address, exact=True)).to_be_visible()
+        await page.get_by_role("button", name="Copy", exact=True).click()
+        await expect(page.get_by_role("status").filter(has_text="Copied")).to_have_count(1)
+        assert await page.evaluate("navigator.clipboard.readText()") == address
+        assert await accessibility_findings(page, within="book-chat") == []
+        await expect(page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
+        await page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('refused')))")
+        await page.get_by_role("button", name="Copy", exact=True).click()
+        await expect(page.get_by_role("status").filter(has_text="Could not be copied")).to_be_visible()
+        assert complaints == []
+
+
+async def open_menu(page: Page, item: str) -> None:
+    """Choose from the menu."""
+    await page.get_by_role("button", name="More", exact=True).click()
+    await page.get_by_role("menuitem", name=item).click()
+
+
+async def room(page: Page) -> list[int]:
+    """How much room the page leaves on its left and on its right."""
+    margins: list[int] = await page.evaluate(
+        """() => {
+          const { marginLeft, marginRight } = getComputedStyle(document.documentElement);
+          return [parseInt(marginLeft), parseInt(marginRight)];
+        }"""
+    )
+    return margins

@@ -2,7 +2,8 @@
  * What readers say of themselves, so that answers suit them. It is kept in this browser, and sent with each question.
  */
 
-import { announced, h } from "./dom.js";
+import { announced } from "./announcement.js";
+import { h } from "./dom.js";
 import { fill } from "./languages.js";
 import { LANGUAGES, nameOf } from "./translation.js";
 import { viewOf } from "./view.js";

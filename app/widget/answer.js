@@ -3,7 +3,8 @@
  * and links lead to web and mail addresses only. Nothing in an answer makes the browser fetch anything.
  */
 
-import { announced, h } from "./dom.js";
+import { announced } from "./announcement.js";
+import { h } from "./dom.js";
 import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { describe, markedAddress } from "./passage.js";

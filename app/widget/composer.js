@@ -2,7 +2,8 @@
  * Where the reader writes: the field, the text that was selected for the question, and the buttons that send and stop.
  */
 
-import { announced, h } from "./dom.js";
+import { announced } from "./announcement.js";
+import { h } from "./dom.js";
 import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { quoted } from "./turn.js";

@@ -5,8 +5,9 @@
  * All tabs of one site show the same conversation.
  */
 
+import { announced } from "./announcement.js";
 import { safeUrl } from "./answer.js";
-import { announced, h } from "./dom.js";
+import { h } from "./dom.js";
 import { icon } from "./icons.js";
 import { Log, loading } from "./log.js";
 import { Failure } from "./service.js";

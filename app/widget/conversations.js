@@ -2,7 +2,8 @@
  * The reader's own conversations: a list to search, in which one is chosen to be read and continued.
  */
 
-import { announced, h } from "./dom.js";
+import { announced } from "./announcement.js";
+import { h } from "./dom.js";
 import { Failure } from "./service.js";
 
 /** @import { Words } from "./languages.js" */

@@ -25,17 +25,6 @@ export function h(tag, properties = {}, ...children) {
 }
 
 /**
- * Returns a paragraph that a screen reader says by itself. Only what changes is said, so its text comes a moment after it.
- * @param {string} text
- * @param {Record<string, unknown>} [properties]
- */
-export function announced(text, properties = {}) {
-  const paragraph = h("p", { role: "status", ...properties });
-  setTimeout(() => paragraph.append(text), 50);
-  return paragraph;
-}
-
-/**
  * Returns an icon, which says nothing to a screen reader.
  * @param {string} name @param {string} lines  what is drawn, in a square of 24
  */

@@ -2,7 +2,8 @@
  * The conversation on the screen, as a list that scrolls. It keeps up with an answer that grows, until the reader scrolls back.
  */
 
-import { announced, h } from "./dom.js";
+import { announced } from "./announcement.js";
+import { h } from "./dom.js";
 import { iconButton } from "./icons.js";
 
 /** @import { Words } from "./languages.js" */

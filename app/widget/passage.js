@@ -54,7 +54,7 @@ export class Passage {
   /** @param {HTMLElement} dialog  whose links are described */
   constructor(dialog) {
     this.#dialog = dialog;
-    this.element = h("div", { class: "passage", role: "tooltip", id: "passage", hidden: true });
+    this.element = h("div", { class: "passage", role: "tooltip", hidden: true });
     dialog.append(this.element);
     dialog.addEventListener("pointerover", (event) => event.pointerType !== "touch" && this.#point(event.target));
     dialog.addEventListener("pointerleave", () => this.#hideSoon());
@@ -83,7 +83,8 @@ export class Passage {
     this.#link = link;
     this.element.replaceChildren(
       ...(title ? [h("strong", { dir: "auto" }, title)] : []),
-      h("p", { dir: "auto" }, snippet),
+      // The link's name has the title.
+      h("p", { dir: "auto", id: "passage" }, snippet),
     );
     this.element.hidden = false;
     link.setAttribute("aria-describedby", "passage");

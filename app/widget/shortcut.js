@@ -5,8 +5,24 @@
 
 const MODIFIERS = ["Control", "Alt", "Shift", "Meta"];
 
+/**
+ * Calls back whenever the shortcut is pressed.
+ * @param {HTMLElement} launcher  which tells of the shortcut @param {string} shortcut @param {() => void} onPress
+ */
+export function watch(launcher, shortcut, onPress) {
+  launcher.setAttribute("aria-keyshortcuts", systemsOwn(shortcut));
+  const onKey = (/** @type {KeyboardEvent} */ event) => {
+    if (!isShortcut(event, shortcut)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    onPress();
+  };
+  // Before the page's own, and also while the reader is in the chat, where keys end.
+  addEventListener("keydown", onKey, { capture: true });
+}
+
 /** Whether the press of a key is this shortcut. @param {KeyboardEvent} event @param {string} shortcut */
-export function isShortcut(event, shortcut) {
+function isShortcut(event, shortcut) {
   const names = systemsOwn(shortcut).split(/\+(?=.)/);
   const key = names.pop()?.trim().toLowerCase() ?? "";
   const wanted = names.map((name) => name.trim().toLowerCase());
@@ -23,7 +39,7 @@ export function isShortcut(event, shortcut) {
 }
 
 /** Returns the shortcut with the key of this system for `Mod`. @param {string} shortcut */
-export function systemsOwn(shortcut) {
+function systemsOwn(shortcut) {
   return shortcut.replace(/\bMod\b/i, /Mac|iP/.test(navigator.platform) ? "Meta" : "Control");
 }
 

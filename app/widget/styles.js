@@ -400,6 +400,7 @@ textarea.long { block-size: 9em }
 }
 @media (forced-colors: active) {
   .panel, .question, .round, .panel .retry, .citation, .separator { border: 1px solid }
+  .panel .icon { color: inherit }
   .stop i { background: ButtonText }
 }
 @media (prefers-reduced-motion: reduce) {

@@ -2,8 +2,9 @@
  * One question and its answer, as they are shown.
  */
 
+import { announced } from "./announcement.js";
 import { Answer, copyButton, safeUrl, sourceLink } from "./answer.js";
-import { announced, h } from "./dom.js";
+import { h } from "./dom.js";
 import { icon, iconButton } from "./icons.js";
 import { fill } from "./languages.js";
 import { Failure } from "./service.js";

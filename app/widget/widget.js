@@ -230,7 +230,7 @@ class BookChat extends HTMLElement {
 
   #watchKeys() {
     const { shortcut } = script?.dataset ?? {};
-    if (shortcut) this.#watchShortcut(shortcut);
+    if (shortcut) import("./shortcut.js").then(({ watch }) => watch(this.#launcher, shortcut, () => this.#toggle()));
     for (const event of [...KEYS, ...COMPOSING]) {
       this.addEventListener(event, (key) => {
         if (!key.composedPath().includes(this.#launcher)) key.stopPropagation();
@@ -238,19 +238,8 @@ class BookChat extends HTMLElement {
     }
   }
 
-  /** @param {string} shortcut */
-  async #watchShortcut(shortcut) {
-    const { isShortcut, systemsOwn } = await import("./shortcut.js");
-    this.#launcher.setAttribute("aria-keyshortcuts", systemsOwn(shortcut));
-    const onKey = (/** @type {KeyboardEvent} */ event) => {
-      if (!isShortcut(event, shortcut)) return;
-      event.preventDefault();
-      event.stopPropagation();
-      if (this.#launcher.hidden) this.close();
-      else this.#open();
-    };
-    // Before the page's own, and also while the reader is in the chat, where keys end.
-    addEventListener("keydown", onKey, { capture: true });
+  #toggle() {
+    return this.#launcher.hidden ? this.close() : this.#open();
   }
 
   #watchSelection() {
