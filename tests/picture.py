@@ -76,11 +76,17 @@ async def open_it(page: Page) -> None:
     await expect(page.get_by_role("textbox", name="Your question")).to_be_visible()
 
 
+async def see_it_open(page: Page) -> None:
+    """Do nothing."""
+    await expect(page.get_by_role("textbox", name="Your question")).to_be_visible()
+
+
 OPTIONS = [
     Option(
         "questions", "furo", 'data-title="Ask the robots" data-questions="What is a joint?|What keeps it up?"', open_it
     ),
     Option("position", "material", 'data-position="left"', lambda page: page.wait_for_timeout(500)),
+    Option("open", "furo", 'data-open data-shortcut="Mod+Shift+K"', see_it_open),
     Option("selection", "pydata", "", select_text),
     Option("question", "vitepress", "", ask_for_the_reader, scheme="dark"),
 ]
@@ -152,7 +158,24 @@ async def take_pictures(book: Path, database: Path) -> None:
             await expect(page.locator("book-chat math")).to_be_visible()
             await page.get_by_role("textbox").blur()
             await page.screenshot(path=ROOT / "docs" / f"widget-{scheme}.png")
+            if scheme == "light":
+                await take_arrangements(page)
         await take_options(service, visit, database.parent)
+
+
+async def take_arrangements(page: Page) -> None:
+    """Take a picture of a source's passage, and one of the chat beside the text."""
+    number = page.get_by_role("link", name="Source 1")
+    await number.hover()
+    await expect(page.get_by_role("tooltip")).to_be_visible()
+    await page.get_by_role("dialog").screenshot(path=ROOT / "docs" / "widget-passage.png")
+    await page.mouse.move(0, 0)
+    await expect(page.get_by_role("tooltip")).to_be_hidden()
+    await page.get_by_role("button", name="More", exact=True).click()
+    await page.get_by_role("menuitem", name="Beside the page").click()
+    await page.screenshot(path=ROOT / "docs" / "widget-beside.png")
+    await page.get_by_role("button", name="More", exact=True).click()
+    await page.get_by_role("menuitem", name="Over the page").click()
 
 
 if __name__ == "__main__":
