@@ -100,10 +100,10 @@ async def test_an_answer_cites_the_passages_that_were_found_for_the_page(
 
     sources = page.get_by_role("list", name="Sources").get_by_role("link")
     await expect(sources).to_have_text(["1Atlas / Legs", "2Spot"])
-    await expect(sources.first).to_have_attribute("href", "http://localhost:3000/atlas#legs")
+    await expect(sources.first).to_have_attribute("href", "http://localhost:3000/atlas#legs:~:text=Atlas%20walks.")
     inside = page.get_by_role("link", name="Source 1: Atlas / Legs")
     outside = page.get_by_role("link", name="Source 2: Spot")
-    await expect(inside).to_have_attribute("href", "http://localhost:3000/atlas#legs")
+    await expect(inside).to_have_attribute("href", "http://localhost:3000/atlas#legs:~:text=Atlas%20walks.")
     await expect(outside).to_have_attribute("target", "_blank")
     assert await inside.get_attribute("target") is None
     assert pages == ["http://localhost:3000/part/page"]

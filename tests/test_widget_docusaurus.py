@@ -41,7 +41,7 @@ def book(plug_in: PlugIn) -> list[Query]:
 
     async def retriever(query: Query) -> Sequence[Passage]:
         queries.append(query)
-        return [Passage(text="It stays inside.", source=ZERO_MOMENT_POINT, title="Balance")]
+        return [Passage(text="It stays inside the sole of the foot.", source=ZERO_MOMENT_POINT, title="Balance")]
 
     plug_in(retriever)
     return queries
@@ -72,7 +72,8 @@ async def test_a_source_opens_its_page_without_a_reload_and_the_conversation_goe
     await expect(page.get_by_role("button", name="Summarize “Balance”")).to_be_visible()
     await ask(page, "And now?")
     await expect(answers(page)).to_have_text("Answer 2 to: And now?")
-    assert [query.page_url for query in book] == [f"{ORIGIN}/", f"{ORIGIN}/balance"]
+    # The pages say where the site really is.
+    assert [query.page_url for query in book] == ["https://book.example.org/", "https://book.example.org/balance"]
 
 
 async def test_text_is_asked_about_with_its_formulas_and_what_is_beside_it_is_not(
