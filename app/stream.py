@@ -137,8 +137,8 @@ async def chat_stream(request: StateRequest, turn: TurnDep, turns: TurnsDep) -> 
     """Answer like `POST /chat`, piece by piece, as server-sent events.
 
     First `session` with `{session_id}`, then `sources` with `{sources: [{number, title, url}]}` if passages of the book were
-    found, then `delta` with `{text}` as often as it takes, then `follow_ups` with `{questions}` if they are asked for and the model
-    gave some, then either `done` or `error` with the error body. `done` has what
+    found, each with its `snippet` if that is asked for, then `delta` with `{text}` as often as it takes, then `follow_ups` with
+    `{questions}` if they are asked for and the model gave some, then either `done` or `error` with the error body. `done` has what
     `POST /chat` returns, the answer's `message_id`, and the `sources` that it cites. The answer is finished and recorded even
     if nobody reads it. Whoever repeats the request with its `Idempotency-Key` meanwhile gets the same events, from the first.
     """

@@ -165,7 +165,7 @@ async def take_pictures(book: Path, database: Path) -> None:
 
 async def take_arrangements(page: Page) -> None:
     """Take a picture of a source's passage, and one of the chat beside the text."""
-    number = page.get_by_role("link", name="Source 1")
+    number = page.get_by_role("link", name="Source 2")
     await number.hover()
     await expect(page.get_by_role("tooltip")).to_be_visible()
     await page.get_by_role("dialog").screenshot(path=ROOT / "docs" / "widget-passage.png")
