@@ -101,8 +101,9 @@ export class Dock {
     }
     const isBeside = dialog.classList.contains("docked");
     const side = this.#isLeft ? "left" : "right";
-    const room = `html { margin-${side}: ${shown}px !important }`;
-    this.#page.replaceSync(isBeside ? room : "");
+    // What is as wide as the window, wherever its text is: the head of VitePress and of Starlight.
+    const heads = this.#isLeft ? "" : `.VPNav, .page > header.header { max-width: calc(100% - ${shown}px) !important }`;
+    this.#page.replaceSync(isBeside ? `html { margin-${side}: ${shown}px !important } ${heads}` : "");
   }
 
   #keep() {
