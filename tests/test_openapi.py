@@ -91,7 +91,7 @@ def test_the_answer_of_a_turn_is_described() -> None:
     assert schemas["ChatRequest"]["required"] == ["message"]
     assert schemas["ChatRequest"]["properties"].keys() == {
         *("message", "session_id", "selected_text"),
-        *("page_url", "scope", "reader_note", "follow_ups"),
+        *("page_url", "scope", "reader_note", "follow_ups", "snippets"),
     }
     assert all(field["description"] for field in schemas["ChatRequest"]["properties"].values())
     assert schemas["ChatResponse"]["required"] == ["response", "session_id", "timestamp"]

@@ -1,5 +1,7 @@
 """The snippets of sources: the beginning of a passage as its page shows it."""
 
+from typing import Any
+
 import pytest
 from dirty_equals import IsPartialDict
 from hypothesis import given, settings
@@ -61,7 +63,12 @@ async def test_sources_have_snippets_where_they_are_asked_for(
         {"number": 2, "title": "Code", "url": "https://book.example.org/code"},
     ]
     told = [{**plain[0], "snippet": "It has two."}, plain[1]]
-    for fields, sources in (({"snippets": True}, told), ({}, plain), ({"snippets": False}, plain)):
+    asked: tuple[tuple[dict[str, Any], list[dict[str, Any]]], ...] = (
+        ({"snippets": True}, told),
+        ({}, plain),
+        ({"snippets": False}, plain),
+    )
+    for fields, sources in asked:
         model_server.enqueue(stream("Two [1][2]."))
         events = await all_events(service, **fields)
 

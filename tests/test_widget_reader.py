@@ -353,7 +353,7 @@ async def test_readers_are_told_how_their_assistant_finds_the_book(serve: Serve,
         service = await serve(**({"MCP_ENABLED": "true"} if is_on else {}))
         page = await visit(service, permissions=["clipboard-read", "clipboard-write"])
         complaints: list[str] = []
-        page.on("console", lambda message, told=complaints: told.append(message.text))
+        heard(page, complaints)
         loaded = requests_of(page, "widget/")
         await open_chat(page)
         assert not any("features.js" in request.url for request in loaded)
@@ -376,6 +376,11 @@ async def test_readers_are_told_how_their_assistant_finds_the_book(serve: Serve,
         await page.get_by_role("button", name="Copy", exact=True).click()
         await expect(page.get_by_role("status").filter(has_text="Could not be copied")).to_be_visible()
         assert complaints == []
+
+
+def heard(page: Page, complaints: list[str]) -> None:
+    """Have the page's console written down here."""
+    page.on("console", lambda message: complaints.append(message.text))
 
 
 async def open_menu(page: Page, item: str) -> None:
