@@ -1,31 +1,37 @@
 /**
- * What every page needs of each language: the words outside of the panel, and which languages there are.
+ * What every page needs of each language: the words outside of the panel, and which languages there are. All are loaded on every page:
+ * keep them short.
  */
 
 /** @typedef {{ ask: string, notLoaded: string }} Labels */
 
 /** @type {Record<string, Labels>} */
 export const labels = {
-  en: {
-    ask: "Ask the book",
-    notLoaded: "The chat could not be loaded. Please try again.",
-  },
-  ur: {
-    ask: "کتاب سے پوچھیں",
-    notLoaded: "چیٹ لوڈ نہیں ہو سکی۔ براہ کرم دوبارہ کوشش کریں۔",
-  },
+  de: { ask: "Das Buch fragen", notLoaded: "Der Chat konnte nicht geladen werden." },
+  en: { ask: "Ask the book", notLoaded: "The chat could not be loaded. Please try again." },
+  es: { ask: "Preguntar al libro", notLoaded: "No se pudo cargar el chat." },
+  fr: { ask: "Interroger le livre", notLoaded: "Impossible de charger le chat." },
+  it: { ask: "Chiedi al libro", notLoaded: "Impossibile caricare la chat." },
+  nl: { ask: "Vraag het aan het boek", notLoaded: "De chat kon niet worden geladen." },
+  pt: { ask: "Perguntar ao livro", notLoaded: "Não foi possível carregar o chat." },
+  ur: { ask: "کتاب سے پوچھیں", notLoaded: "چیٹ لوڈ نہیں ہو سکی۔ براہ کرم دوبارہ کوشش کریں۔" },
 };
 
 /** The languages that are written from right to left. */
-const RIGHT_TO_LEFT = ["ar", "fa", "he", "ur"];
+const RIGHT_TO_LEFT = ["ur"];
 
-/** Returns the language, of those that there are, for a page in this one. @param {string} tag  such as `en-GB` */
+/**
+ * Returns the language, of those that there are, for a page in this one.
+ * @param {string} tag  such as `en-GB`
+ */
 export function languageOf(tag) {
-  const wanted = tag.toLowerCase().replace("_", "-");
-  const codes = Object.keys(labels);
-  return (
-    codes.find((code) => code.toLowerCase() === wanted) ?? codes.find((code) => code === wanted.split("-")[0]) ?? "en"
-  );
+  try {
+    // Today's code of the language, and the script that the region writes: `in` is `id-Latn`, and `zh-TW` is `zh-Hant`.
+    const { language, script } = new Intl.Locale(tag.trim().replaceAll("_", "-")).maximize();
+    return [`${language}-${script}`, language].find((code) => code in labels) ?? "en";
+  } catch {
+    return "en"; // The page names none, or what is no language.
+  }
 }
 
 /** @param {string} lang */
