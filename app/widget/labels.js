@@ -7,13 +7,18 @@
 
 /** @type {Record<string, Labels>} */
 export const labels = {
+  cs: { ask: "Zeptat se knihy", notLoaded: "Chat se nepodařilo načíst." },
   de: { ask: "Das Buch fragen", notLoaded: "Der Chat konnte nicht geladen werden." },
   en: { ask: "Ask the book", notLoaded: "The chat could not be loaded. Please try again." },
   es: { ask: "Preguntar al libro", notLoaded: "No se pudo cargar el chat." },
   fr: { ask: "Interroger le livre", notLoaded: "Impossible de charger le chat." },
   it: { ask: "Chiedi al libro", notLoaded: "Impossibile caricare la chat." },
   nl: { ask: "Vraag het aan het boek", notLoaded: "De chat kon niet worden geladen." },
+  pl: { ask: "Zapytaj książkę", notLoaded: "Nie udało się wczytać czatu." },
   pt: { ask: "Perguntar ao livro", notLoaded: "Não foi possível carregar o chat." },
+  ru: { ask: "Спросить у книги", notLoaded: "Не удалось загрузить чат." },
+  tr: { ask: "Kitaba sor", notLoaded: "Sohbet yüklenemedi." },
+  uk: { ask: "Запитати книгу", notLoaded: "Не вдалося завантажити чат." },
   ur: { ask: "کتاب سے پوچھیں", notLoaded: "چیٹ لوڈ نہیں ہو سکی۔ براہ کرم دوبارہ کوشش کریں۔" },
 };
 
