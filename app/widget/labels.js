@@ -12,7 +12,10 @@ export const labels = {
   en: { ask: "Ask the book", notLoaded: "The chat could not be loaded. Please try again." },
   es: { ask: "Preguntar al libro", notLoaded: "No se pudo cargar el chat." },
   fr: { ask: "Interroger le livre", notLoaded: "Impossible de charger le chat." },
+  id: { ask: "Tanya buku ini", notLoaded: "Obrolan tidak dapat dimuat." },
   it: { ask: "Chiedi al libro", notLoaded: "Impossibile caricare la chat." },
+  ja: { ask: "この本に質問", notLoaded: "チャットを読み込めませんでした。" },
+  ko: { ask: "책에 질문하기", notLoaded: "채팅을 불러올 수 없습니다." },
   nl: { ask: "Vraag het aan het boek", notLoaded: "De chat kon niet worden geladen." },
   pl: { ask: "Zapytaj książkę", notLoaded: "Nie udało się wczytać czatu." },
   pt: { ask: "Perguntar ao livro", notLoaded: "Não foi possível carregar o chat." },
@@ -20,6 +23,9 @@ export const labels = {
   tr: { ask: "Kitaba sor", notLoaded: "Sohbet yüklenemedi." },
   uk: { ask: "Запитати книгу", notLoaded: "Не вдалося завантажити чат." },
   ur: { ask: "کتاب سے پوچھیں", notLoaded: "چیٹ لوڈ نہیں ہو سکی۔ براہ کرم دوبارہ کوشش کریں۔" },
+  vi: { ask: "Hỏi cuốn sách", notLoaded: "Không tải được khung trò chuyện." },
+  zh: { ask: "问问这本书", notLoaded: "聊天加载失败。" },
+  "zh-Hant": { ask: "問問這本書", notLoaded: "聊天載入失敗。" },
 };
 
 /** The languages that are written from right to left. */
