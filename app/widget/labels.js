@@ -7,11 +7,14 @@
 
 /** @type {Record<string, Labels>} */
 export const labels = {
+  ar: { ask: "اسأل الكتاب", notLoaded: "تعذّر تحميل الدردشة." },
   cs: { ask: "Zeptat se knihy", notLoaded: "Chat se nepodařilo načíst." },
   de: { ask: "Das Buch fragen", notLoaded: "Der Chat konnte nicht geladen werden." },
   en: { ask: "Ask the book", notLoaded: "The chat could not be loaded. Please try again." },
   es: { ask: "Preguntar al libro", notLoaded: "No se pudo cargar el chat." },
+  fa: { ask: "از کتاب بپرسید", notLoaded: "چت بارگذاری نشد." },
   fr: { ask: "Interroger le livre", notLoaded: "Impossible de charger le chat." },
+  hi: { ask: "किताब से पूछें", notLoaded: "चैट लोड नहीं हो सकी।" },
   id: { ask: "Tanya buku ini", notLoaded: "Obrolan tidak dapat dimuat." },
   it: { ask: "Chiedi al libro", notLoaded: "Impossibile caricare la chat." },
   ja: { ask: "この本に質問", notLoaded: "チャットを読み込めませんでした。" },
@@ -29,7 +32,7 @@ export const labels = {
 };
 
 /** The languages that are written from right to left. */
-const RIGHT_TO_LEFT = ["ur"];
+const RIGHT_TO_LEFT = ["ar", "fa", "ur"];
 
 /**
  * Returns the language, of those that there are, for a page in this one.
