@@ -32,7 +32,7 @@ export default {
   hint: "किताब के बारे में कुछ भी पूछें। या पेज पर कोई टेक्स्ट चुनें, ताकि जवाब सिर्फ़ उसी टेक्स्ट से मिले।",
   suggestions: "इस पेज पर",
   summarize: "“{heading}” का सारांश दें",
-  explain: "“{heading}” को समझाएँ",
+  explain: "“{heading}” के बारे में समझाएँ",
   summarizePage: "इस पेज का सारांश दें",
   quizMe: "मुझसे सवाल पूछें",
   explainSimply: "आसान शब्दों में समझाएँ",
@@ -97,7 +97,7 @@ export default {
   reasonsGood: ["स्पष्ट", "पूरा", "अच्छा उदाहरण"],
   reasonsBad: ["गलत", "सवाल का जवाब नहीं देता", "अधूरा", "समझने में मुश्किल"],
   otherReason: "कुछ और…",
-  reason: "आपकी वजह",
+  reason: "वजह बताएँ",
   submit: "सबमिट करें",
   thanks: "आपके फ़ीडबैक के लिए धन्यवाद।",
   errors: {

@@ -58,7 +58,7 @@ export default {
   saved: "保存しました",
   useInAssistant: "この本をお使いのアシスタントで利用",
   useInAssistantHint:
-    "このアドレスを、ChatGPT、Claude、Cursor、VS CodeなどのアシスタントにMCPサーバーとして追加してください：",
+    "このアドレスをMCPサーバーとして、ChatGPT、Claude、Cursor、VS Codeなどのアシスタントに追加してください：",
   withoutBook: "本を検索できなかったため、本を参照せずに回答しました。",
   disclaimer: "回答には誤りが含まれることがあります。",
   deleteAll: "会話を削除",

@@ -35,7 +35,7 @@ export default {
   explain: "解釋「{heading}」",
   summarizePage: "摘要本頁",
   quizMe: "考考我",
-  explainSimply: "簡單解釋",
+  explainSimply: "用簡單的話解釋",
   removePage: "改回針對全書提問",
   thisPage: "本頁",
   explainText: "解釋",
@@ -98,7 +98,7 @@ export default {
   reasonsBad: ["不正確", "沒有回答問題", "不完整", "難以理解"],
   otherReason: "其他……",
   reason: "你的理由",
-  submit: "提交",
+  submit: "送出",
   thanks: "感謝你的意見回饋。",
   errors: {
     network: "無法連線到助理。請檢查網路連線，然後重試。",

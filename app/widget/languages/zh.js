@@ -35,7 +35,7 @@ export default {
   explain: "解释“{heading}”",
   summarizePage: "总结本页",
   quizMe: "考考我",
-  explainSimply: "通俗解释",
+  explainSimply: "用简单的话解释",
   removePage: "恢复为针对全书提问",
   thisPage: "本页",
   explainText: "解释",
