@@ -158,6 +158,46 @@ async def test_the_chat_follows_the_pages_language_and_its_suggestions(
     assert len(model_server.requests) == 1
 
 
+async def test_a_page_gets_its_language_whatever_its_tag_adds(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    expected = {
+        "de-AT": "de",
+        "pt-BR": "pt",
+        "pt-PT": "pt",
+        "FR": "fr",
+        "en-GB": "en",
+        # Underscores are wrong, and common.
+        "zh_Hant_TW": "zh-Hant",
+        "ur_PK": "ur",
+        # The script that the region writes, unless the tag says another one.
+        "zh": "zh",
+        "zh-CN": "zh",
+        "zh-Hans-CN": "zh",
+        "zh-Hans-HK": "zh",
+        "zh-TW": "zh-Hant",
+        "zh-HK": "zh-Hant",
+        "zh-Hant": "zh-Hant",
+        # Codes of the past.
+        "in": "id",
+        "iw": "en",
+        # None that there is.
+        "": "en",
+        "sv": "en",
+        "x-klingon": "en",
+        "constructor": "en",
+    }
+
+    found = await page.evaluate(
+        """async ([folder, tags]) => {
+          const { languageOf } = await import(`${folder}labels.js`);
+          return Object.fromEntries(tags.map((tag) => [tag, languageOf(tag)]));
+        }""",
+        [str(service.client.base_url).rstrip("/") + "/widget/", [*expected]],
+    )
+
+    assert found == expected
+
+
 async def test_what_is_selected_is_offered_where_it_is_seen_and_told_when_it_is_too_long(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:

@@ -25,10 +25,6 @@ VENDORED = {
 """Each vendored script, the file of the npm package that it is, the package's version, and the script's SHA-256 digest."""
 
 
-_WORD = re.compile(r"^ +(\w+):\s+(.*?)(?=^ +\w+:|\Z)", re.MULTILINE | re.DOTALL)
-LANGUAGES = sorted(path.stem for path in (widget.SCRIPTS / "languages").glob("*.js"))
-
-
 def test_what_every_page_loads_is_small() -> None:
     bundle = widget.load_bundle()
 
@@ -36,19 +32,6 @@ def test_what_every_page_loads_is_small() -> None:
         re.findall(r'^import .* from "\./([\w.]+)";$', bundle.scripts["widget.js"].content.decode(), re.MULTILINE)
     ) == {*FIRST} - {"widget.js"}
     assert sum(len(bundle.scripts[name].compressed) for name in FIRST) <= 10_000
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_has_all_the_words(language: str) -> None:
-    own = (widget.SCRIPTS / "languages" / f"{language}.js").read_text()
-    english = (widget.SCRIPTS / "languages.js").read_text().partition("const en = {")[2].partition("\n};")[0]
-    labels = (widget.SCRIPTS / "labels.js").read_text()
-
-    assert re.search(rf'^  "?{language}"?: {{$', labels, re.MULTILINE)
-    [words, translated] = [dict(_WORD.findall(text)) for text in (english, own)]
-    assert words.keys() <= translated.keys()
-    for name, text in words.items():
-        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", translated[name])), name
 
 
 @pytest.mark.parametrize("name", VENDORED)
