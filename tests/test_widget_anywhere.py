@@ -83,7 +83,7 @@ async def test_no_rule_of_the_page_reaches_the_chat(service: Service, visit: Vis
         await expect(dialog).to_be_visible()
         boxes[-1].append(await dialog.bounding_box())
         looks = "element => { const style = getComputedStyle(element); return [style.fontSize, style.letterSpacing, style.visibility] }"
-        boxes[-1] += [await page.locator("book-chat textarea").evaluate(looks), await dialog.evaluate(looks)]
+        boxes[-1] += [await page.locator("book-chat .field textarea").evaluate(looks), await dialog.evaluate(looks)]
         await page.get_by_role("button", name="Close").click()
     assert boxes[0] == boxes[1]
 
