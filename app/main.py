@@ -26,7 +26,7 @@ from app.dependencies import State
 from app.llm import LanguageModel
 from app.pause import Pauses
 from app.ratelimit import RateLimiter
-from app.retrieval import Retriever, retrieve_nothing
+from app.retrieval import RetrievalWatch, Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             database=database,
             model=model,
             retriever=retriever,
+            retrieval_watch=RetrievalWatch(),
             turns=turns,
             broadcasts=Broadcasts(),
             limiter=limiter,

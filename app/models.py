@@ -189,7 +189,7 @@ class MessageBase(SQLModel):
     duration_ms: int | None = None
     """How long it took."""
     retrieved: int | None = None
-    """How many passages of the book it was sent."""
+    """How many passages of the book it was sent; None if the book could not be searched, though `cited` is not None."""
     cited: int | None = None
     """How many of them the answer cites."""
 
@@ -491,6 +491,8 @@ class SourcesEvent(ApiModel):
     """The passages that were found, of which the answer may cite some."""
 
     sources: list[Source]
+    unavailable: Literal[True] | None = None
+    """True if the book could not be searched: the answer comes without it. Absent otherwise."""
 
 
 class FollowUpsEvent(ApiModel):
