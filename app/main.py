@@ -58,8 +58,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
+        bound_connections()  # It finds the server by its handler of signals, in whose place ours comes next.
         stack.enter_context(on_stop_signal(turns.end, grace_seconds=settings.shutdown_grace_seconds))
-        bound_connections()
         retriever = await stack.enter_async_context(open_retriever(settings, database))
         mcp_tools = await _open_mcp_tools(settings, database, retriever, stack) if settings.mcp_enabled else None
         _warn_of_gaps(settings)

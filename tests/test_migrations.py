@@ -647,12 +647,14 @@ async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str,
         commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(3)
     ]
     others = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{make_url(postgresql).database}'"
+    outside = await asyncpg.connect(postgresql)  # A transaction sees those who were there at its first look.
     try:
         async with asyncio.timeout(commands.TIMEOUT_SECONDS):
             # The one that migrates has two connections.
-            while await gate.fetchval(others) < 1 + len(deploys) + 1:  # noqa: ASYNC110  # PostgreSQL has no event for it.
+            while await outside.fetchval(others) < 2 + len(deploys) + 1:  # noqa: ASYNC110  # PostgreSQL has no event for it.
                 await asyncio.sleep(0.01)
     finally:
+        await outside.close()
         await gate.close()
         results = [commands.finish(deploy) for deploy in deploys]
 
