@@ -20,13 +20,13 @@ from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
 from tests.patience import PATIENCE_SECONDS, stretched
 from tests.pooler import TcpProxy
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import OwnPostgresServer, postgres_server
 
 APPLICATION = "book_chat_under_test"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
+def server() -> Iterator[OwnPostgresServer]:
     """A server of this module's own, to be stopped and started."""
     with postgres_server() as server:
         migrate(server.url())
@@ -34,7 +34,7 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-async def keep_what_was_committed(server: PostgresServer) -> None:
+async def keep_what_was_committed(server: OwnPostgresServer) -> None:
     """Undo the hurry of test servers, which lose the latest commits when they are stopped without notice."""
     connection = await asyncpg.connect(server.url())
     await connection.execute("ALTER DATABASE postgres SET synchronous_commit = on")
@@ -42,12 +42,12 @@ async def keep_what_was_committed(server: PostgresServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def database_url(server: PostgresServer) -> str:
+def database_url(server: OwnPostgresServer) -> str:
     return f"{server.url()}?application_name={APPLICATION}"
 
 
 @pytest.fixture
-async def network(server: PostgresServer) -> AsyncIterator[TcpProxy]:
+async def network(server: OwnPostgresServer) -> AsyncIterator[TcpProxy]:
     async with TcpProxy(server.port).serve() as proxy:
         yield proxy
 
@@ -59,7 +59,7 @@ def through_network(network: TcpProxy) -> str:
 
 
 @pytest.fixture
-async def admin(server: PostgresServer) -> AsyncIterator[asyncpg.Connection]:
+async def admin(server: OwnPostgresServer) -> AsyncIterator[asyncpg.Connection]:
     """A connection past the service."""
     connection = await asyncpg.connect(server.url())
     yield connection
@@ -110,7 +110,7 @@ async def kill(admin: asyncpg.Connection) -> int:
 
 
 async def test_connections_that_the_server_closed_while_idle_fail_no_turn(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SPARE_SECONDS", "GIVE_UP_SECONDS"):  # However long it takes, the service keeps what it has.
         monkeypatch.setattr(f"app.pool.{name}", 300)
@@ -194,7 +194,7 @@ async def test_connections_that_are_killed_under_load_lose_no_message(serve: Ser
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_a_server_that_restarts_under_load_loses_no_message(
-    serve: Serve, server: PostgresServer, mode: str
+    serve: Serve, server: OwnPostgresServer, mode: str
 ) -> None:
     service = await serve()
 
@@ -209,7 +209,7 @@ async def test_a_server_that_restarts_under_load_loses_no_message(
 
 
 async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_it_is_back(
-    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     monkeypatch.setattr(
@@ -236,7 +236,7 @@ async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_i
     await assert_rows_add_up(service.tables, [*turns, *away, *back])
 
 
-async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: PostgresServer) -> None:
+async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: OwnPostgresServer) -> None:
     service = await serve()
     turns = await ask_in_turn(service, questions=3, name="Before")
 
@@ -250,7 +250,7 @@ async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: P
 
 
 async def test_a_server_that_sleeps_again_is_waited_for_again(
-    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody asked between the end of an outage and the next sleep, so no connection has shown that it was over."""
     clock = Clock()
@@ -301,7 +301,7 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
 
 
 async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
-    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     monkeypatch.setattr(
@@ -455,7 +455,7 @@ async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct
 
 @pytest.mark.parametrize("limit", [3, 1])
 async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, limit: int
 ) -> None:
     service = await serve(DATABASE_URL=await limited(server, admin, connections=limit))
 
@@ -466,7 +466,7 @@ async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
     await assert_rows_add_up(service.tables, [*turns, *again])
 
 
-async def limited(server: PostgresServer, admin: asyncpg.Connection, *, connections: int) -> str:
+async def limited(server: OwnPostgresServer, admin: asyncpg.Connection, *, connections: int) -> str:
     """Return the connection string of a new role that may have so many connections."""
     role = f"few_{uuid.uuid4().hex}"
     await admin.execute(
@@ -477,7 +477,7 @@ async def limited(server: PostgresServer, admin: asyncpg.Connection, *, connecti
 
 @pytest.mark.parametrize("limit", [2, 3, 5])
 async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, limit: int
 ) -> None:
     url = await limited(server, admin, connections=limit)
     service = await serve(DATABASE_URL=url)
@@ -494,7 +494,7 @@ async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
 
 
 async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection
 ) -> None:
     url = await limited(server, admin, connections=4)
     idle = await serve(DATABASE_URL=url, DATABASE_POOL_SIZE="4")
@@ -548,7 +548,7 @@ async def test_an_unused_connection_is_kept_but_spare_ones_are_closed(
 
 
 async def test_connections_to_a_server_that_only_reads_since_a_failover_are_replaced(
-    serve: Serve, server: PostgresServer, network: TcpProxy, through_network: str, admin: asyncpg.Connection
+    serve: Serve, server: OwnPostgresServer, network: TcpProxy, through_network: str, admin: asyncpg.Connection
 ) -> None:
     service = await serve(DATABASE_URL=through_network)
     network.delay = 0.02  # The reads below do not wait for each other's connections.

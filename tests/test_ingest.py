@@ -452,7 +452,7 @@ async def test_two_runs_at_once_leave_one_whole_book(library: Library, tmp_path:
 
 @on_postgresql
 async def test_a_run_waits_while_another_one_stores_its_book(library: Library) -> None:
-    waiting = text("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    waiting = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'")
     async with library.database.engine.connect() as other:
         await other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
         run = asyncio.create_task(library.ingest(BOOK))

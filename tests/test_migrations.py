@@ -614,17 +614,18 @@ async def test_the_command_line_waits_for_a_database_that_wakes(
 
 
 @pytest.mark.parametrize(
-    ("forbid", "user", "cause"),
+    ("prepare", "user", "cause"),
     [
-        ("REVOKE CREATE ON SCHEMA public FROM public", "guest", "permission denied for schema public"),
-        ("SELECT 1", "nobody_knows", 'role "nobody_knows" does not exist'),
+        ("CREATE ROLE {user} LOGIN", "guest", "permission denied for schema public"),
+        ("SELECT 1", "nobody_knows", 'role "{user}" does not exist'),
     ],
     ids=["no right to create", "no such user"],
 )
 def test_a_refusal_ends_the_command_line_with_its_cause(
-    postgresql: str, tmp_path: Path, forbid: str, user: str, cause: str
+    postgresql: str, tmp_path: Path, prepare: str, user: str, cause: str
 ) -> None:
-    query(postgresql, "DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN", forbid)
+    user = f"{user}_{uuid.uuid4().hex}"
+    query(postgresql, "REVOKE CREATE ON SCHEMA public FROM public", prepare.format(user=user))
 
     status, output = commands.run(
         *commands.ALEMBIC,
@@ -635,7 +636,7 @@ def test_a_refusal_ends_the_command_line_with_its_cause(
     )
 
     assert status > 0
-    assert output.splitlines()[-1] == f"FAILED: The database cannot be migrated: {cause}"
+    assert output.splitlines()[-1] == f"FAILED: The database cannot be migrated: {cause.format(user=user)}"
     assert "Traceback" not in output
 
 

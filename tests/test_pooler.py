@@ -1,6 +1,7 @@
 """Behind a pooler in transaction mode, over TLS: PgBouncer, and a stand-in where that is not installed."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.pooler import PGBOUNCER, SERVER_CONNECTIONS, Front, PgBouncer, TlsPooler, pgbouncer
 from tests.postgres import PostgresServer
 
-DATABASE = "behind_a_pooler"
+DATABASE = f"behind_a_pooler_{os.getpid()}"  # Other processes may use the server too.
 
 
 @pytest.fixture(scope="module")
@@ -366,8 +367,9 @@ async def kill_backends(connection: asyncpg.Connection) -> None:
 @pytest.fixture
 def empty(postgres: PostgresServer) -> str:
     """The name of a database without tables."""
-    create(postgres, "migrated_through_a_pooler")
-    return "migrated_through_a_pooler"
+    name = f"migrated_through_a_pooler_{os.getpid()}"
+    create(postgres, name)
+    return name
 
 
 async def test_two_deploys_migrate_through_the_pooler_at_once(

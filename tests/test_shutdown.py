@@ -428,7 +428,10 @@ async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
     program = await start(workers, SHUTDOWN_GRACE_SECONDS="1")
     gate = asyncio.Event()
     model_server.enqueue(*[held(gate)] * 2)
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messages'::regclass")
+    waiting = text(
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+        "WHERE NOT granted AND datname = current_database() AND relation = 'messages'::regclass"
+    )
 
     async with (
         tables.engine.connect() as locking,
