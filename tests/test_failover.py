@@ -192,6 +192,7 @@ async def test_connections_that_are_killed_under_load_lose_no_message(serve: Ser
     assert_answered(await ask_in_turn(service, questions=5, name="After the load"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_a_server_that_restarts_under_load_loses_no_message(
     serve: Serve, server: OwnPostgresServer, mode: str
@@ -208,6 +209,7 @@ async def test_a_server_that_restarts_under_load_loses_no_message(
     await assert_rows_add_up(service.tables, readers.turns)
 
 
+@pytest.mark.slow
 async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_it_is_back(
     serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +238,7 @@ async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_i
     await assert_rows_add_up(service.tables, [*turns, *away, *back])
 
 
+@pytest.mark.slow
 async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: OwnPostgresServer) -> None:
     service = await serve()
     turns = await ask_in_turn(service, questions=3, name="Before")
@@ -249,6 +252,7 @@ async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: O
     await assert_rows_add_up(service.tables, [*turns, *woken])
 
 
+@pytest.mark.slow
 async def test_a_server_that_sleeps_again_is_waited_for_again(
     serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +286,7 @@ class Clock:
         return time.monotonic() + self.ahead
 
 
+@pytest.mark.slow
 async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +305,7 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
     assert_answered(await ask_in_turn(service, questions=3, name="Back"))
 
 
+@pytest.mark.slow
 async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
     serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +326,7 @@ async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
     assert_answered(await ask_in_turn(service, questions=3, name="Back"))
 
 
+@pytest.mark.slow
 async def test_a_network_that_is_cut_fails_turns_only_while_it_is(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +345,7 @@ async def test_a_network_that_is_cut_fails_turns_only_while_it_is(
     await assert_rows_add_up(service.tables, [*before, *during, *after])
 
 
+@pytest.mark.slow
 async def test_connections_that_are_reset_under_load_lose_no_message(
     serve: Serve, network: TcpProxy, through_network: str
 ) -> None:
@@ -355,6 +363,7 @@ async def test_connections_that_are_reset_under_load_lose_no_message(
     await assert_rows_add_up(service.tables, readers.turns)
 
 
+@pytest.mark.slow
 async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_while_it_does(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +384,7 @@ async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_w
     await assert_rows_add_up(service.tables, [*before, *during, *after])
 
 
+@pytest.mark.slow
 async def test_a_connection_that_timed_out_is_not_used_again(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +448,7 @@ async def test_a_deletion_whose_acknowledgement_is_lost_has_been_made(
     assert await service.tables.sessions() == []
 
 
+@pytest.mark.slow
 async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct_connections(
     serve: Serve, admin: asyncpg.Connection
 ) -> None:
@@ -475,6 +486,7 @@ async def limited(server: OwnPostgresServer, admin: asyncpg.Connection, *, conne
     return server.url().replace("postgres@", f"{role}@")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2, 3, 5])
 async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
     serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, limit: int
@@ -493,6 +505,7 @@ async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
     await assert_rows_add_up(service.tables, [*first.turns, *second.turns])
 
 
+@pytest.mark.slow
 async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
     serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection
 ) -> None:
@@ -507,6 +520,7 @@ async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
     await assert_rows_add_up(service.tables, turns)
 
 
+@pytest.mark.slow
 async def test_a_turn_takes_an_open_connection_rather_than_the_place_of_a_closed_one(
     serve: Serve, network: TcpProxy, through_network: str, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,6 +543,7 @@ async def test_a_turn_takes_an_open_connection_rather_than_the_place_of_a_closed
     await assert_rows_add_up(service.tables, [*before, *locked, *after])
 
 
+@pytest.mark.slow
 async def test_an_unused_connection_is_kept_but_spare_ones_are_closed(
     serve: Serve, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,6 +562,7 @@ async def test_an_unused_connection_is_kept_but_spare_ones_are_closed(
     assert await pids(admin) == {kept}
 
 
+@pytest.mark.slow
 async def test_connections_to_a_server_that_only_reads_since_a_failover_are_replaced(
     serve: Serve, server: OwnPostgresServer, network: TcpProxy, through_network: str, admin: asyncpg.Connection
 ) -> None:
@@ -565,6 +581,7 @@ async def test_connections_to_a_server_that_only_reads_since_a_failover_are_repl
     await assert_rows_add_up(service.tables, after)
 
 
+@pytest.mark.slow
 async def test_a_server_that_only_reads_fails_turns_only_while_it_does(serve: Serve, admin: asyncpg.Connection) -> None:
     service = await serve()
     async with demoted(admin):
@@ -587,6 +604,7 @@ async def demoted(admin: asyncpg.Connection) -> AsyncIterator[None]:
         await admin.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
 
 
+@pytest.mark.slow
 async def test_connections_are_few_and_are_closed_at_shutdown(
     monkeypatch: pytest.MonkeyPatch, admin: asyncpg.Connection, database_url: str, model_server: FakeOpenAI
 ) -> None:
@@ -615,6 +633,7 @@ async def test_connections_are_few_and_are_closed_at_shutdown(
     await eventually(closed)
 
 
+@pytest.mark.slow
 async def test_connections_on_which_nothing_moves_any_more_do_not_hold_up_the_stop(
     network: TcpProxy, through_network: str
 ) -> None:

@@ -263,6 +263,7 @@ async def test_it_is_off_by_default(serve: Serve) -> None:
     assert (await post(service, request("ping"))).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_sdk_is_not_imported_where_it_is_off() -> None:
     program = "import sys, app.main; sys.exit(any(n.partition('.')[0] in {'mcp', 'mcp_types'} for n in sys.modules))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

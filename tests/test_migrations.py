@@ -79,6 +79,7 @@ def test_up_and_down_and_up_again(url: str) -> None:
         assert tables(url) == set()
 
 
+@pytest.mark.slow
 def test_a_downgrade_leaves_no_enum_type_behind(postgresql: str) -> None:
     enums = "SELECT typname FROM pg_type WHERE typtype = 'e'"
     migrate(postgresql)
@@ -462,6 +463,7 @@ def test_pgvector_is_used_where_someone_else_installed_it(
     assert query(tenants_database, "SELECT pg_typeof(embedding)::text FROM documents") == [("vector",)]
 
 
+@pytest.mark.slow
 def test_a_host_that_allows_no_extension_at_all_gets_an_array(tenants_database: str, superusers: str) -> None:
     query(
         superusers,
@@ -510,6 +512,7 @@ def superusers(tenants_database: str, postgres: PostgresServer) -> str:
     return postgres.url(tenants_database.rpartition("/")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "revision",
     ["0001", *(pytest.param(f"000{number}", marks=pytest.mark.slow) for number in (3, 4, 5, 6, 7)), "0008"],
@@ -535,6 +538,7 @@ def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: s
     check(url)
 
 
+@pytest.mark.slow
 def test_a_database_whose_messages_name_no_question_yet_goes_on(url: str) -> None:
     """Revision 0003 did not make that column at first."""
     migrate(url, "0002")
@@ -556,6 +560,7 @@ def test_a_database_whose_messages_name_no_question_yet_goes_on(url: str) -> Non
     assert tables(url) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["a1b2c3d4e5f6", "0003", REVISION])
 def test_another_applications_revision_neither_satisfies_nor_stops(url: str, revision: str) -> None:
     query(
@@ -586,6 +591,7 @@ async def is_migrated(url: str) -> bool:
         await database.close()
 
 
+@pytest.mark.slow
 async def test_the_command_line_waits_for_a_database_that_wakes(
     postgresql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,6 +619,7 @@ async def test_the_command_line_waits_for_a_database_that_wakes(
     assert await is_migrated(postgresql)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prepare", "user", "cause"),
     [
@@ -640,6 +647,7 @@ def test_a_refusal_ends_the_command_line_with_its_cause(
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str, tmp_path: Path) -> None:
     # Whoever has the lock waits for this transaction to make Alembic's table, so that the deploys do meet.
     gate = await asyncpg.connect(postgresql)
@@ -684,6 +692,7 @@ async def test_a_file_that_another_process_is_making_is_waited_for(
     other.close()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_make_the_embedded_database_together(tmp_path: Path) -> None:
     start = """
 import asyncio
@@ -723,6 +732,7 @@ def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> N
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_variable_but_the_databases(tmp_path: Path) -> None:
     status, output = commands.run(
         *commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL="sqlite:///book.db"

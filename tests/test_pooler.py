@@ -188,6 +188,7 @@ async def test_a_pooler_that_the_string_does_not_show_is_found_by_its_first_refu
     assert record == IsPartialDict(level="WARNING", set="DATABASE_POOLED=true")
 
 
+@pytest.mark.slow
 async def test_two_instances_work_behind_a_pgbouncer_that_they_know_nothing_of(
     serve: Serve, postgres: PostgresServer
 ) -> None:
@@ -220,6 +221,7 @@ FULL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "message"), FULL)
 async def test_a_pooler_that_is_full_at_first_is_waited_for(
     serve: Serve, stand_in: TlsPooler, code: str, message: str
@@ -248,6 +250,7 @@ async def test_what_a_pooler_refuses_for_good_is_not_waited_for(
     assert (await service.chat()).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "message"), [full for full in FULL if full[0] in {"08P01", "XX000"}])
 async def test_a_pooler_that_is_full_when_a_statement_comes_gets_it_again(
     serve: Serve, stand_in: TlsPooler, code: str, message: str
@@ -263,6 +266,7 @@ async def test_a_pooler_that_is_full_when_a_statement_comes_gets_it_again(
     await assert_rows_add_up(service.tables, turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sslmode", ["require", "prefer"])
 async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_their_pools_hold(
     serve: Serve, postgres: PostgresServer, sslmode: str
@@ -277,6 +281,7 @@ async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_th
     await assert_rows_add_up(services[0].tables, turns)
 
 
+@pytest.mark.slow
 async def test_fifty_turns_at_once_from_two_instances_share_five_connections(serve: Serve, front: Front) -> None:
     services = [await serve_pooled(serve, front), await serve_pooled(serve, front)]
 
@@ -297,6 +302,7 @@ async def alter(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
+@pytest.mark.slow
 async def test_a_column_changes_its_type_under_load(serve: Serve, front: Front, alter: asyncpg.Connection) -> None:
     services = [await serve_pooled(serve, front), await serve_pooled(serve, front)]
 
@@ -328,6 +334,7 @@ async def test_nothing_stays_prepared_on_the_servers_connections(serve: Serve, b
     assert list(prepared.values()) == [0] * SERVER_CONNECTIONS
 
 
+@pytest.mark.slow
 async def test_servers_connections_that_die_behind_the_pooler_fail_no_turn(
     serve: Serve, bouncer: PgBouncer, alter: asyncpg.Connection
 ) -> None:
@@ -341,6 +348,7 @@ async def test_servers_connections_that_die_behind_the_pooler_fail_no_turn(
     await assert_rows_add_up(service.tables, [*before, *after])
 
 
+@pytest.mark.slow
 async def test_a_pooler_that_restarts_between_turns_fails_none(serve: Serve, bouncer: PgBouncer) -> None:
     service = await serve_pooled(serve, bouncer)
     before = await ask_at_once(service, questions=10)
@@ -372,6 +380,7 @@ def empty(postgres: PostgresServer) -> str:
     return name
 
 
+@pytest.mark.slow
 async def test_two_deploys_migrate_through_the_pooler_at_once(
     front: Front, postgres: PostgresServer, empty: str, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ async def test_an_answers_markdown_and_formulas_are_shown(
         assert await part.evaluate("part => part.scrollWidth > part.clientWidth")
 
 
+@pytest.mark.slow
 async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(service: Service, visit: Visit) -> None:
     page = await visit(service)
     different = await page.evaluate(
@@ -170,6 +171,7 @@ async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(se
     assert different == []
 
 
+@pytest.mark.slow
 async def test_a_formula_that_is_being_written_is_shown_as_such(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -198,6 +200,7 @@ async def test_a_formula_that_is_being_written_is_shown_as_such(
     await expect(answers(page).locator("p")).to_have_text(["It is", "as one sees."])
 
 
+@pytest.mark.slow
 async def test_nothing_moves_for_a_reader_who_does_not_want_it(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -214,6 +217,7 @@ async def test_nothing_moves_for_a_reader_who_does_not_want_it(
         await expect(answers(page)).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_a_long_answer_is_read_from_its_beginning_copied_and_read_in_a_wider_panel(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -256,6 +260,7 @@ async def test_a_long_answer_is_read_from_its_beginning_copied_and_read_in_a_wid
         assert box["width"] == width
 
 
+@pytest.mark.slow
 async def test_a_site_can_open_sources_itself(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     model_server.enqueue(stream("See [the page](/atlas#legs)."))
     page = await visit(service)
@@ -337,6 +342,7 @@ async def test_text_outside_the_book_is_not_asked_about(service: Service, visit:
     await expect(bubble).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_the_owner_of_the_book_says_what_it_is_called_and_where_its_text_is(
     service: Service, visit: Visit
 ) -> None:
@@ -352,6 +358,7 @@ async def test_the_owner_of_the_book_says_what_it_is_called_and_where_its_text_i
     await expect(page.get_by_role("blockquote")).to_have_text("Spot trots.")
 
 
+@pytest.mark.slow
 async def test_an_empty_conversation_suggests_what_the_page_is_about(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -382,6 +389,7 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await expect(launcher).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_what_is_typed_is_still_there_after_a_reload_and_nobody_has_been_told(
     service: Service, visit: Visit
 ) -> None:
@@ -482,6 +490,7 @@ async def test_an_urdu_page_gets_urdu_words_from_right_to_left_and_a_portuguese_
     assert await page.locator("book-chat").get_attribute("lang") == "en"
 
 
+@pytest.mark.slow
 async def test_the_buttons_stand_out_from_any_colour_of_the_book(service: Service, visit: Visit) -> None:
     page = await visit(service)
     button = page.get_by_role("button", name="Ask the book")
@@ -545,6 +554,7 @@ async def test_axe_finds_no_fault_in_light_or_dark(
     assert await findings() == []
 
 
+@pytest.mark.slow
 async def test_of_a_long_answer_only_the_end_is_drawn_again_as_it_grows(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -603,6 +613,7 @@ async def test_the_page_at_the_root_shows_the_sample_book_with_the_widget(
         assert await accessibility_findings(page) == []
 
 
+@pytest.mark.slow
 async def test_a_chat_that_cannot_be_loaded_says_so_and_is_loaded_again(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await page.route("**/panel.js*", lambda route: route.abort())
