@@ -47,7 +47,7 @@ class OwnPostgresServer(PostgresServer):
             "synchronous_commit": "off",
             "full_page_writes": "off",
             "unix_socket_directories": "",
-            "max_connections": 400,
+            "max_connections": 200,
         }
         arguments = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
