@@ -117,9 +117,9 @@ def a_source(url: str, chunks: list[Chunk]) -> Book:
 async def test_a_large_book_is_searched_through_the_index_and_a_small_one_exactly(
     database: Database, model_server: FakeOpenAI
 ) -> None:
-    large, small = a_book(700), a_book(EXACT, book=OTHER_BOOK)
+    large, small = a_book(300), a_book(EXACT, book=OTHER_BOOK)
     await replace_book(database, *large, *small)
-    assert await made(database) == Indexing(made=750)
+    assert await made(database) == Indexing(made=350)
 
     async with searching(database, model_server) as search:
         hits = await find(search, model_server, page=f"{BOOK}p1")
@@ -146,7 +146,7 @@ async def test_few_chunks_get_no_index(database: Database, model_server: FakeOpe
 async def test_a_search_through_the_index_is_one_statement_and_leaves_no_setting_behind(
     database: Database, model_server: FakeOpenAI
 ) -> None:
-    await replace_book(database, *a_book(700))
+    await replace_book(database, *a_book(300))
     await made(database)
 
     async with searching(database, model_server) as search:
@@ -163,7 +163,7 @@ async def test_a_search_through_the_index_is_one_statement_and_leaves_no_setting
 
 async def test_a_book_is_found_among_others_that_are_nearer(database: Database, model_server: FakeOpenAI) -> None:
     large = a_book(100, around=[0.0, 1.0, *[0.0] * 6], distance=0.1)
-    others = a_book(900, book=OTHER_BOOK, around=QUESTION, distance=0.01)
+    others = a_book(400, book=OTHER_BOOK, around=QUESTION, distance=0.01)
     await replace_book(database, *large, *others)
     await made(database)
 
@@ -178,7 +178,7 @@ async def test_an_older_pgvector_compares_a_book_exactly_and_all_books_through_t
     database: Database, model_server: FakeOpenAI
 ) -> None:
     large = a_book(100, around=[0.0, 1.0, *[0.0] * 6], distance=0.1)
-    others = a_book(900, book=OTHER_BOOK, around=QUESTION, distance=0.01)
+    others = a_book(400, book=OTHER_BOOK, around=QUESTION, distance=0.01)
     await replace_book(database, *large, *others)
     await made(database)
     [row] = await database.execute((text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"), {}))
@@ -216,17 +216,17 @@ async def test_a_pgvector_that_cannot_index_half_precision_is_named(
 async def test_an_index_whose_making_was_interrupted_is_not_used_and_is_made_anew(
     database: Database, model_server: FakeOpenAI
 ) -> None:
-    await replace_book(database, *a_book(700))
+    await replace_book(database, *a_book(300))
     await made(database)
     interrupted = text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)")
     await database.execute((interrupted, {"name": EMBEDDING_INDEX}))
 
     async with searching(database, model_server) as search:
         hits = await find(search, model_server)
-    assert [hit.page for hit in hits] == nearest(a_book(700), 20)
+    assert [hit.page for hit in hits] == nearest(a_book(300), 20)
     assert await scans(database) == 0
 
-    assert await made(database) == Indexing(made=700)
+    assert await made(database) == Indexing(made=300)
     assert await is_valid(database) is True
     assert await made(database) == Indexing(), "it is there"
 
@@ -269,13 +269,13 @@ async def test_without_pgvector_there_is_nothing_to_index(array: str) -> None:
 async def test_the_index_is_made_and_used_wherever_pgvector_is(vector_elsewhere: str, model_server: FakeOpenAI) -> None:
     async with opened(vector_elsewhere, pool_size=1) as database:
         await database.execute((PLAN_AS_FOR_MANY_CHUNKS, {}))
-        await replace_book(database, *a_book(700))
-        assert await made(database) == Indexing(made=700)
+        await replace_book(database, *a_book(300))
+        assert await made(database) == Indexing(made=300)
         async with searching(database, model_server) as search:
             hits = await find(search, model_server)
 
         assert await scans(database) == 1
-    assert len({hit.page for hit in hits} & {*nearest(a_book(700), 20)}) >= 19
+    assert len({hit.page for hit in hits} & {*nearest(a_book(300), 20)}) >= 19
     await asyncio.to_thread(check, vector_elsewhere)
 
 

@@ -1,6 +1,7 @@
 """The index of embeddings for PostgreSQL: a library gets it once it is too large for all of them to be compared."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -48,20 +49,28 @@ async def index_embeddings(engine: AsyncEngine, *, exact_chunks: int = EXACT_CHU
     since a pooler can give each transaction of one connection another session.
     """
     try:
-        async with engine.connect() as holding, engine.connect() as connection:
-            if not await holding.scalar(_LOCK, {"lock": _MIGRATING}):
-                return Indexing()
-            await holding.execute(_STAY)
+        async with engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
-            return await _index(connection, exact_chunks)
+            if await _state(connection, exact_chunks) is None:
+                return Indexing()
+            async with engine.connect() as holding:
+                if not await holding.scalar(_LOCK, {"lock": _MIGRATING}):
+                    return Indexing()
+                await holding.execute(_STAY)
+                return await _index(connection, exact_chunks)
     except FAILURES as error:
         return Indexing(failure=reason(error))
 
 
-async def _index(connection: AsyncConnection, exact_chunks: int) -> Indexing:
-    state: Row[tuple[str, str, bool | None, int | None]] | None
+async def _state(connection: AsyncConnection, exact_chunks: int) -> Row[Any] | None:
+    """Return what there is, None if the index need not be made."""
     state = (await connection.execute(_STATE, {"name": EMBEDDING_INDEX})).first()
-    if state is None or state.is_valid or (state.embeddings or 0) <= exact_chunks:
+    return None if state is None or state.is_valid or (state.embeddings or 0) <= exact_chunks else state
+
+
+async def _index(connection: AsyncConnection, exact_chunks: int) -> Indexing:
+    state = await _state(connection, exact_chunks)
+    if state is None:
         return Indexing()
     if version_of(state.version) < _HALFVEC_VERSION:
         return Indexing(failure=f"pgvector {state.version} cannot index embeddings, 0.7 can")
@@ -69,4 +78,4 @@ async def _index(connection: AsyncConnection, exact_chunks: int) -> Indexing:
         await connection.execute(text(f"DROP INDEX CONCURRENTLY {EMBEDDING_INDEX}"))
     column = f"(CAST(embedding AS {state.schema}.halfvec({EMBEDDING_DIMENSIONS}))) {state.schema}.halfvec_cosine_ops"
     await connection.execute(text(f"CREATE INDEX CONCURRENTLY {EMBEDDING_INDEX} ON documents USING hnsw ({column})"))
-    return Indexing(made=state.embeddings or 0)
+    return Indexing(made=state.embeddings)
