@@ -268,6 +268,8 @@ class StoredBook(SQLModel, table=True):
     chunks: int
     words: int
     """How many words its chunks have, on PostgreSQL; the full-text search of SQLite counts for itself."""
+    lexemes: int | None = None
+    """How many different words they have; None if nothing counted in how many chunks each of them is."""
     embeddings: list[dict[str, Any]] = Field(sa_type=JSON)
     """How many chunks have an embedding, as `{model, dimensions, chunks}` for each model."""
     read_at: datetime

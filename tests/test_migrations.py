@@ -72,7 +72,7 @@ def url(request: pytest.FixtureRequest) -> str:
 def test_up_and_down_and_up_again(url: str) -> None:
     for _ in range(2):
         migrate(url)
-        assert tables(url) == TABLES
+        assert tables(url) == TABLES | (set() if dsn.parse(url).sqlite else {"book_words"})
         check(url)
 
         migrate(url, "base")
@@ -160,6 +160,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "book_pages.title text",
         "book_pages.part text null",
         "book_pages.headings json",
+        "book_words.lexeme text",
+        "book_words.book_id uuid",
+        "book_words.chunks integer",
         "books.id uuid",
         "books.address text",
         "books.title text null",
@@ -169,6 +172,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "books.words integer",
         "books.embeddings json",
         "books.read_at timestamp with time zone",
+        "books.lexemes integer null",
         "chat_sessions.id uuid",
         "chat_sessions.created_at timestamp with time zone",
         "chat_sessions.updated_at timestamp with time zone",
@@ -239,6 +243,8 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "book_chat_alembic_version: PRIMARY KEY (version_num)",
         "book_pages: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
         "book_pages: PRIMARY KEY (book_id, page)",
+        "book_words: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
+        "book_words: PRIMARY KEY (lexeme, book_id) INCLUDE (chunks)",
         "books: PRIMARY KEY (id)",
         "chat_sessions: PRIMARY KEY (id)",
         "document_words: FOREIGN KEY (id) REFERENCES documents(id) ON DELETE CASCADE",
@@ -255,9 +261,10 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
+        "public.book_words USING btree (book_id)",
         "public.chat_sessions USING btree (owner, created_at, id)",
         "public.document_words USING btree (book_id)",
-        "public.document_words USING gin (words)",
+        "public.document_words USING gin (book_id, words)",
         "public.documents USING btree (book_id, page)",
         "public.messages USING btree (created_at, id) WHERE (role = 'user'::message_role_enum)",
         "public.messages USING btree (reply_to)",
@@ -295,6 +302,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "books.words INTEGER",
         "books.embeddings JSON",
         "books.read_at DATETIME",
+        "books.lexemes INTEGER null",
         "chat_sessions.id CHAR(32)",
         "chat_sessions.created_at DATETIME",
         "chat_sessions.updated_at DATETIME",
@@ -409,6 +417,57 @@ def test_books_that_were_read_in_before_there_were_rows_for_them_get_theirs(url:
     assert query(url, headings) == [('["Part 2", "Part 3"]',)]
 
 
+def chunk_of_a_book(number: int) -> tuple[str, str]:
+    """The statements that store a chunk of the one book as the release before 0014 does, and its words."""
+    key = uuid.uuid4()
+    return (
+        f"""
+        INSERT INTO documents VALUES ('{key}', 'legs#{number}', 'Legs', {number}, 'Text.',
+                                      array_fill({number + 1}, ARRAY[1536])::vector, '{{}}', now(), '{BOOK_ID}', 'legs')
+        """,
+        f"INSERT INTO document_words VALUES ('{key}', 'leg:1 walk{number % 2}:2', 2, '{BOOK_ID}')",
+    )
+
+
+BOOK_ID = uuid.UUID(int=1)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "index"),
+    [(10_000, []), (10_001, ["hnsw (((embedding)::halfvec(1536)) halfvec_cosine_ops)"])],
+    ids=["few", "many"],
+)
+def test_a_library_that_is_there_gets_its_counts_and_its_index_beside_its_readers(
+    postgresql: str, embeddings: int, index: list[str]
+) -> None:
+    migrate(postgresql, "0013")
+    counted = json.dumps([{"model": "m", "dimensions": 1536, "chunks": embeddings}])
+    query(
+        postgresql,
+        f"INSERT INTO books VALUES ('{BOOK_ID}', 'https://book.example.org/', NULL, 'en', 1, 5, 10, '{counted}', now())",
+        *(statement for number in range(5) for statement in chunk_of_a_book(number)),
+    )
+
+    migrate(postgresql)
+
+    assert query(postgresql, "SELECT lexeme, chunks FROM book_words ORDER BY lexeme") == [
+        ("leg", 5),
+        ("walk0", 3),
+        ("walk1", 2),
+    ]
+    assert query(postgresql, "SELECT lexemes FROM books") == [(3,)]
+    definition = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_documents_embedding'")
+    assert [text.partition(" USING ")[2] for (text,) in definition] == index
+    check(postgresql)
+
+    # What the release before does goes on: it knows nothing of the counts.
+    query(postgresql, *chunk_of_a_book(5), "DELETE FROM documents WHERE position = 0")
+    migrate(postgresql, "0013")
+    assert query(postgresql, "SELECT count(*) FROM document_words WHERE words @@ 'leg'") == [(5,)]
+    migrate(postgresql)
+    assert query(postgresql, "SELECT chunks FROM book_words WHERE lexeme = 'leg'") == [(5,)]
+
+
 def test_an_embedding_can_be_stored_and_searched(postgresql: str) -> None:
     migrate(postgresql)
 
@@ -479,6 +538,10 @@ def test_a_host_that_allows_no_extension_at_all_gets_an_array(tenants_database: 
 
     check(tenants_database)
     assert query(tenants_database, EMBEDDING_TYPE) == [("real[]",)]
+    assert query(tenants_database, "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '% USING gin %'") == [
+        ("CREATE INDEX ix_document_words_words ON public.document_words USING gin (words)",)
+    ], "nor the one of books and words together"
+    migrate(tenants_database, "base")
 
 
 @pytest.mark.parametrize(
@@ -495,7 +558,7 @@ def test_pgvector_is_found_in_a_schema_off_the_search_path(
 
     check(tenants_database)
     assert query(tenants_database, EMBEDDING_TYPE) == [(embedding_type,)]
-    assert tables(tenants_database) == TABLES
+    assert tables(tenants_database) == TABLES | {"book_words"}
     query(tenants_database, document("near", "array_fill(1, ARRAY[1536])"))
     migrate(tenants_database, "base")
 
