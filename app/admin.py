@@ -141,7 +141,9 @@ async def _report(arguments: argparse.Namespace) -> None:
                     await _write_csv(file, turns)
             else:
                 with _paged() as page:
-                    await _write_table(page, turns)
+                    without_book = await _write_table(page, turns)
+                    if without_book:
+                        print(f"Answered without the book, which could not be searched: {without_book:,}", file=page)
                     if not (arguments.feedback or arguments.unanswered):
                         print(await _tool_calls(database, arguments.since, arguments.until), end="", file=page)
 
@@ -215,8 +217,9 @@ _TURNS = (
     .where(col(_question.role) == literal_column("'user'"))
 )
 _CITES_NOTHING = and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0)
+_IS_WITHOUT_BOOK = and_(col(_answer.cited) == 0, col(_answer.retrieved).is_(None))
 _UNANSWERED = or_(col(_answer.id).is_(None), _CITES_NOTHING)
-_IS_GAP = or_(_CITES_NOTHING, col(_answer.feedback) == "negative")
+_IS_GAP = or_(and_(_CITES_NOTHING, ~_IS_WITHOUT_BOOK), col(_answer.feedback) == "negative")
 
 
 def _conditions(arguments: argparse.Namespace) -> list[ColumnElement[bool]]:
@@ -308,11 +311,15 @@ def _paged() -> Iterator[TextIO]:
         yield cast("TextIO", process.stdin)
 
 
-async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
+async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> int:
+    """Write a line for each turn; returns how many were answered without the book, which could not be searched."""
+    without_book = 0
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     print(f"{'TIME (UTC)':16}  {'RATED':8}  {'CITED':>5}  {'TOKENS':>7}  {'SECONDS':>7}  QUESTION → ANSWER", file=page)
     async for turn in turns:
-        cited = f"{turn.cited}/{turn.retrieved}" if turn.retrieved else ""
+        is_without_book = turn.cited is not None and turn.retrieved is None
+        without_book += is_without_book
+        cited = "lost" if is_without_book else f"{turn.cited}/{turn.retrieved}" if turn.retrieved else ""
         tokens = (turn.prompt_tokens or 0) + (turn.completion_tokens or 0)
         seconds = f"{turn.duration_ms / 1000:.1f}" if turn.duration_ms is not None else ""
         excerpt = f"“{_on_one_line(turn.selected_text, 40)}” " if turn.selected_text else ""
@@ -323,6 +330,7 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> None:
             f"{turn.created_at:%Y-%m-%d %H:%M}  {turn.feedback or '':8}  {cited:>5}  {tokens or '':>7}  {seconds:>7}  "
         )
         print(figures + _on_one_line(said, max(20, width - len(figures)) if width else 200), file=page)
+    return without_book
 
 
 async def _tool_calls(db: Database, since: datetime | None, until: datetime | None) -> str:

@@ -51,7 +51,7 @@ from app.models import (
 )
 from app.prompt import Background, PastTurn, PromptMessage, assemble_prompt
 from app.ratelimit import Allowance
-from app.retrieval import Passage, Retrieval, Retriever, retrieve_nothing
+from app.retrieval import Passage, Retrieval, RetrievalWatch, Retriever, retrieve_nothing
 from app.snippets import snippet_of
 from app.turns import deadline
 
@@ -82,6 +82,7 @@ class Turn:
     db: Database
     model: LanguageModel
     retriever: Retriever
+    watch: RetrievalWatch
     settings: Settings
 
     @property
@@ -117,6 +118,7 @@ async def new_turn(
         db=request.state["database"],
         model=request.state["model"],
         retriever=retriever,
+        watch=request.state["retrieval_watch"],
         settings=request.state["settings"],
     )
 
@@ -145,7 +147,7 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
     keep_out_of_log(request.message, request.selected_text, request.page_url, request.reader_note)
     identity = turn.identity
     seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
-    async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
+    async with deadline(seconds), look_up(turn.request, turn.retriever, turn.watch) as retrieval:
         history_limit = 0 if turn.request.selected_text else turn.settings.history_limit
         conversation = await find_conversation(
             turn.db, turn.request.session_id, owner=turn.owner, history_limit=history_limit
@@ -178,11 +180,11 @@ async def take_turn(turn: Turn, emit: Emit | None = None, *, may_begin_session: 
             return _replay(question, claim.recorded_reply, emit)
 
 
-def look_up(request: ChatRequest, retriever: Retriever) -> Retrieval:
+def look_up(request: ChatRequest, retriever: Retriever, watch: RetrievalWatch | None = None) -> Retrieval:
     """Return the look-up of passages for the question; a question about an excerpt gets none."""
     if request.selected_text:
         retriever = retrieve_nothing
-    return Retrieval(retriever, request.message, page_url=request.page_url, scope=request.scope)
+    return Retrieval(retriever, request.message, page_url=request.page_url, scope=request.scope, watch=watch)
 
 
 async def _answer(
@@ -232,8 +234,8 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
     sources = [
         as_source(number, passage, has_snippet=request.snippets) for number, passage in enumerate(found.passages, 1)
     ]
-    if sources and emit:
-        emit(SourcesEvent(sources=sources))
+    if emit and (sources or found.is_lost):
+        emit(SourcesEvent(sources=sources, unavailable=found.is_lost or None))
 
     def compose(background: Background) -> Sequence[PromptMessage]:
         return assemble_prompt(
@@ -252,7 +254,7 @@ async def ask_model(  # noqa: PLR0913  # All that an answer depends on.
     text, cited = cite(telling.end(completion.text), completion.passages)
     if not text.strip():
         raise ModelError(usage=completion.usage)
-    return Answer(text, [sources[number - 1] for number in cited], completion)
+    return Answer(text, [sources[number - 1] for number in cited], completion, is_without_book=found.is_lost)
 
 
 def as_source(number: int, passage: Passage, *, has_snippet: bool) -> Source:

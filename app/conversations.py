@@ -299,6 +299,8 @@ class Answer:
     sources: Sequence[Source]
     completion: Completion
     """What the model said, and what it took."""
+    is_without_book: bool = False
+    """Whether the book could not be searched."""
 
 
 async def record_reply(db: Database, question: MessageBase, answer: Answer) -> MessageBase | Row[Any]:
@@ -420,7 +422,7 @@ def _reply(question: MessageBase, answer: Answer) -> MessageBase:
         model=answer.completion.model,
         service_tier=answer.completion.service_tier,
         duration_ms=answer.completion.duration_ms,
-        retrieved=answer.completion.passages,
+        retrieved=None if answer.is_without_book else answer.completion.passages,
         cited=len(answer.sources),
     )
     for name in TOKEN_COUNTS:

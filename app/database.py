@@ -85,7 +85,7 @@ _POSTGRESQL_CHECK = f"""
            (SELECT bool_or({{is_barred}}) FROM pg_class
             WHERE oid IN ('chat_sessions'::regclass, 'messages'::regclass)) AS is_barred
     FROM {VERSION_TABLE}
-    WHERE NOT EXISTS (SELECT FROM documents, document_words, books, book_pages, pauses WHERE false)
+    WHERE NOT EXISTS (SELECT FROM documents, document_words, books, book_pages, book_words, pauses WHERE false)
 """  # noqa: S608  # Constants.
 _IS_BARRED = "row_security_active(pg_class.oid) AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid)"
 _RECORDING_TOKENS = """
@@ -109,6 +109,7 @@ _NEEDED = {
     "document_words": ("SELECT",),
     "books": ("SELECT",),
     "book_pages": ("SELECT",),
+    "book_words": ("SELECT",),
     "pauses": ("SELECT",),
 }
 """What the service does with each table."""

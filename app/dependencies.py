@@ -12,7 +12,7 @@ from app.database import Database
 from app.llm import LanguageModel
 from app.pause import Pauses
 from app.ratelimit import RateLimiter
-from app.retrieval import Retriever
+from app.retrieval import RetrievalWatch, Retriever
 from app.turns import Turns
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class State(TypedDict):
     database: Database
     model: LanguageModel
     retriever: Retriever
+    retrieval_watch: RetrievalWatch
     turns: Turns
     broadcasts: Broadcasts
     limiter: RateLimiter

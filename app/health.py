@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.dependencies import Db, StateRequest
 from app.errors import DatabaseError, NotReadyError
+from app.logs import current_request
 from app.models import ErrorResponse, HealthResponse, ReadyResponse
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -27,7 +28,11 @@ async def health() -> HealthResponse:
     },
 )
 async def ready(request: StateRequest, db: Db) -> ReadyResponse:
-    """Say that a turn would succeed: the database answers, has the newest tables, and lets the service use all it needs."""
+    """Say that a turn would succeed: the database answers, has the newest tables, and lets the service use all it needs.
+
+    If several of the last questions were answered without the book, since it could not be searched, the log says how many.
+    """
+    current_request().fields |= request.state["retrieval_watch"].losses
     counts_tokens = request.state["settings"].daily_token_budget is not None
     try:
         is_migrated = await db.is_migrated(counts_tokens=counts_tokens)

@@ -51,6 +51,8 @@ class RequestContext:
     database_seconds: float = 0.0
     confidential: list[str] = field(default_factory=list)
     """The texts of readers and the answers to them, which no record may quote."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Further fields of its `request` record."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("request", default=None)
@@ -278,6 +280,7 @@ class RequestLogMiddleware:
                 "headers": {name: value[:_LONGEST_VALUE] for name, value in headers.items() if name in _LOGGED_HEADERS},
                 "database_statements": request.database_statements,
                 "database_ms": milliseconds(request.database_seconds),
+                **request.fields,
             }
             logger.info("request", extra={"fields": fields})
             _current.reset(token)

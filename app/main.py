@@ -26,7 +26,7 @@ from app.dependencies import State
 from app.llm import LanguageModel
 from app.pause import Pauses
 from app.ratelimit import RateLimiter
-from app.retrieval import Retriever, retrieve_nothing
+from app.retrieval import RetrievalWatch, Retriever, retrieve_nothing
 from app.turns import TurnMiddleware, Turns, on_stop_signal
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         stack.push_async_callback(limiter.close)
         turns = Turns(limit=settings.max_concurrent_turns, grace_seconds=settings.shutdown_grace_seconds)
         stack.push_async_callback(turns.close)
+        bound_connections()  # It finds the server by its handler of signals, in whose place ours comes next.
         stack.enter_context(on_stop_signal(turns.end, grace_seconds=settings.shutdown_grace_seconds))
-        bound_connections()
         retriever = await stack.enter_async_context(open_retriever(settings, database))
         mcp_tools = await _open_mcp_tools(settings, database, retriever, stack) if settings.mcp_enabled else None
         _warn_of_gaps(settings)
@@ -72,6 +72,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
             database=database,
             model=model,
             retriever=retriever,
+            retrieval_watch=RetrievalWatch(),
             turns=turns,
             broadcasts=Broadcasts(),
             limiter=limiter,

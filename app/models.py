@@ -194,7 +194,7 @@ class MessageBase(SQLModel):
     duration_ms: int | None = None
     """How long it took."""
     retrieved: int | None = None
-    """How many passages of the book it was sent."""
+    """How many passages of the book it was sent; None if the book could not be searched, though `cited` is not None."""
     cited: int | None = None
     """How many of them the answer cites."""
 
@@ -273,6 +273,8 @@ class StoredBook(SQLModel, table=True):
     chunks: int
     words: int
     """How many words its chunks have, on PostgreSQL; the full-text search of SQLite counts for itself."""
+    lexemes: int | None = None
+    """How many different words they have; None if nothing counted in how many chunks each of them is."""
     embeddings: list[dict[str, Any]] = Field(sa_type=JSON)
     """How many chunks have an embedding, as `{model, dimensions, chunks}` for each model."""
     read_at: datetime
@@ -498,6 +500,8 @@ class SourcesEvent(ApiModel):
     """The passages that were found, of which the answer may cite some."""
 
     sources: list[Source]
+    unavailable: Literal[True] | None = None
+    """True if the book could not be searched: the answer comes without it. Absent otherwise."""
 
 
 class FollowUpsEvent(ApiModel):

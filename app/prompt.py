@@ -116,6 +116,8 @@ def _circumstances(found: Findings) -> Iterator[str]:
         yield _UNKNOWN_PAGE_RULES
     if found.is_silent:
         yield _SILENT_BOOK_RULES
+    if found.is_lost:
+        yield _LOST_BOOK_RULES
 
 
 def _dialogue(history: Sequence[PastTurn]) -> Iterator[PromptMessage]:
@@ -182,6 +184,12 @@ _UNKNOWN_PAGE_RULES = (
 _SILENT_BOOK_RULES = (
     "No passage of the book fits the last question: the book has nothing on it. Do not claim that the book says anything about "
     "it. Unless it is a greeting or about the conversation so far, say first that the book does not treat it."
+)
+
+_LOST_BOOK_RULES = (
+    "The book could not be searched for the last question, so that nothing of it is at hand. Unless it is a greeting or about the "
+    "conversation so far, say first, in one short sentence, that you answer without the book. Do not claim that the book says, "
+    "or does not say, anything about it."
 )
 
 _NOTE_RULES = (

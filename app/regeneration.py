@@ -38,7 +38,7 @@ class Regeneration:
         keep_out_of_log(question.content, question.selected_text, turn.request.page_url, turn.request.reader_note)
         history_limit = 0 if question.selected_text else turn.settings.history_limit
         seconds = turn.settings.turn_seconds(is_streamed=emit is not None)
-        async with deadline(seconds), look_up(turn.request, turn.retriever) as retrieval:
+        async with deadline(seconds), look_up(turn.request, turn.retriever, turn.watch) as retrieval:
             conversation = await find_conversation(
                 turn.db, str(question.session_id), owner=turn.owner, history_limit=history_limit, before=question
             )

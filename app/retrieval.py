@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -12,6 +13,9 @@ logger = logging.getLogger(__name__)
 
 RETRIEVAL_TIMEOUT_SECONDS = 5.0
 """How long a turn waits for its passages once there is nothing else to do."""
+
+_MOST_WATCHED = 20
+"""Of how many look-ups it is remembered how they went."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Findings:
     """
     is_silent: bool = False
     """Whether the book has nothing on the question."""
+    is_lost: bool = False
+    """Whether the search failed or was too slow, so that nobody knows what the book has on the question."""
 
     def with_only(self, passages: Sequence[Passage]) -> "Findings":
         """Return the same with only these passages, if the model cannot be sent all."""
@@ -74,11 +80,37 @@ async def retrieve_nothing(_query: Query) -> Sequence[Passage]:
     return ()
 
 
+class RetrievalWatch:
+    """Remembers how the last look-ups of this process went."""
+
+    def __init__(self) -> None:
+        self._losses: deque[bool] = deque(maxlen=_MOST_WATCHED)
+
+    def add(self, *, is_lost: bool) -> None:
+        """Remember one more."""
+        self._losses.append(is_lost)
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """How many of the last look-ups were lost, as fields of a record; none if no more than one was."""
+        lost = sum(self._losses)
+        return {"retrievals": len(self._losses), "retrievals_lost": lost} if lost > 1 else {}
+
+
 class Retrieval:
     """A look-up of passages in the background; it is under way inside the `async with` block, and ends with it."""
 
-    def __init__(self, retriever: Retriever, question: str, *, page_url: str | None, scope: Scope = "book") -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        question: str,
+        *,
+        page_url: str | None,
+        scope: Scope = "book",
+        watch: RetrievalWatch | None = None,
+    ) -> None:
         self._retriever = retriever
+        self._watch = watch or RetrievalWatch()
         self._previous_question = _PreviousQuestion()
         self._query = Query(question, self._previous_question, page_url, scope)
         self._task: asyncio.Task[Findings] | None = None
@@ -103,18 +135,24 @@ class Retrieval:
         self._previous_question.set(previous_question)
 
     async def findings(self) -> Findings:
-        """Return what was found; nothing if the retriever fails or is slow, and the log says why."""
+        """Return what was found; if the retriever fails or is slow, say that it is lost, and the log says why."""
         if self._task is None:
             return Findings()
-        await asyncio.wait([self._task], timeout=RETRIEVAL_TIMEOUT_SECONDS)
+        found = await self._await_findings(self._task)
+        self._watch.add(is_lost=found.is_lost)
+        return found
+
+    @staticmethod
+    async def _await_findings(task: asyncio.Task[Findings]) -> Findings:
+        await asyncio.wait([task], timeout=RETRIEVAL_TIMEOUT_SECONDS)
         try:
-            if not self._task.done():
+            if not task.done():
                 raise TimeoutError  # noqa: TRY301  # It is logged like the other failures.
-            return self._task.result()
+            return task.result()
         except (Exception, asyncio.CancelledError) as error:  # The turn goes on without passages, whatever fails.
-            self._task.cancel()
+            task.cancel()
             logger.warning("retrieval.failed", exc_info=error)
-            return Findings()
+            return Findings(is_lost=True)
 
 
 class _PreviousQuestion:

@@ -77,7 +77,7 @@ async def closed_loop(port: int, bodies: Sequence[dict[str, Any]], *, clients: i
 
 async def until_answered(attempt: Callable[[], Awaitable[object]]) -> None:
     """Repeat the attempt until the server accepts it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             try:
                 await attempt()

@@ -1,16 +1,18 @@
 """A model server that uses little CPU time itself: one process, a fixed answer, and a delay that the question sets.
 
 `python -m benchmarks.model PORT` answers `POST /v1/chat/completions` and `POST /v1/embeddings`. The last message's first word is the delay in
-milliseconds. A streamed answer's first piece is the time at which it was sent, in nanoseconds of the monotonic clock.
+milliseconds, if it is a number. A streamed answer's first piece is the time at which it was sent, in nanoseconds of the monotonic clock.
 """
 
 import asyncio
 import base64
 import json
+import math
 import random
 import sys
 import time
 from array import array
+from functools import cache
 
 import uvloop
 
@@ -52,10 +54,34 @@ def _chunked(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
+DIMENSIONS = 1_536
+LATENT = 48
+TOPICS = 256
+SPREAD = 0.8
+"""How far the texts of a topic are from its middle, whose own coordinates are of the size of 1."""
+
+
+@cache
+def axes() -> list[list[float]]:
+    """Return what makes a vector of a text's few coordinates; embeddings of real texts fill few of their dimensions too."""
+    numbers = random.Random("axes")
+    return [[numbers.gauss() for _ in range(LATENT)] for _ in range(DIMENSIONS)]
+
+
+@cache
+def middle(topic: int) -> list[float]:
+    """Return the coordinates of what the texts of a topic have in common."""
+    numbers = random.Random(f"topic {topic}")
+    return [numbers.gauss() for _ in range(LATENT)]
+
+
 def embedding(text: str) -> array[float]:
-    """Return a vector that depends on the text and on nothing else."""
+    """Return a vector that depends on the text and on nothing else, near those of one of the topics."""
     numbers = random.Random(text)
-    return array("f", [numbers.gauss() for _ in range(1_536)])
+    place = [coordinate + SPREAD * numbers.gauss() for coordinate in middle(numbers.randrange(TOPICS))]
+    vector = [math.sumprod(place, axis) for axis in axes()]
+    length = math.hypot(*vector)
+    return array("f", [number / length for number in vector])
 
 
 def _embed(texts: list[str], writer: asyncio.StreamWriter) -> None:
@@ -75,7 +101,9 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
             if "input" in body:
                 _embed(body["input"], writer)
                 continue
-            await asyncio.sleep(int(body["messages"][-1]["content"].split()[0]) / 1000)
+            # With passages of a book before it, a question delays nothing.
+            first = body["messages"][-1]["content"].split()[0]
+            await asyncio.sleep(int(first) / 1000 if first.isdigit() else 0)
             if body.get("stream"):
                 writer.write(_STREAM + _event({"content": f"{time.monotonic_ns()} "}))
                 await asyncio.sleep(0.02)

@@ -5,22 +5,21 @@ import statistics
 import time
 import uuid
 from collections.abc import Sequence
-from itertools import accumulate
 
 from sqlalchemy import insert
 
+from app.book.catalogue import begin_book, finish_book
 from app.book.embeddings import Embedder
 from app.book.evaluation import known
 from app.book.search import PASSAGES, BookSearch
+from app.book.shelf import book_id, comparable
 from app.book.words import index_words
 from app.config import Settings
 from app.database import Database
 from app.models import Document
 from app.retrieval import Query
+from benchmarks.library import address_of, sentence
 
-_WORDS = [f"word{number}" for number in range(8_000)]
-_WEIGHTS = list(accumulate(1 / (rank + 30) for rank in range(len(_WORDS))))
-"""How frequent words are in a language, without those that the search leaves out: the first is in every second chunk."""
 _BATCH = 500
 
 
@@ -36,19 +35,24 @@ async def store_book(database: Database, configured: Settings, chunks: int) -> N
     numbers = random.Random(chunks)
     embedder = Embedder(configured)
     engine = database.engine.execution_options(isolation_level="SERIALIZABLE")
+    address = address_of(0)
+    async with engine.begin() as connection:
+        await begin_book(connection, book_id(address), address)
     for start in range(0, chunks, _BATCH):
-        texts = [_text(numbers, 160) for _ in range(min(_BATCH, chunks - start))]
+        texts = [sentence(numbers, 160) for _ in range(min(_BATCH, chunks - start))]
         vectors = await embedder.embed(texts)
         documents = [
             Document(
                 id=uuid.UUID(int=numbers.getrandbits(128), version=4),
-                source=f"https://book.example.org/page-{(start + index) // 8}#section-{index % 8}",
-                title=_text(numbers, 6),
+                source=f"{address}page-{(start + index) // 8}#section-{index % 8}",
+                title=sentence(numbers, 6),
                 position=index % 8,
                 content=text,
                 embedding=vector,
+                book_id=book_id(address),
+                page=comparable(f"{address}page-{(start + index) // 8}"),
                 meta={
-                    "page": f"https://book.example.org/page-{(start + index) // 8}",
+                    "page": f"{address}page-{(start + index) // 8}",
                     "locale": "en",
                     "digest": "0" * 64,
                     "model": embedder.model,
@@ -61,14 +65,16 @@ async def store_book(database: Database, configured: Settings, chunks: int) -> N
         async with engine.begin() as connection:
             await connection.execute(insert(Document), rows)
             await index_words(connection, documents)
+    async with engine.begin() as connection:
+        await finish_book(connection, book_id(address), title=None, locale="en", pages=[])
     await embedder.close()
 
 
 async def search_seconds(database: Database, configured: Settings, count: int = 40) -> list[float]:
     """Return how long searches by words and by meaning take whose questions are embedded already."""
     numbers = random.Random(count)
-    questions = [_text(numbers, 8) for _ in range(count)]
-    previous = [_text(numbers, 8) for _ in range(count)]
+    questions = [sentence(numbers, 8) for _ in range(count)]
+    previous = [sentence(numbers, 8) for _ in range(count)]
     seconds = []
     async with BookSearch(configured, database) as search:
         await search.questions.embed_all([*questions, *previous])
@@ -86,7 +92,3 @@ async def search_seconds(database: Database, configured: Settings, count: int = 
 def median_ms(seconds: Sequence[float]) -> float:
     """Return the median in milliseconds."""
     return statistics.median(seconds) * 1000
-
-
-def _text(numbers: random.Random, words: int) -> str:
-    return " ".join(numbers.choices(_WORDS, cum_weights=_WEIGHTS, k=words))

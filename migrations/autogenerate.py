@@ -15,11 +15,15 @@ from app.models import Embedding
 
 
 def include_name(name: str | None, kind: str, _parents: object) -> bool:
-    """Leave out the table of revisions that is another application's, or was ours once, and the index of words.
+    """Leave out the table of revisions that is another application's, or was ours once, and what the search alone uses.
 
-    That index is a table of PostgreSQL's, and a virtual one of SQLite's with tables of its own, so it has no model.
+    The index of words is a table of PostgreSQL's, and a virtual one of SQLite's with tables of its own, so it has no model; nor have
+    the counts of words, which SQLite keeps itself. The index of embeddings is made when a library has become large.
     """
-    return kind != "table" or not (name == "alembic_version" or (name or "").startswith("document_words"))
+    name = name or ""
+    if kind == "table":
+        return name not in {"alembic_version", "book_words"} and not name.startswith("document_words")
+    return kind != "index" or name != "ix_documents_embedding"
 
 
 def compare_type(

@@ -23,7 +23,7 @@ def add_columns(table: str, *columns: sa.Column[Any]) -> None:
             op.add_column(table, column)
 
 
-def create_index(name: str, table: str, columns: Sequence[str], **options: Any) -> None:
+def create_index(name: str, table: str, columns: Sequence[str | sa.TextClause], **options: Any) -> None:
     """Create the index unless it is there, also in place of one whose creation was interrupted."""
     if not _is_postgresql():
         op.create_index(name, table, columns, if_not_exists=True, **options)
@@ -35,6 +35,15 @@ def create_index(name: str, table: str, columns: Sequence[str], **options: Any) 
             op.drop_index(name, table, postgresql_concurrently=True)
         if not is_valid:
             op.create_index(name, table, columns, postgresql_concurrently=True, **options)
+
+
+def drop_index(name: str, table: str) -> None:
+    """Drop the index if it is there."""
+    if not _is_postgresql():
+        op.drop_index(name, table, if_exists=True)
+        return
+    with op.get_context().autocommit_block():
+        op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
 
 
 def create_foreign_key(name: str, table: str, column: str, referent: str, *, ondelete: str | None = None) -> None:

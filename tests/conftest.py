@@ -13,7 +13,7 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,25 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+_SHARED = pytest.StashKey[tuple[ExitStack, PostgresServer]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give all processes of pytest-xdist one PostgreSQL server: each would take seconds to make its own."""
+    stash = node.config.stash
+    if _SHARED not in stash:
+        stack = ExitStack()
+        stash[_SHARED] = stack, stack.enter_context(postgres_server())
+    node.workerinput["postgres_port"] = stash[_SHARED][1].port
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop that server."""
+    if _SHARED in config.stash:
+        config.stash[_SHARED][0].close()
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's own settings out: the variables, and the `.env` of the working directory."""
@@ -88,8 +107,11 @@ def _logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server for tests that need one of their own making of databases."""
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A PostgreSQL server; other processes may use it too, so databases and roles have names of their own."""
+    if port := getattr(request.config, "workerinput", {}).get("postgres_port"):
+        yield PostgresServer(port)
+        return
     with postgres_server() as server:
         yield server
 

@@ -19,17 +19,24 @@ _UNTIL_STDIN_ENDS = '"$@" & server=$!; read -r _; kill -QUIT $server; wait $serv
 
 
 class PostgresServer:
-    """One server; `stop` and `start` keep its data and its port."""
+    """One server that runs."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+
+class OwnPostgresServer(PostgresServer):
+    """One that can be stopped; `stop` and `start` keep its data and its port."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        super().__init__(free_port())
         self._user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root.
         self._folder = folder
         self._copy_binaries()
         self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
-
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Start it as a process that ends with this one, however this one ends."""
@@ -102,11 +109,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[OwnPostgresServer]:
     """Run a new server until the block ends."""
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        server = PostgresServer(Path(folder))
+        server = OwnPostgresServer(Path(folder))
         server.start()
         try:
             yield server

@@ -247,6 +247,7 @@ async def test_a_file_that_cannot_be_written_is_one_line(service: Service, run: 
     )
 
 
+@pytest.mark.slow
 def test_without_settings_the_command_reports_on_the_embedded_database(tmp_path: Path) -> None:
     status, output = commands.run("-m", "app.admin", "report", folder=tmp_path)
 

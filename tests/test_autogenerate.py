@@ -175,6 +175,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
     return Project(folder, request.getfixturevalue(request.param))
 
 
+@pytest.mark.slow
 def test_new_columns_and_tables_give_a_file_that_migrates_up_and_down(project: Project) -> None:
     project.edit_models(DOCUMENTS, CHANGED)
 
@@ -199,6 +200,7 @@ def test_the_file_passes_the_checks_as_it_is(project: Project) -> None:
     assert status == 0, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)
 def test_a_renamed_vector_has_its_old_name_again_after_the_downgrade(project: Project) -> None:
     project.edit_models("    embedding: list[float] | None", "    vector: list[float] | None")

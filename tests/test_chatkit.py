@@ -964,6 +964,7 @@ async def test_without_the_extra_the_address_says_how_to_enable_it(
     assert "uv sync --extra chatkit" in response.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_the_application_does_not_import_chatkit() -> None:
     status, output = commands.run(
         "-c", "import app.main, sys; print(sorted({'chatkit', 'agents', 'mcp'} & set(sys.modules)))", folder=ROOT

@@ -439,6 +439,7 @@ def test_a_body_with_the_longest_texts_fits_however_it_is_escaped() -> None:
     assert len(json.dumps(longest, ensure_ascii=True, indent=4)) <= settings.max_body_bytes
 
 
+@pytest.mark.slow
 def test_the_application_imports_without_settings_and_touches_nothing(tmp_path: Path) -> None:
     touching = """
 import sys
@@ -459,6 +460,7 @@ print(*app.main.app.openapi()["paths"])
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_production_start_without_settings_fails_and_says_what_is_missing(tmp_path: Path) -> None:
     status, output = commands.run("-m", "uvicorn", "app.main:app", "--port", "0", folder=tmp_path, HISTORY_LIMIT="-1")
 

@@ -240,6 +240,7 @@ def test_the_two_commands_are_shown_as_they_are() -> None:
     assert test.startswith("pip install uv && uv run pytest")
 
 
+@pytest.mark.slow
 def test_the_first_question_gets_the_answer_that_is_shown(tmp_path: Path) -> None:
     [question] = [block for block in shell_blocks(README) if block.startswith("curl")]
     [shown] = [json.loads(block) for language, block in FENCE.findall(README.read_text()) if language == "json"]

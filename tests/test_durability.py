@@ -398,6 +398,7 @@ def random_schedules(count: int) -> settings:
     )
 
 
+@pytest.mark.slow
 @random_schedules(SCHEDULES)
 @given(schedule=schedules())
 async def test_rows_calls_and_answers_add_up(

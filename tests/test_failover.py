@@ -20,13 +20,13 @@ from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
 from tests.patience import PATIENCE_SECONDS, stretched
 from tests.pooler import TcpProxy
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import OwnPostgresServer, postgres_server
 
 APPLICATION = "book_chat_under_test"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
+def server() -> Iterator[OwnPostgresServer]:
     """A server of this module's own, to be stopped and started."""
     with postgres_server() as server:
         migrate(server.url())
@@ -34,7 +34,7 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-async def keep_what_was_committed(server: PostgresServer) -> None:
+async def keep_what_was_committed(server: OwnPostgresServer) -> None:
     """Undo the hurry of test servers, which lose the latest commits when they are stopped without notice."""
     connection = await asyncpg.connect(server.url())
     await connection.execute("ALTER DATABASE postgres SET synchronous_commit = on")
@@ -42,12 +42,12 @@ async def keep_what_was_committed(server: PostgresServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def database_url(server: PostgresServer) -> str:
+def database_url(server: OwnPostgresServer) -> str:
     return f"{server.url()}?application_name={APPLICATION}"
 
 
 @pytest.fixture
-async def network(server: PostgresServer) -> AsyncIterator[TcpProxy]:
+async def network(server: OwnPostgresServer) -> AsyncIterator[TcpProxy]:
     async with TcpProxy(server.port).serve() as proxy:
         yield proxy
 
@@ -59,7 +59,7 @@ def through_network(network: TcpProxy) -> str:
 
 
 @pytest.fixture
-async def admin(server: PostgresServer) -> AsyncIterator[asyncpg.Connection]:
+async def admin(server: OwnPostgresServer) -> AsyncIterator[asyncpg.Connection]:
     """A connection past the service."""
     connection = await asyncpg.connect(server.url())
     yield connection
@@ -110,7 +110,7 @@ async def kill(admin: asyncpg.Connection) -> int:
 
 
 async def test_connections_that_the_server_closed_while_idle_fail_no_turn(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SPARE_SECONDS", "GIVE_UP_SECONDS"):  # However long it takes, the service keeps what it has.
         monkeypatch.setattr(f"app.pool.{name}", 300)
@@ -192,9 +192,10 @@ async def test_connections_that_are_killed_under_load_lose_no_message(serve: Ser
     assert_answered(await ask_in_turn(service, questions=5, name="After the load"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_a_server_that_restarts_under_load_loses_no_message(
-    serve: Serve, server: PostgresServer, mode: str
+    serve: Serve, server: OwnPostgresServer, mode: str
 ) -> None:
     service = await serve()
 
@@ -208,8 +209,9 @@ async def test_a_server_that_restarts_under_load_loses_no_message(
     await assert_rows_add_up(service.tables, readers.turns)
 
 
+@pytest.mark.slow
 async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_it_is_back(
-    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     monkeypatch.setattr(
@@ -236,7 +238,8 @@ async def test_turns_fail_in_time_while_the_server_is_away_and_work_again_once_i
     await assert_rows_add_up(service.tables, [*turns, *away, *back])
 
 
-async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: PostgresServer) -> None:
+@pytest.mark.slow
+async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: OwnPostgresServer) -> None:
     service = await serve()
     turns = await ask_in_turn(service, questions=3, name="Before")
 
@@ -249,8 +252,9 @@ async def test_a_server_that_wakes_in_time_fails_no_turn(serve: Serve, server: P
     await assert_rows_add_up(service.tables, [*turns, *woken])
 
 
+@pytest.mark.slow
 async def test_a_server_that_sleeps_again_is_waited_for_again(
-    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody asked between the end of an outage and the next sleep, so no connection has shown that it was over."""
     clock = Clock()
@@ -282,6 +286,7 @@ class Clock:
         return time.monotonic() + self.ahead
 
 
+@pytest.mark.slow
 async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,8 +305,9 @@ async def test_a_service_without_a_single_connection_keeps_nobody_waiting_either
     assert_answered(await ask_in_turn(service, questions=3, name="Back"))
 
 
+@pytest.mark.slow
 async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
-    serve: Serve, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, server: OwnPostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.pool.WAKE_SECONDS", 0.5)
     monkeypatch.setattr(
@@ -320,6 +326,7 @@ async def test_a_hundred_turns_behind_a_dead_server_are_all_answered_in_time(
     assert_answered(await ask_in_turn(service, questions=3, name="Back"))
 
 
+@pytest.mark.slow
 async def test_a_network_that_is_cut_fails_turns_only_while_it_is(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +345,7 @@ async def test_a_network_that_is_cut_fails_turns_only_while_it_is(
     await assert_rows_add_up(service.tables, [*before, *during, *after])
 
 
+@pytest.mark.slow
 async def test_connections_that_are_reset_under_load_lose_no_message(
     serve: Serve, network: TcpProxy, through_network: str
 ) -> None:
@@ -355,6 +363,7 @@ async def test_connections_that_are_reset_under_load_lose_no_message(
     await assert_rows_add_up(service.tables, readers.turns)
 
 
+@pytest.mark.slow
 async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_while_it_does(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +384,7 @@ async def test_a_network_that_swallows_everything_fails_turns_in_time_and_only_w
     await assert_rows_add_up(service.tables, [*before, *during, *after])
 
 
+@pytest.mark.slow
 async def test_a_connection_that_timed_out_is_not_used_again(
     serve: Serve, network: TcpProxy, through_network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +448,7 @@ async def test_a_deletion_whose_acknowledgement_is_lost_has_been_made(
     assert await service.tables.sessions() == []
 
 
+@pytest.mark.slow
 async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct_connections(
     serve: Serve, admin: asyncpg.Connection
 ) -> None:
@@ -455,7 +466,7 @@ async def test_a_column_changes_its_type_under_the_prepared_statements_of_direct
 
 @pytest.mark.parametrize("limit", [3, 1])
 async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, limit: int
 ) -> None:
     service = await serve(DATABASE_URL=await limited(server, admin, connections=limit))
 
@@ -466,7 +477,7 @@ async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
     await assert_rows_add_up(service.tables, [*turns, *again])
 
 
-async def limited(server: PostgresServer, admin: asyncpg.Connection, *, connections: int) -> str:
+async def limited(server: OwnPostgresServer, admin: asyncpg.Connection, *, connections: int) -> str:
     """Return the connection string of a new role that may have so many connections."""
     role = f"few_{uuid.uuid4().hex}"
     await admin.execute(
@@ -475,9 +486,10 @@ async def limited(server: PostgresServer, admin: asyncpg.Connection, *, connecti
     return server.url().replace("postgres@", f"{role}@")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2, 3, 5])
 async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection, limit: int
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, limit: int
 ) -> None:
     url = await limited(server, admin, connections=limit)
     service = await serve(DATABASE_URL=url)
@@ -493,8 +505,9 @@ async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
     await assert_rows_add_up(service.tables, [*first.turns, *second.turns])
 
 
+@pytest.mark.slow
 async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
-    serve: Serve, server: PostgresServer, admin: asyncpg.Connection
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection
 ) -> None:
     url = await limited(server, admin, connections=4)
     idle = await serve(DATABASE_URL=url, DATABASE_POOL_SIZE="4")
@@ -507,6 +520,7 @@ async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
     await assert_rows_add_up(service.tables, turns)
 
 
+@pytest.mark.slow
 async def test_a_turn_takes_an_open_connection_rather_than_the_place_of_a_closed_one(
     serve: Serve, network: TcpProxy, through_network: str, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,6 +543,7 @@ async def test_a_turn_takes_an_open_connection_rather_than_the_place_of_a_closed
     await assert_rows_add_up(service.tables, [*before, *locked, *after])
 
 
+@pytest.mark.slow
 async def test_an_unused_connection_is_kept_but_spare_ones_are_closed(
     serve: Serve, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,8 +562,9 @@ async def test_an_unused_connection_is_kept_but_spare_ones_are_closed(
     assert await pids(admin) == {kept}
 
 
+@pytest.mark.slow
 async def test_connections_to_a_server_that_only_reads_since_a_failover_are_replaced(
-    serve: Serve, server: PostgresServer, network: TcpProxy, through_network: str, admin: asyncpg.Connection
+    serve: Serve, server: OwnPostgresServer, network: TcpProxy, through_network: str, admin: asyncpg.Connection
 ) -> None:
     service = await serve(DATABASE_URL=through_network)
     network.delay = 0.02  # The reads below do not wait for each other's connections.
@@ -565,6 +581,7 @@ async def test_connections_to_a_server_that_only_reads_since_a_failover_are_repl
     await assert_rows_add_up(service.tables, after)
 
 
+@pytest.mark.slow
 async def test_a_server_that_only_reads_fails_turns_only_while_it_does(serve: Serve, admin: asyncpg.Connection) -> None:
     service = await serve()
     async with demoted(admin):
@@ -587,6 +604,7 @@ async def demoted(admin: asyncpg.Connection) -> AsyncIterator[None]:
         await admin.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
 
 
+@pytest.mark.slow
 async def test_connections_are_few_and_are_closed_at_shutdown(
     monkeypatch: pytest.MonkeyPatch, admin: asyncpg.Connection, database_url: str, model_server: FakeOpenAI
 ) -> None:
@@ -615,6 +633,7 @@ async def test_connections_are_few_and_are_closed_at_shutdown(
     await eventually(closed)
 
 
+@pytest.mark.slow
 async def test_connections_on_which_nothing_moves_any_more_do_not_hold_up_the_stop(
     network: TcpProxy, through_network: str
 ) -> None:

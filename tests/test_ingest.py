@@ -452,7 +452,7 @@ async def test_two_runs_at_once_leave_one_whole_book(library: Library, tmp_path:
 
 @on_postgresql
 async def test_a_run_waits_while_another_one_stores_its_book(library: Library) -> None:
-    waiting = text("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    waiting = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'")
     async with library.database.engine.connect() as other:
         await other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
         run = asyncio.create_task(library.ingest(BOOK))
@@ -484,6 +484,7 @@ async def test_readers_are_answered_from_the_old_book_while_the_new_one_is_embed
     assert titles(await library.chunks()) == [*ARMS, *LEGS]
 
 
+@pytest.mark.slow
 async def test_a_large_book_is_stored_whole(library: Library) -> None:
     pages = {f"page-{number}.md": f"# Page {number}\n\n" + "".join(map(section, "ABCDE")) for number in range(100)}
 
@@ -534,6 +535,7 @@ def test_a_database_that_is_away_is_named_as_the_reason(tmp_path: Path) -> None:
 SAMPLE = ("ingest", ROOT / "sample-book/docs", "--url", URL)
 
 
+@pytest.mark.slow
 def test_the_command_without_any_setting_uses_the_database_of_fastapi_dev(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -550,6 +552,7 @@ def test_the_command_without_any_setting_uses_the_database_of_fastapi_dev(
     assert database == Settings.load().database
 
 
+@pytest.mark.slow
 def test_the_command_reads_dotenv(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///other.db\n")
 
@@ -582,6 +585,7 @@ def test_what_the_command_cannot_do_is_an_error(
     assert message in output
 
 
+@pytest.mark.slow
 def test_a_book_that_is_refused_changes_nothing(tmp_path: Path, book_command: BookCommand) -> None:
     book_command(*SAMPLE)
     before = (tmp_path / "chat.db").read_bytes()
@@ -593,6 +597,7 @@ def test_a_book_that_is_refused_changes_nothing(tmp_path: Path, book_command: Bo
     assert (tmp_path / "chat.db").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_command_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "markdown_it.py").write_text("raise ModuleNotFoundError(\"No module named 'markdown_it'\")")
 
@@ -603,6 +608,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(tmp_path: Path) -> Non
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 async def test_an_interrupted_command_leaves_the_book_as_it_was(model_server: FakeOpenAI, tmp_path: Path) -> None:
     model_server.enqueue_embeddings(held(asyncio.Event()))
     # In the background of a script this process ignores the signal, and what it starts would inherit that.
@@ -625,6 +631,7 @@ async def test_an_interrupted_command_leaves_the_book_as_it_was(model_server: Fa
     await database.close()
 
 
+@pytest.mark.slow
 async def test_the_command_tells_what_it_skipped_and_replaced(
     model_server: FakeOpenAI, tmp_path: Path, book_command: BookCommand
 ) -> None:
@@ -651,6 +658,7 @@ async def test_the_command_tells_what_it_skipped_and_replaced(
     ]
 
 
+@pytest.mark.slow
 async def test_the_command_names_the_books_whose_embeddings_are_of_another_model(
     model_server: FakeOpenAI, tmp_path: Path, book_command: BookCommand
 ) -> None:
@@ -671,6 +679,7 @@ async def test_the_command_names_the_books_whose_embeddings_are_of_another_model
     assert f"{URL} has 2 embeddings of new" in await read_in(f"{URL}1.0/", "old")
 
 
+@pytest.mark.slow
 def test_the_command_knows_the_language_of_a_translation(tmp_path: Path, book_command: BookCommand) -> None:
     folder = tmp_path / "i18n/ur/docusaurus-plugin-content-docs/current"
     folder.mkdir(parents=True)

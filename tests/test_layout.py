@@ -31,6 +31,7 @@ def without_book(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
 def test_without_its_folder_the_service_has_no_book_and_all_the_rest(without_book: Path) -> None:
     status, output = commands.run(
         "-c", ASK, folder=without_book, PYTHONPATH=str(without_book), FASTAPI_ENV="development", LOG_LEVEL="ERROR"

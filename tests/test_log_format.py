@@ -111,6 +111,7 @@ def read_until(terminal: int, end: str) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_the_development_service_writes_for_people_on_its_terminal(tmp_path: Path) -> None:
     port = free_port()
     terminal, inner_end = pty.openpty()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -222,10 +223,11 @@ FAILURES = {
 @pytest.fixture(scope="session")
 def database_with_password(postgres: PostgresServer) -> str:
     """A migrated database whose address holds a password; the server does not ask for it."""
-    asyncio.run(run(postgres.url(), "CREATE DATABASE with_password"))
-    migrate(postgres.url("with_password"))
+    name = f"with_password_{uuid.uuid4().hex}"
+    asyncio.run(run(postgres.url(), f"CREATE DATABASE {name}"))
+    migrate(postgres.url(name))
     password = PASSWORD.replace("$", "%24")
-    return postgres.url("with_password").replace("postgres@", f"postgres:{password}@")
+    return postgres.url(name).replace("postgres@", f"postgres:{password}@")
 
 
 async def run(url: str, statement: str) -> None:

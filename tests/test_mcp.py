@@ -243,6 +243,7 @@ async def test_queries_are_not_logged_and_calls_are_counted(
 
 
 async def test_a_database_that_fails_is_a_tool_error(service: Service, database_url: str) -> None:
+    await found(service, "hexapod")  # The books are known from now on.
     await asyncio.to_thread(query, database_url, "ALTER TABLE documents RENAME TO documents_away")
     try:
         assert "The book could not be read" in await error_of(service, "search", query="xyzzy-plugh legs")
@@ -263,6 +264,7 @@ async def test_it_is_off_by_default(serve: Serve) -> None:
     assert (await post(service, request("ping"))).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_sdk_is_not_imported_where_it_is_off() -> None:
     program = "import sys, app.main; sys.exit(any(n.partition('.')[0] in {'mcp', 'mcp_types'} for n in sys.modules))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

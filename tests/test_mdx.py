@@ -140,6 +140,7 @@ def test_any_text_can_be_read(text: str, is_mdx: bool) -> None:  # noqa: FBT001
     to_markdown(text, is_mdx=is_mdx)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["{", "[", "<a ", "<A b='", "> ", "$a ", "`a``", "<div>", ":::a\n", "[^a", "&a", "{'", "[a]("]
 )

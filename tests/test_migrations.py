@@ -72,13 +72,14 @@ def url(request: pytest.FixtureRequest) -> str:
 def test_up_and_down_and_up_again(url: str) -> None:
     for _ in range(2):
         migrate(url)
-        assert tables(url) == TABLES
+        assert tables(url) == TABLES | (set() if dsn.parse(url).sqlite else {"book_words"})
         check(url)
 
         migrate(url, "base")
         assert tables(url) == set()
 
 
+@pytest.mark.slow
 def test_a_downgrade_leaves_no_enum_type_behind(postgresql: str) -> None:
     enums = "SELECT typname FROM pg_type WHERE typtype = 'e'"
     migrate(postgresql)
@@ -159,6 +160,9 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "book_pages.title text",
         "book_pages.part text null",
         "book_pages.headings json",
+        "book_words.lexeme text",
+        "book_words.book_id uuid",
+        "book_words.chunks integer",
         "books.id uuid",
         "books.address text",
         "books.title text null",
@@ -168,6 +172,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "books.words integer",
         "books.embeddings json",
         "books.read_at timestamp with time zone",
+        "books.lexemes integer null",
         "chat_sessions.id uuid",
         "chat_sessions.created_at timestamp with time zone",
         "chat_sessions.updated_at timestamp with time zone",
@@ -238,6 +243,8 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
         "book_chat_alembic_version: PRIMARY KEY (version_num)",
         "book_pages: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
         "book_pages: PRIMARY KEY (book_id, page)",
+        "book_words: FOREIGN KEY (book_id) REFERENCES books(id) ON DELETE CASCADE",
+        "book_words: PRIMARY KEY (lexeme, book_id) INCLUDE (chunks)",
         "books: PRIMARY KEY (id)",
         "chat_sessions: PRIMARY KEY (id)",
         "document_words: FOREIGN KEY (id) REFERENCES documents(id) ON DELETE CASCADE",
@@ -254,9 +261,10 @@ def test_the_keys_the_index_and_the_enum_of_postgresql(postgresql: str) -> None:
     ]
     indexes = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_%' ORDER BY indexname")
     assert [definition.partition(" ON ")[2] for (definition,) in indexes] == [
+        "public.book_words USING btree (book_id)",
         "public.chat_sessions USING btree (owner, created_at, id)",
         "public.document_words USING btree (book_id)",
-        "public.document_words USING gin (words)",
+        "public.document_words USING gin (book_id, words)",
         "public.documents USING btree (book_id, page)",
         "public.messages USING btree (created_at, id) WHERE (role = 'user'::message_role_enum)",
         "public.messages USING btree (reply_to)",
@@ -294,6 +302,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "books.words INTEGER",
         "books.embeddings JSON",
         "books.read_at DATETIME",
+        "books.lexemes INTEGER null",
         "chat_sessions.id CHAR(32)",
         "chat_sessions.created_at DATETIME",
         "chat_sessions.updated_at DATETIME",
@@ -408,6 +417,57 @@ def test_books_that_were_read_in_before_there_were_rows_for_them_get_theirs(url:
     assert query(url, headings) == [('["Part 2", "Part 3"]',)]
 
 
+def chunk_of_a_book(number: int) -> tuple[str, str]:
+    """The statements that store a chunk of the one book as the release before 0014 does, and its words."""
+    key = uuid.uuid4()
+    return (
+        f"""
+        INSERT INTO documents VALUES ('{key}', 'legs#{number}', 'Legs', {number}, 'Text.',
+                                      array_fill({number + 1}, ARRAY[1536])::vector, '{{}}', now(), '{BOOK_ID}', 'legs')
+        """,
+        f"INSERT INTO document_words VALUES ('{key}', 'leg:1 walk{number % 2}:2', 2, '{BOOK_ID}')",
+    )
+
+
+BOOK_ID = uuid.UUID(int=1)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "index"),
+    [(10_000, []), (10_001, ["hnsw (((embedding)::halfvec(1536)) halfvec_cosine_ops)"])],
+    ids=["few", "many"],
+)
+def test_a_library_that_is_there_gets_its_counts_and_its_index_beside_its_readers(
+    postgresql: str, embeddings: int, index: list[str]
+) -> None:
+    migrate(postgresql, "0013")
+    counted = json.dumps([{"model": "m", "dimensions": 1536, "chunks": embeddings}])
+    query(
+        postgresql,
+        f"INSERT INTO books VALUES ('{BOOK_ID}', 'https://book.example.org/', NULL, 'en', 1, 5, 10, '{counted}', now())",
+        *(statement for number in range(5) for statement in chunk_of_a_book(number)),
+    )
+
+    migrate(postgresql)
+
+    assert query(postgresql, "SELECT lexeme, chunks FROM book_words ORDER BY lexeme") == [
+        ("leg", 5),
+        ("walk0", 3),
+        ("walk1", 2),
+    ]
+    assert query(postgresql, "SELECT lexemes FROM books") == [(3,)]
+    definition = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_documents_embedding'")
+    assert [text.partition(" USING ")[2] for (text,) in definition] == index
+    check(postgresql)
+
+    # What the release before does goes on: it knows nothing of the counts.
+    query(postgresql, *chunk_of_a_book(5), "DELETE FROM documents WHERE position = 0")
+    migrate(postgresql, "0013")
+    assert query(postgresql, "SELECT count(*) FROM document_words WHERE words @@ 'leg'") == [(5,)]
+    migrate(postgresql)
+    assert query(postgresql, "SELECT chunks FROM book_words WHERE lexeme = 'leg'") == [(5,)]
+
+
 def test_an_embedding_can_be_stored_and_searched(postgresql: str) -> None:
     migrate(postgresql)
 
@@ -462,6 +522,7 @@ def test_pgvector_is_used_where_someone_else_installed_it(
     assert query(tenants_database, "SELECT pg_typeof(embedding)::text FROM documents") == [("vector",)]
 
 
+@pytest.mark.slow
 def test_a_host_that_allows_no_extension_at_all_gets_an_array(tenants_database: str, superusers: str) -> None:
     query(
         superusers,
@@ -477,6 +538,10 @@ def test_a_host_that_allows_no_extension_at_all_gets_an_array(tenants_database: 
 
     check(tenants_database)
     assert query(tenants_database, EMBEDDING_TYPE) == [("real[]",)]
+    assert query(tenants_database, "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '% USING gin %'") == [
+        ("CREATE INDEX ix_document_words_words ON public.document_words USING gin (words)",)
+    ], "nor the one of books and words together"
+    migrate(tenants_database, "base")
 
 
 @pytest.mark.parametrize(
@@ -493,7 +558,7 @@ def test_pgvector_is_found_in_a_schema_off_the_search_path(
 
     check(tenants_database)
     assert query(tenants_database, EMBEDDING_TYPE) == [(embedding_type,)]
-    assert tables(tenants_database) == TABLES
+    assert tables(tenants_database) == TABLES | {"book_words"}
     query(tenants_database, document("near", "array_fill(1, ARRAY[1536])"))
     migrate(tenants_database, "base")
 
@@ -510,6 +575,7 @@ def superusers(tenants_database: str, postgres: PostgresServer) -> str:
     return postgres.url(tenants_database.rpartition("/")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "revision",
     ["0001", *(pytest.param(f"000{number}", marks=pytest.mark.slow) for number in (3, 4, 5, 6, 7)), "0008"],
@@ -535,6 +601,7 @@ def test_a_database_that_an_older_release_migrated_goes_on(url: str, revision: s
     check(url)
 
 
+@pytest.mark.slow
 def test_a_database_whose_messages_name_no_question_yet_goes_on(url: str) -> None:
     """Revision 0003 did not make that column at first."""
     migrate(url, "0002")
@@ -556,6 +623,7 @@ def test_a_database_whose_messages_name_no_question_yet_goes_on(url: str) -> Non
     assert tables(url) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["a1b2c3d4e5f6", "0003", REVISION])
 def test_another_applications_revision_neither_satisfies_nor_stops(url: str, revision: str) -> None:
     query(
@@ -586,6 +654,7 @@ async def is_migrated(url: str) -> bool:
         await database.close()
 
 
+@pytest.mark.slow
 async def test_the_command_line_waits_for_a_database_that_wakes(
     postgresql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,18 +682,20 @@ async def test_the_command_line_waits_for_a_database_that_wakes(
     assert await is_migrated(postgresql)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("forbid", "user", "cause"),
+    ("prepare", "user", "cause"),
     [
-        ("REVOKE CREATE ON SCHEMA public FROM public", "guest", "permission denied for schema public"),
-        ("SELECT 1", "nobody_knows", 'role "nobody_knows" does not exist'),
+        ("CREATE ROLE {user} LOGIN", "guest", "permission denied for schema public"),
+        ("SELECT 1", "nobody_knows", 'role "{user}" does not exist'),
     ],
     ids=["no right to create", "no such user"],
 )
 def test_a_refusal_ends_the_command_line_with_its_cause(
-    postgresql: str, tmp_path: Path, forbid: str, user: str, cause: str
+    postgresql: str, tmp_path: Path, prepare: str, user: str, cause: str
 ) -> None:
-    query(postgresql, "DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN", forbid)
+    user = f"{user}_{uuid.uuid4().hex}"
+    query(postgresql, "REVOKE CREATE ON SCHEMA public FROM public", prepare.format(user=user))
 
     status, output = commands.run(
         *commands.ALEMBIC,
@@ -635,10 +706,11 @@ def test_a_refusal_ends_the_command_line_with_its_cause(
     )
 
     assert status > 0
-    assert output.splitlines()[-1] == f"FAILED: The database cannot be migrated: {cause}"
+    assert output.splitlines()[-1] == f"FAILED: The database cannot be migrated: {cause.format(user=user)}"
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str, tmp_path: Path) -> None:
     # Whoever has the lock waits for this transaction to make Alembic's table, so that the deploys do meet.
     gate = await asyncpg.connect(postgresql)
@@ -647,12 +719,14 @@ async def test_deploys_that_migrate_at_the_same_time_take_turns(postgresql: str,
         commands.start(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL=postgresql) for _ in range(3)
     ]
     others = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{make_url(postgresql).database}'"
+    outside = await asyncpg.connect(postgresql)  # A transaction sees those who were there at its first look.
     try:
         async with asyncio.timeout(commands.TIMEOUT_SECONDS):
             # The one that migrates has two connections.
-            while await gate.fetchval(others) < 1 + len(deploys) + 1:  # noqa: ASYNC110  # PostgreSQL has no event for it.
+            while await outside.fetchval(others) < 2 + len(deploys) + 1:  # noqa: ASYNC110  # PostgreSQL has no event for it.
                 await asyncio.sleep(0.01)
     finally:
+        await outside.close()
         await gate.close()
         results = [commands.finish(deploy) for deploy in deploys]
 
@@ -681,6 +755,7 @@ async def test_a_file_that_another_process_is_making_is_waited_for(
     other.close()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_make_the_embedded_database_together(tmp_path: Path) -> None:
     start = """
 import asyncio
@@ -720,6 +795,7 @@ def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> N
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_variable_but_the_databases(tmp_path: Path) -> None:
     status, output = commands.run(
         *commands.ALEMBIC, "upgrade", "head", folder=tmp_path, DATABASE_URL="sqlite:///book.db"

@@ -115,6 +115,7 @@ def test_the_document_is_served_for_people_to_read(address: str) -> None:
     assert "/openapi.json" in page.text
 
 
+@pytest.mark.slow
 @few.parametrize()
 def test_the_service_keeps_to_the_document(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(base_url=address)

@@ -1,6 +1,7 @@
 """Behind a pooler in transaction mode, over TLS: PgBouncer, and a stand-in where that is not installed."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.pooler import PGBOUNCER, SERVER_CONNECTIONS, Front, PgBouncer, TlsPooler, pgbouncer
 from tests.postgres import PostgresServer
 
-DATABASE = "behind_a_pooler"
+DATABASE = f"behind_a_pooler_{os.getpid()}"  # Other processes may use the server too.
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,7 @@ async def test_a_pooler_that_the_string_does_not_show_is_found_by_its_first_refu
     assert record == IsPartialDict(level="WARNING", set="DATABASE_POOLED=true")
 
 
+@pytest.mark.slow
 async def test_two_instances_work_behind_a_pgbouncer_that_they_know_nothing_of(
     serve: Serve, postgres: PostgresServer
 ) -> None:
@@ -219,6 +221,7 @@ FULL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "message"), FULL)
 async def test_a_pooler_that_is_full_at_first_is_waited_for(
     serve: Serve, stand_in: TlsPooler, code: str, message: str
@@ -247,6 +250,7 @@ async def test_what_a_pooler_refuses_for_good_is_not_waited_for(
     assert (await service.chat()).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "message"), [full for full in FULL if full[0] in {"08P01", "XX000"}])
 async def test_a_pooler_that_is_full_when_a_statement_comes_gets_it_again(
     serve: Serve, stand_in: TlsPooler, code: str, message: str
@@ -262,6 +266,7 @@ async def test_a_pooler_that_is_full_when_a_statement_comes_gets_it_again(
     await assert_rows_add_up(service.tables, turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sslmode", ["require", "prefer"])
 async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_their_pools_hold(
     serve: Serve, postgres: PostgresServer, sslmode: str
@@ -276,6 +281,7 @@ async def test_two_instances_share_a_pgbouncer_that_admits_fewer_clients_than_th
     await assert_rows_add_up(services[0].tables, turns)
 
 
+@pytest.mark.slow
 async def test_fifty_turns_at_once_from_two_instances_share_five_connections(serve: Serve, front: Front) -> None:
     services = [await serve_pooled(serve, front), await serve_pooled(serve, front)]
 
@@ -296,6 +302,7 @@ async def alter(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
+@pytest.mark.slow
 async def test_a_column_changes_its_type_under_load(serve: Serve, front: Front, alter: asyncpg.Connection) -> None:
     services = [await serve_pooled(serve, front), await serve_pooled(serve, front)]
 
@@ -327,6 +334,7 @@ async def test_nothing_stays_prepared_on_the_servers_connections(serve: Serve, b
     assert list(prepared.values()) == [0] * SERVER_CONNECTIONS
 
 
+@pytest.mark.slow
 async def test_servers_connections_that_die_behind_the_pooler_fail_no_turn(
     serve: Serve, bouncer: PgBouncer, alter: asyncpg.Connection
 ) -> None:
@@ -340,6 +348,7 @@ async def test_servers_connections_that_die_behind_the_pooler_fail_no_turn(
     await assert_rows_add_up(service.tables, [*before, *after])
 
 
+@pytest.mark.slow
 async def test_a_pooler_that_restarts_between_turns_fails_none(serve: Serve, bouncer: PgBouncer) -> None:
     service = await serve_pooled(serve, bouncer)
     before = await ask_at_once(service, questions=10)
@@ -366,10 +375,12 @@ async def kill_backends(connection: asyncpg.Connection) -> None:
 @pytest.fixture
 def empty(postgres: PostgresServer) -> str:
     """The name of a database without tables."""
-    create(postgres, "migrated_through_a_pooler")
-    return "migrated_through_a_pooler"
+    name = f"migrated_through_a_pooler_{os.getpid()}"
+    create(postgres, name)
+    return name
 
 
+@pytest.mark.slow
 async def test_two_deploys_migrate_through_the_pooler_at_once(
     front: Front, postgres: PostgresServer, empty: str, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ class Run:
             assert {str(reply.id): reply.content for reply in replies}.get(last_id) == last_text
 
 
+@pytest.mark.slow
 @random_schedules(SCHEDULES)
 @given(
     schedule=schedules(),

@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from app.models import Message, MessageRole
 from app.retrieval import Passage, Query, Retrieval, retrieve_nothing
-from tests.conftest import PlugIn, Service, eventually
+from tests.conftest import AdminCommand, PlugIn, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import RULES, FakeOpenAI, Reply, completion, failure, stream
 from tests.marks import on_postgresql
@@ -182,6 +182,39 @@ async def test_without_a_working_retriever_the_turn_goes_on_without_passages(
     [record] = service.log("retrieval.failed")
     assert (record["level"], record["error"]) == ("WARNING", error)
     assert "10.0.0.7" not in response.text
+
+
+async def test_a_search_that_is_lost_is_told_to_the_reader_the_model_and_the_operator(
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, admin_command: AdminCommand
+) -> None:
+    lost, working = Shelf(error=LookupError("no index")), Shelf(*PASSAGES)
+    watched = {"retrievals", "retrievals_lost"}
+
+    async def look_at_readiness() -> dict[str, Any]:
+        assert (await service.client.get("/health/ready")).status_code == 200
+        return {name: value for name, value in service.log("request")[-1].items() if name in watched}
+
+    plug_in(working)
+    await service.chat()
+    assert "without the book" not in model_server.prompt[0]["content"]
+    plug_in(lost)
+    assert dict(await all_events(service))["sources"] == {"sources": [], "unavailable": True}
+    assert "say first, in one short sentence, that you answer without the book" in model_server.prompt[0]["content"]
+    assert await look_at_readiness() == {}  # Once can happen.
+    await service.chat("Whose?")
+    await service.chat("Whose legs?", selected_text="A dog has four legs.")
+    assert await look_at_readiness() == {"retrievals": 3, "retrievals_lost": 2}
+
+    report = (await admin_command("report"))[1].splitlines()
+    assert report[-1] == "Answered without the book, which could not be searched: 2"
+    assert ["lost" in line for line in report[1:-1]] == [False, True, True, False]
+    gaps = (await admin_command("report", "--gaps"))[1]
+    assert "Whose?" not in gaps
+
+    plug_in(working)
+    for _ in range(20):
+        await service.chat("And a dog?")
+    assert await look_at_readiness() == {}
 
 
 async def test_a_retriever_is_told_the_question_before_and_the_readers_page(service: Service, plug_in: PlugIn) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -201,8 +202,9 @@ async def test_a_lock_that_is_not_to_be_had_ends_the_migration_with_its_holder(
 def test_a_server_that_serves_one_connection_is_migrated(
     postgres: PostgresServer, create_database: CreateDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    query(postgres.url(), "DROP ROLE IF EXISTS lonely", "CREATE ROLE lonely LOGIN CONNECTION LIMIT 1")
-    url = create_database("lonely")
+    role = f"lonely_{uuid.uuid4().hex}"
+    query(postgres.url(), f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1")
+    url = create_database(role)
 
     migrate(url)
 

@@ -204,6 +204,7 @@ async def test_turns_in_flight_end_properly_within_the_grace(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @one_worker_or_slowly_two
 async def test_a_signal_to_every_process_cuts_nothing_short(
@@ -230,6 +231,7 @@ async def test_a_signal_to_every_process_cuts_nothing_short(
     assert [m.content for m in await tables.messages()] == ["Why?", answer.json()["response"]]
 
 
+@pytest.mark.slow
 @one_worker_or_slowly_two
 async def test_what_outlasts_the_grace_ends_in_overloaded_and_can_be_asked_again(
     start: Start, tables: Tables, model_server: FakeOpenAI, postgres_url: str, workers: int
@@ -274,6 +276,7 @@ async def connections(tables: Tables, application_name: str) -> int:
         return count
 
 
+@pytest.mark.slow
 async def test_the_answer_to_a_reader_who_left_before_the_stop_is_recorded(
     start: Start, tables: Tables, model_server: FakeOpenAI
 ) -> None:
@@ -296,6 +299,7 @@ async def test_the_answer_to_a_reader_who_left_before_the_stop_is_recorded(
     assert len(rows) == 4
 
 
+@pytest.mark.slow
 async def test_while_the_service_stops_it_takes_no_connections_and_no_turns(
     start: Start, tables: Tables, model_server: FakeOpenAI
 ) -> None:
@@ -346,6 +350,7 @@ async def test_questions_on_open_connections_are_answered_while_the_service_stop
     assert len(await tables.messages()) == 6
 
 
+@pytest.mark.slow
 async def test_idle_connections_do_not_hold_the_stop_up(start: Start) -> None:
     program = await start(SHUTDOWN_GRACE_SECONDS="600")
     async with httpx2.AsyncClient(base_url=program.url) as client:
@@ -364,6 +369,7 @@ UNFINISHED = {
 }
 
 
+@pytest.mark.slow
 @one_worker_or_slowly_two
 async def test_clients_that_never_finish_their_requests_do_not_hold_the_stop_up(start: Start, workers: int) -> None:
     program = await start(workers, SHUTDOWN_GRACE_SECONDS="1")
@@ -387,6 +393,7 @@ async def test_clients_that_never_finish_their_requests_do_not_hold_the_stop_up(
         writer.close()
 
 
+@pytest.mark.slow
 async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
     start: Start, tables: Tables, model_server: FakeOpenAI
 ) -> None:
@@ -421,6 +428,7 @@ async def test_clients_that_do_not_read_do_not_hold_the_stop_up(
         writer.close()
 
 
+@pytest.mark.slow
 @one_worker_or_slowly_two
 async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
     start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
@@ -428,7 +436,10 @@ async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
     program = await start(workers, SHUTDOWN_GRACE_SECONDS="1")
     gate = asyncio.Event()
     model_server.enqueue(*[held(gate)] * 2)
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messages'::regclass")
+    waiting = text(
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+        "WHERE NOT granted AND datname = current_database() AND relation = 'messages'::regclass"
+    )
 
     async with (
         tables.engine.connect() as locking,
@@ -456,6 +467,7 @@ async def test_a_database_that_holds_its_statements_does_not_hold_the_stop_up(
     assert "Traceback" not in program.output
 
 
+@pytest.mark.slow
 async def test_a_server_that_embeds_uvicorn_ends_without_a_traceback(
     postgres_url: str, model_server: FakeOpenAI, tmp_path: Path
 ) -> None:
@@ -472,6 +484,7 @@ async def test_a_server_that_embeds_uvicorn_ends_without_a_traceback(
         await asyncio.to_thread(program.kill)
 
 
+@pytest.mark.slow
 async def test_an_idle_service_leaves_at_once(start: Start) -> None:
     program = await start(SHUTDOWN_GRACE_SECONDS="600")
 
@@ -480,6 +493,7 @@ async def test_an_idle_service_leaves_at_once(start: Start) -> None:
     assert await program.ended() == 0
 
 
+@pytest.mark.slow
 async def test_a_question_whose_process_was_killed_is_answered_once_by_another(
     start: Start, tables: Tables, model_server: FakeOpenAI
 ) -> None:

@@ -348,6 +348,7 @@ def test_sitemaps_are_read_with_namespaces_images_and_errors() -> None:
     assert locations(b"<!doctype html><p>Not found") == ([], [])
 
 
+@pytest.mark.slow
 def test_a_page_that_takes_too_long_or_ends_its_process_is_named_and_the_others_are_read(
     tmp_path: Path,
 ) -> None:

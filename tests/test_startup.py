@@ -94,6 +94,7 @@ def test_only_a_production_build_on_vercel_migrates(vercel_env: str, *, migrates
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -124,6 +125,7 @@ async def test_a_service_without_a_bound_says_so_at_its_start(serve: Serve) -> N
     assert bounded.log("openai.unlimited") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "workers"),
     [
@@ -162,6 +164,7 @@ async def test_every_line_is_json_from_the_start_to_the_end(
     assert events.count("request") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_start_that_refuses_is_json_and_gives_the_reason(workers: int, checkout: Path) -> None:
     output = checkout.parent / "output"
@@ -180,6 +183,7 @@ def test_a_start_that_refuses_is_json_and_gives_the_reason(workers: int, checkou
     ]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "PORT": "$PORT"}
 
@@ -190,6 +194,7 @@ def test_a_port_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     assert refusal["reason"].splitlines()[1:] == [IsStr(regex=r"  PORT .*valid integer.*")]
 
 
+@pytest.mark.slow
 def test_an_address_that_is_not_this_machines_stops_the_start(tmp_path: Path) -> None:
     environment = {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, "HOST": "192.0.2.1", "PORT": "0"}
 
@@ -200,6 +205,7 @@ def test_an_address_that_is_not_this_machines_stops_the_start(tmp_path: Path) ->
     assert "192.0.2.1" in error["event"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fastapi dev --no-reload", "fastapi run", "uvicorn app.main:app --port $PORT"])
 async def test_other_ways_to_start_it_go_on_working(command: str, checkout: Path) -> None:
     port = free_port()
@@ -220,6 +226,7 @@ async def test_other_ways_to_start_it_go_on_working(command: str, checkout: Path
         assert process.wait(commands.TIMEOUT_SECONDS) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [
@@ -254,6 +261,7 @@ async def test_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(tmp_p
     assert KEEP_ALIVE_SECONDS > 60
 
 
+@pytest.mark.slow
 def test_without_the_log_config_only_the_first_two_lines_are_text(tmp_path: Path) -> None:
     status, output = commands.run("-m", "uvicorn", "app.main:app", "--port", "0", folder=tmp_path)
 
@@ -301,6 +309,7 @@ async def test_any_other_failure_to_start_is_one_record_with_its_traceback(
     ]
 
 
+@pytest.mark.slow
 async def test_a_server_that_runs_no_lifespan_is_told_from_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(main.app), base_url="http://test") as client:
         response = await client.post("/chat", json={"message": "Why?"})

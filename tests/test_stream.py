@@ -264,8 +264,9 @@ async def test_a_turn_that_fails_after_its_reader_left_is_in_the_log(
 
 
 async def test_a_reader_who_takes_nothing_loses_the_stream_and_not_the_answer(
-    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    service = await serve(MAX_ANSWER_CHARS="100000000")
     cut_off = asyncio.Event()
 
     def render_and_tell(error: BaseException) -> Any:

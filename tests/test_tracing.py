@@ -36,6 +36,7 @@ print(json.dumps([json.loads(span.to_json()) for span in exporter.get_finished_s
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_turn_has_a_span_for_the_request_and_one_for_the_model_without_anybodys_words(
     model_server: FakeOpenAI, tmp_path: Path, *, fails: bool
@@ -68,6 +69,7 @@ async def in_thread(folder: Path, **environment: str) -> tuple[int, str]:
     return await asyncio.to_thread(commands.run, "-c", PROGRAM, folder=folder, **environment)
 
 
+@pytest.mark.slow
 def test_without_a_provider_no_sdk_is_imported(tmp_path: Path) -> None:
     program = "import sys, app.main; print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])"
 

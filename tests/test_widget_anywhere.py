@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from playwright.async_api import Route, expect
 
 from tests.browser import (
@@ -88,6 +89,7 @@ async def test_no_rule_of_the_page_reaches_the_chat(service: Service, visit: Vis
     assert boxes[0] == boxes[1]
 
 
+@pytest.mark.slow
 async def test_the_chat_moves_nothing_on_the_page_and_is_outside_of_its_body(service: Service, visit: Visit) -> None:
     page = await visit(service, body=f'<div id="page">{BOOK}</div>')
     await page.evaluate(STYLE, "body { display: flex; gap: 50px; justify-content: center }")
@@ -106,6 +108,7 @@ async def test_the_chat_moves_nothing_on_the_page_and_is_outside_of_its_body(ser
     await becomes(page, f"{BRIGHTNESS} < 60")
 
 
+@pytest.mark.slow
 async def test_the_chat_has_the_colours_that_the_page_has_whatever_it_says(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -133,6 +136,7 @@ async def test_the_chat_has_the_colours_that_the_page_has_whatever_it_says(servi
         await page.evaluate(f"document.body.style.removeProperty('{name}')")
 
 
+@pytest.mark.slow
 async def test_the_chat_follows_the_pages_language_and_its_suggestions(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -226,6 +230,7 @@ async def test_what_is_selected_is_offered_where_it_is_seen_and_told_when_it_is_
     assert "Menu of the book" not in str(model_server.prompt)
 
 
+@pytest.mark.slow
 async def test_ten_thousand_pasted_lines_hold_up_nothing(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -276,6 +281,7 @@ async def test_a_question_that_is_asked_meanwhile_waits_and_can_be_taken_back(
     assert len(await service.tables.sessions()) == 1
 
 
+@pytest.mark.slow
 async def test_what_was_asked_after_a_question_that_failed_comes_back(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -296,6 +302,7 @@ async def test_what_was_asked_after_a_question_that_failed_comes_back(service: S
     await expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_two_tabs_that_ask_at_once_have_one_conversation_and_show_it(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -314,6 +321,7 @@ async def test_two_tabs_that_ask_at_once_have_one_conversation_and_show_it(
     assert len(await service.tables.sessions()) == 1
 
 
+@pytest.mark.slow
 @needs_axe
 async def test_everything_fits_a_window_that_is_zoomed_to_400_per_cent(service: Service, visit: Visit) -> None:
     page = await visit(service, viewport={"width": 320, "height": 256})
@@ -387,6 +395,7 @@ async def test_the_owner_of_the_book_opens_it_with_a_question_and_hears_what_hap
     ]
 
 
+@pytest.mark.slow
 async def test_a_chat_that_its_owner_opens_takes_no_focus_and_stays_closed_once_it_was_closed(
     service: Service, visit: Visit
 ) -> None:
@@ -400,6 +409,7 @@ async def test_a_chat_that_its_owner_opens_takes_no_focus_and_stays_closed_once_
     await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_a_browser_below_the_baseline_has_no_button(service: Service, visit: Visit) -> None:
     for lacking in (
         "delete Document.prototype.adoptedStyleSheets; delete ShadowRoot.prototype.adoptedStyleSheets",
@@ -411,6 +421,7 @@ async def test_a_browser_below_the_baseline_has_no_button(service: Service, visi
         await expect(page.locator("book-chat")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_the_words_of_the_owner_of_a_paused_service_are_shown(serve: Serve, visit: Visit) -> None:
     service = await serve()
     page = await visit(service)

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 
+import pytest
 from playwright.async_api import Page, Route, expect
 
 from app.models import MessageRole
@@ -80,6 +81,7 @@ async def test_a_reader_marks_a_passage_asks_and_finds_the_conversation_again(
     assert session.owner
 
 
+@pytest.mark.slow
 async def test_an_answer_cites_the_passages_that_were_found_for_the_page(
     service: Service, visit: Visit, plug_in: PlugIn, model_server: FakeOpenAI
 ) -> None:
@@ -169,6 +171,7 @@ async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
     assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
 
 
+@pytest.mark.slow
 async def test_a_stream_that_fell_silent_as_after_a_computers_sleep_is_taken_up_again(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -190,6 +193,7 @@ async def test_a_stream_that_fell_silent_as_after_a_computers_sleep_is_taken_up_
     assert len(model_server.requests) == 1
 
 
+@pytest.mark.slow
 async def test_a_conversation_that_cannot_be_loaded_is_loaded_at_the_second_try(service: Service, visit: Visit) -> None:
     page = await answered(service, visit)
 
@@ -211,6 +215,7 @@ async def test_a_conversation_that_cannot_be_loaded_is_loaded_at_the_second_try(
     await expect(answers(page)).to_have_text("Answer 1 to: One?")
 
 
+@pytest.mark.slow
 async def test_a_reader_without_a_network_is_told_and_answered_when_it_is_back(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -258,6 +263,7 @@ async def test_a_question_that_failed_can_be_asked_again(
     await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_a_question_that_is_too_long_comes_back_to_be_shortened(serve: Serve, visit: Visit) -> None:
     service = await serve(MAX_MESSAGE_CHARS="20")
     page = await visit(service)
@@ -270,6 +276,7 @@ async def test_a_question_that_is_too_long_comes_back_to_be_shortened(serve: Ser
     await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_a_reader_who_asks_too_often_sees_when_to_ask_again(serve: Serve, visit: Visit) -> None:
     service = await serve(RATE_LIMIT="1/2second")
     page = await answered(service, visit)
@@ -284,6 +291,7 @@ async def test_a_reader_who_asks_too_often_sees_when_to_ask_again(serve: Serve, 
     await expect(answers(page).last).to_have_text("Answer 2 to: Two?")
 
 
+@pytest.mark.slow
 async def test_a_busy_service_is_asked_again(serve: Serve, visit: Visit, model_server: FakeOpenAI) -> None:
     service = await serve(MAX_CONCURRENT_TURNS="1")
     gate = asyncio.Event()
@@ -300,6 +308,7 @@ async def test_a_busy_service_is_asked_again(serve: Serve, visit: Visit, model_s
     await other
 
 
+@pytest.mark.slow
 async def test_a_question_that_another_process_answers_is_waited_for_and_a_key_that_is_refused_is_replaced(
     service: Service, visit: Visit
 ) -> None:
@@ -329,6 +338,7 @@ async def test_a_question_that_another_process_answers_is_waited_for_and_a_key_t
     assert len({again, refused, replaced}) == 3
 
 
+@pytest.mark.slow
 async def test_a_conversation_that_was_deleted_is_begun_anew(service: Service, visit: Visit) -> None:
     page = await answered(service, visit)
 
@@ -365,6 +375,7 @@ async def test_a_stopped_answer_is_finished_and_can_be_shown(
     assert len(model_server.requests) == 1
 
 
+@pytest.mark.slow
 async def test_a_new_conversation_leaves_the_old_one_also_in_mid_answer(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -387,6 +398,7 @@ async def test_a_new_conversation_leaves_the_old_one_also_in_mid_answer(
     gate.set()
 
 
+@pytest.mark.slow
 async def test_a_reader_deletes_all_conversations(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -413,6 +425,7 @@ async def test_a_reader_deletes_all_conversations(service: Service, visit: Visit
     await expect(answers(page)).to_have_text("Answer 3 to: Three?")
 
 
+@pytest.mark.slow
 async def test_what_could_not_be_deleted_is_kept_and_said(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -445,6 +458,7 @@ async def test_two_tabs_show_the_same_conversation(service: Service, visit: Visi
     assert len(await service.tables.sessions()) == 1
 
 
+@pytest.mark.slow
 async def test_a_long_conversation_is_read_back_from_its_end(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -467,6 +481,7 @@ async def test_a_long_conversation_is_read_back_from_its_end(service: Service, v
     await expect(page.get_by_role("button", name="Earlier messages")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_a_browser_that_forbids_storage_still_has_a_conversation(service: Service, visit: Visit) -> None:
     for storage in ("localStorage", "sessionStorage"):
         await service.tables.clear()

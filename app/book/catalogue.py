@@ -4,13 +4,27 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import Uuid, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from app.book.pages import Page
 from app.models import Document, StoredBook, StoredPage, utc_now
 
+# ts_stat takes its query as text. What has not changed is left alone.
+_COUNT_WORDS = text("""
+    WITH counted AS MATERIALIZED (
+        SELECT word, ndoc FROM ts_stat(format('SELECT words FROM document_words WHERE book_id = %L', CAST(:book AS uuid)))
+    ),
+    forgotten AS (
+        DELETE FROM book_words WHERE book_id = :book AND lexeme NOT IN (SELECT word FROM counted)
+    ),
+    kept AS (
+        INSERT INTO book_words (lexeme, book_id, chunks) SELECT word, :book, ndoc FROM counted
+        ON CONFLICT (lexeme, book_id) DO UPDATE SET chunks = excluded.chunks WHERE book_words.chunks <> excluded.chunks
+    )
+    SELECT count(*) FROM counted
+""").bindparams(bindparam("book", type_=Uuid()))
 _WORDS = text("SELECT coalesce(sum(length), 0) FROM document_words WHERE book_id = :book")
 
 
@@ -38,10 +52,12 @@ async def finish_book(
         .group_by(model, dimensions)
         .order_by(model, dimensions)
     )
+    is_sqlite = connection.dialect.name == "sqlite"
     counts = {
         "pages": len(rows),
         "chunks": await connection.scalar(select(func.count()).where(of_book)),
-        "words": 0 if connection.dialect.name == "sqlite" else await connection.scalar(_WORDS, {"book": key}),
+        "words": 0 if is_sqlite else await connection.scalar(_WORDS, {"book": key}),
+        "lexemes": None if is_sqlite else await connection.scalar(_COUNT_WORDS, {"book": key}),
         "embeddings": [
             {"model": name, "dimensions": size, "chunks": count}
             for name, size, count in await connection.execute(embedded)

@@ -173,6 +173,12 @@ def _account(book: Book, report: Report, locale: str, settings: Settings, embedd
             f"  {counted(report.without_embedding, 'chunk')} without an embedding, found by words alone, since {why}. "
             "The same command adds them later."
         )
+    if report.indexing.made:
+        lines.append(f"  {counted(report.indexing.made, 'embedding')} of all books indexed")
+    if report.indexing.failure:
+        lines.append(
+            f"  The embeddings could not be indexed, so a question is compared with all of them: {report.indexing.failure}"
+        )
     for other, other_model, count in report.others:
         if other_model != embedder.model and embedder.is_available:
             lines.append(

@@ -30,6 +30,7 @@ from sqlmodel import col
 from app.book.catalogue import begin_book, finish_book
 from app.book.chunks import Chunk
 from app.book.crawl import Known
+from app.book.embedding_index import EXACT_CHUNKS, Indexing, index_embeddings
 from app.book.embeddings import Embedder, EmbeddingError, Vector, padded
 from app.book.pages import pages_of
 from app.book.shelf import book_id, comparable
@@ -77,6 +78,8 @@ class Report:
     """How many chunks had embeddings of another model or with other dimensions, which are replaced."""
     has_pgvector: bool = True
     """Whether the database can compare embeddings."""
+    indexing: Indexing = field(default_factory=Indexing)
+    """What became of the index of embeddings."""
     others: list[tuple[str, str, int]] = field(default_factory=list)
     """The embeddings of the other books in the database: address, embedding model, number of chunks."""
 
@@ -101,6 +104,7 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
     locale: str | None = None,
     title: str | None = None,
     on_progress: OnProgress = lambda _done, _of, _tokens: None,
+    exact_chunks: int = EXACT_CHUNKS,
 ) -> Report:
     """Make the database hold exactly these chunks of the book at its address; other books in it stay as they are.
 
@@ -108,16 +112,19 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
 
     Embeddings are made for what has none of this embedder's; without an embedder, the chunks are stored with those they
     have. Each batch of embeddings is kept as soon as it is paid for, so that a run after one that failed goes on from there.
-    Raises IngestError.
+    Afterwards the embeddings are indexed if the database has more than `exact_chunks`. Raises IngestError.
     """
     async with _opened(dsn) as engine:
         try:
-            return await _Ingest(engine, book, embedder, locale, title or book.title, on_progress).run()
+            report = await _Ingest(engine, book, embedder, locale, title or book.title, on_progress).run()
         except EmbeddingError as error:
             raise IngestError(
                 f"The embeddings could not be made: {error}\n"
                 "The book is as it was. What is embedded already is kept: run the same command again to go on."
             ) from error
+        if not dsn.sqlite:
+            report.indexing = await index_embeddings(engine, exact_chunks=exact_chunks)
+        return report
 
 
 async def known_pages(url: str, dsn: Dsn) -> dict[str, Known]:

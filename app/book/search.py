@@ -12,6 +12,7 @@ from typing import Any, Self
 from sqlalchemy import Row
 
 from app.book.contents import contents_passages
+from app.book.embedding_index import EXACT_CHUNKS
 from app.book.embeddings import Embedder, Vector, padded
 from app.book.lengths import in_fair_shares, shortened
 from app.book.questions import QuestionEmbedder
@@ -21,6 +22,7 @@ from app.book.statements import (
     PAGE_SQLITE,
     PAGES,
     PREVIOUS_WEIGHT,
+    Meaning,
     Where,
     search_postgresql,
     search_sqlite,
@@ -57,6 +59,8 @@ _FEW_CHUNKS = 10
 
 EMBEDDING_SECONDS = 1.5
 """How long the search waits for the embedding of the question; after that, words alone decide."""
+_ITERATIVE_VERSION = (0, 8)
+"""The first version of pgvector whose index goes on until it has found enough."""
 _READING_SECONDS = 10.0
 """How old what is known of the book may be when a question comes."""
 
@@ -90,8 +94,16 @@ class BookSearch:
     most every ten seconds. Otherwise a question costs one round trip to the database, and none as long as there is no book.
     """
 
-    def __init__(self, settings: Settings, database: Database, *, embedding_seconds: float = EMBEDDING_SECONDS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        embedding_seconds: float = EMBEDDING_SECONDS,
+        exact_chunks: int = EXACT_CHUNKS,
+    ) -> None:
         self.database = database
+        self._exact_chunks = exact_chunks
         self._embedding_seconds = embedding_seconds
         self._embedder = Embedder(settings)
         self.questions = QuestionEmbedder(self._embedder)
@@ -264,6 +276,7 @@ class BookSearch:
             in_one_book=shelf.book is not None,
             has_here=shelf.book is not None,
             has_contents=shelf.single is not None and is_about_structure(query.question),
+            is_counted=shelf.is_counted,
         )
         if shelf.book:
             parameters["book"] = shelf.book.id
@@ -286,13 +299,30 @@ class BookSearch:
                 "chunks": shelf.chunks,
                 "average_length": shelf.average_length,
             }
-            is_mixed = len(shelf.embeddings) > 1
-            if vector:
+            meaning = self._meaning(shelf) if vector else None
+            if vector and meaning:
                 parameters["embedding"] = padded(vector)
-                if is_mixed:
+                if meaning.is_mixed:
                     parameters |= {"model": self._embedder.model, "dimensions": str(len(vector))}
-            statement = search_postgresql(shelf.vector_schema if vector else None, where, is_mixed=is_mixed)
+            statement = search_postgresql(meaning, where)
         return _Looked(shelf, await self.database.execute((statement, parameters)))
+
+    def _meaning(self, shelf: Shelf) -> Meaning | None:
+        """Return how PostgreSQL is to compare the embeddings: all exactly as long as there are few, else through their index.
+
+        An index that cannot go on until it has found enough of one book among many is not asked for them.
+        """
+        if shelf.vector_schema is None:
+            return None
+        is_iterative = shelf.vector_version >= _ITERATIVE_VERSION
+        is_selective = shelf.book is not None and self._shelf.single is None
+        has_index = shelf.has_index and shelf.chunks > self._exact_chunks and (is_iterative or not is_selective)
+        return Meaning(
+            shelf.vector_schema,
+            is_mixed=len(shelf.embeddings) > 1,
+            has_index=has_index,
+            is_iterative=has_index and is_iterative,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The books of a database: which there are, what is known of each, and which of them a page belongs to."""
 
+import re
 import unicodedata
 import uuid
 from collections import Counter
@@ -8,7 +9,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import ColumnElement, Row, Select, literal_column, select
+from sqlalchemy import Label, Row, Select, literal_column, select
 from sqlmodel import col
 
 from app.book.words import configuration
@@ -20,18 +21,33 @@ SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _INDEX = "/index.html"
 
+EMBEDDING_INDEX = "ix_documents_embedding"
+"""The index of embeddings on PostgreSQL, which a library has once it is large."""
+
 # Where pgvector is, if it can compare the embeddings.
-_VECTOR_SCHEMA: ColumnElement[str | None] = literal_column("""(
+_VECTOR_SCHEMA = """(
     SELECT quote_ident(nspname)
     FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid JOIN pg_namespace ON pg_namespace.oid = typnamespace
     WHERE attrelid = 'documents'::regclass AND attname = 'embedding' AND typname = 'vector'
-)""")
+)"""
+_VECTOR_VERSION = "(SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+_HAS_INDEX = f"""EXISTS (
+    SELECT FROM pg_index WHERE indexrelid = to_regclass('{EMBEDDING_INDEX}') AND indisvalid
+)"""  # A constant.
+
+
+def version_of(text: str | None) -> tuple[int, ...]:
+    """Return a version as numbers, such as (0, 8, 1); without one, it is before every other."""
+    return tuple(int(number) for number in re.findall(r"\d+", text or ""))
 
 
 def known_books(*, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
     """Return the statement for what `Shelf` has to know."""
-    schema = literal_column("NULL") if is_sqlite else _VECTOR_SCHEMA
-    return select(StoredBook, schema.label("vector_schema")).order_by(col(StoredBook.address))
+    of_vectors = {"vector_schema": _VECTOR_SCHEMA, "vector_version": _VECTOR_VERSION, "has_index": _HAS_INDEX}
+    columns: list[Label[Any]] = [
+        literal_column("NULL" if is_sqlite else sql).label(name) for name, sql in of_vectors.items()
+    ]
+    return select(StoredBook, *columns).order_by(col(StoredBook.address))
 
 
 def book_id(address: str) -> uuid.UUID:
@@ -69,6 +85,11 @@ class Shelf:
         """PostgreSQL's text search configurations for its languages."""
         self.vector_schema: str | None = rows[0].vector_schema if rows else None
         """Where pgvector is, if it can compare the embeddings."""
+        self.vector_version = version_of(rows[0].vector_version if rows else None)
+        self.has_index = bool(rows and rows[0].has_index)
+        """Whether the embeddings of all books have an index, on PostgreSQL."""
+        self.is_counted = all(row.lexemes is not None for row in rows)
+        """Whether it is kept in how many chunks each word is; a release before revision 0014 does not count a book that it reads in."""
         self.embeddings = Counter[tuple[str, int]]()
         """How many embeddings there are of each model and number of dimensions."""
         for row in rows:

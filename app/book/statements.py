@@ -6,6 +6,7 @@ from functools import lru_cache
 from sqlalchemy import ARRAY, REAL, Double, Text, TextClause, Uuid, bindparam, text
 
 from app.book.words import CONFIGURATION_SQL
+from app.models import EMBEDDING_DIMENSIONS
 
 RANKED = 20
 """How many chunks each way of searching contributes."""
@@ -17,6 +18,17 @@ _NEXT_TO_NOTHING = 1e-4
 """The most that SQLite's scores of words sum up to that most chunks have."""
 _PER_PAGE = 3
 """How many chunks of one page are found at most."""
+
+_SMALL_BOOK = 100
+"""In a book of fewer chunks, words that most of them have are looked up too."""
+_MOST_MATCHES = 10_000
+"""The rarest words of a question are looked up until they are in so many chunks together, and one word always."""
+_BEST = 200
+"""For how many of the chunks that they find the other words count too."""
+_COMPARED = 60
+"""How many chunks that the index of embeddings finds are compared exactly."""
+_EXPLORED = 100
+"""How many chunks the index looks at at once: the more, the fewer it misses."""
 
 PAGES = text("SELECT address FROM book_pages")
 
@@ -32,13 +44,21 @@ EMBEDDINGS_OF = text("""
 
 # BM25, with the usual constants 1.2 and 0.75. PostgreSQL has no function for a word's frequency in a document, but it follows
 # from the rank that a single word gives: the sum of 1/n² up to the frequency, divided by the sum of all. This is the inverse,
-# exact to a tenth for one occurrence, and better for more. OFFSET keeps the planner from a join that reads every document.
+# exact to a tenth for one occurrence, and better for more.
+_FREQUENCY = "1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1, 1, 1, 1}}', words, query))) - 0.5"
+_BM25 = """
+    weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5))
+    * frequency * 2.2 / (frequency + 0.3 + 0.9 * length / :average_length)
+"""
+
+# In how many chunks each word is, is kept, so that those of most chunks are left out before any chunk is read. The rarest words
+# find the chunks, and the others count where these have them. OFFSET keeps the planner from a join that reads every document.
 _WORDS_POSTGRESQL = f"""
     WITH configurations AS (
         SELECT DISTINCT {CONFIGURATION_SQL} AS name FROM unnest(:configurations) AS given (configuration)
     ),
     asked AS (
-        SELECT sum(weight) AS weight, CAST('''' || lexeme || '''' AS tsquery) AS query
+        SELECT lexeme, sum(weight) AS weight, CAST('''' || lexeme || '''' AS tsquery) AS query
         FROM (
             SELECT DISTINCT lexeme, CAST(1 AS float8) AS weight FROM configurations, unnest(to_tsvector(name, :question))
             UNION ALL
@@ -46,24 +66,43 @@ _WORDS_POSTGRESQL = f"""
         )
         GROUP BY lexeme
     ),
+    known AS MATERIALIZED (
+        SELECT lexeme, weight, query, CAST(coalesce({{kept}}, 0) AS float8) AS kept FROM asked
+    ),
+    in_order AS (
+        SELECT *, kept * 2 <= :chunks AS is_telling, sum(kept) OVER (ORDER BY kept, lexeme) - kept AS before FROM known
+    ),
+    needed AS MATERIALIZED (
+        SELECT * FROM in_order
+        WHERE is_telling OR :chunks < {_SMALL_BOOK} OR NOT EXISTS (SELECT FROM in_order WHERE is_telling)
+    ),
     occurrences AS (
-        SELECT id, chunks * 2 <= :chunks AS is_telling,
-               weight * ln(1 + greatest(0, :chunks - chunks + 0.5) / (chunks + 0.5)) AS weight,
-               length / :average_length AS length, 1 / (pi() ^ 2 / 6 * (1 - rank)) - 0.5 AS frequency
-        FROM asked CROSS JOIN LATERAL (
-            SELECT *, CAST(count(*) OVER () AS float8) AS chunks
+        SELECT id, chunks * 2 <= :chunks AS is_telling, {_BM25} AS score
+        FROM needed CROSS JOIN LATERAL (
+            SELECT *, {{chunks}} AS chunks
             FROM (
-                SELECT id, CAST(length AS float8) AS length, ts_rank('{{{{1, 1, 1, 1}}}}', words, query) AS rank
-                FROM document_words WHERE words @@ query AND {{of_book}} OFFSET 0
+                SELECT id, CAST(length AS float8) AS length, {_FREQUENCY} AS frequency FROM document_words
+                WHERE words @@ query AND {{of_book}} OFFSET 0
             )
         )
+        WHERE before < {_MOST_MATCHES}
+    ),
+    best AS (
+        SELECT id, bool_or(is_telling) AS is_telling, sum(score) AS score
+        FROM occurrences GROUP BY id ORDER BY score DESC LIMIT {_BEST}
     ),
     by_words AS (
         SELECT id, is_telling, rank() OVER (ORDER BY score DESC) AS rank
         FROM (
-            SELECT id, bool_or(is_telling) AS is_telling,
-                   sum(weight * frequency * 2.2 / (frequency + 0.3 + 0.9 * length)) AS score
-            FROM occurrences GROUP BY id
+            SELECT id, is_telling, score + coalesce((
+                SELECT sum({_BM25})
+                FROM (SELECT *, greatest(kept, 1) AS chunks FROM needed WHERE before >= {_MOST_MATCHES}) AS frequent
+                     CROSS JOIN LATERAL (
+                         SELECT CAST(length AS float8) AS length, {_FREQUENCY} AS frequency FROM document_words
+                         WHERE document_words.id = best.id AND words @@ query
+                     )
+            ), 0) AS score
+            FROM best
         )
         ORDER BY score DESC LIMIT {RANKED}
     ),
@@ -171,10 +210,26 @@ class Where:
     has_contents: bool = False
     """Also the table of contents of the book of `:contents`."""
 
+    is_counted: bool = True
+    """It is kept in how many chunks each word is, on PostgreSQL."""
+
     @property
     def of_book(self) -> str:
         """The condition for rows of documents and their words."""
         return "book_id = :book" if self.in_one_book else "book_id IS NOT NULL"
+
+    @property
+    def kept(self) -> str:
+        """The number that is kept of the chunks that have the word `asked.lexeme`."""
+        if not self.is_counted:
+            return "NULL"
+        condition = "book_words.lexeme = asked.lexeme" + (" AND book_id = :book" if self.in_one_book else "")
+        return f"(SELECT sum(chunks) FROM book_words WHERE {condition})"  # noqa: S608  # Constants.
+
+    @property
+    def chunks(self) -> str:
+        """The number of chunks that have the word which is being looked up."""
+        return "greatest(kept, 1)" if self.is_counted else "CAST(count(*) OVER () AS float8)"
 
     def of(self, search: str) -> TextClause:
         """Return the statement that reads all of it."""
@@ -192,33 +247,70 @@ def search_sqlite(where: Where) -> TextClause:
     return where.of(words + _MEANING_SQLITE + fused)
 
 
-@lru_cache
-def search_postgresql(vector_schema: str | None, where: Where, *, is_mixed: bool) -> TextClause:
-    """Return the statement that searches by words and, if the schema of pgvector is given, by meaning.
+@dataclass(frozen=True)
+class Meaning:
+    """How PostgreSQL compares embeddings."""
 
-    If not all embeddings are of the same model, only those of `:model` with `:dimensions` are compared.
-    """
-    by_meaning = _NO_MEANING
-    parameters = [bindparam("configurations", type_=ARRAY(Text)), bindparam("chunks", type_=Double)]
-    if vector_schema:
-        comparable = "metadata ->> 'model' = :model AND metadata ->> 'dimensions' = :dimensions" if is_mixed else "true"
+    schema: str
+    """Where pgvector is."""
+    is_mixed: bool = False
+    """Only those of `:model` with `:dimensions` are compared, since others are of other models."""
+    has_index: bool = False
+    """The index finds the nearest, and they alone are compared exactly; without it, all are."""
+    is_iterative: bool = False
+    """The index goes on until it has found enough that fulfil the conditions."""
+
+    def of(self, where: Where) -> str:
+        """Return the part of the statement that finds the nearest chunks."""
+        conditions = f"embedding IS NOT NULL AND {where.of_book}"
+        if self.is_mixed:
+            conditions += " AND metadata ->> 'model' = :model AND metadata ->> 'dimensions' = :dimensions"
         # The operand is converted once, because it is in a query of its own; by itself it would be for every row.
-        by_meaning = f"""
+        distance = (
+            f"embedding OPERATOR({self.schema}.<=>) (SELECT CAST(:embedding AS {self.schema}.vector)) AS distance"
+        )
+        found = f"SELECT id, {distance} FROM documents WHERE {conditions}"  # noqa: S608  # Constants, and a quoted name.
+        if self.has_index:
+            found = f"SELECT id, {distance} FROM ({self._nearest(conditions)}) AS nearest"  # noqa: S608  # The same.
+        return f"""
             by_meaning AS (
                 SELECT id, rank() OVER (ORDER BY distance) AS rank, 1 - distance AS cosine
-                FROM (
-                    SELECT id, embedding OPERATOR({vector_schema}.<=>) (
-                        SELECT CAST(:embedding AS {vector_schema}.vector)
-                    ) AS distance
-                    FROM documents WHERE embedding IS NOT NULL AND {where.of_book} AND {comparable}
-                    ORDER BY distance LIMIT {RANKED}
-                )
+                FROM ({found} ORDER BY distance LIMIT {RANKED})
             ),
-        """  # noqa: S608  # Constants, and a name that PostgreSQL has quoted.
+        """  # noqa: S608  # The same.
+
+    def _nearest(self, conditions: str) -> str:
+        """Return the query for what the index finds.
+
+        OFFSET keeps the conditions out of the inner query, so that the planner has nothing to walk through but the index. Its
+        settings hold until the end of the statement, which is a transaction by itself, and are made before the walk begins,
+        because what is looked for follows from them.
+        """
+        settings = {"hnsw.ef_search": str(_EXPLORED)}
+        if self.is_iterative:
+            settings["hnsw.iterative_scan"] = "relaxed_order"
+        are_set = " AND ".join(f"set_config('{name}', '{value}', true) <> ''" for name, value in settings.items())
+        half = f"{self.schema}.halfvec({EMBEDDING_DIMENSIONS})"
+        return f"""
+            SELECT id, embedding FROM (
+                SELECT id, book_id, metadata, embedding FROM documents
+                ORDER BY CAST(embedding AS {half}) OPERATOR({self.schema}.<=>) (
+                    SELECT CASE WHEN {are_set} THEN CAST(CAST(:embedding AS {self.schema}.vector) AS {half}) END
+                ) OFFSET 0
+            ) AS in_order
+            WHERE {conditions} LIMIT {_COMPARED}
+        """  # noqa: S608  # The same.
+
+
+@lru_cache
+def search_postgresql(meaning: Meaning | None, where: Where) -> TextClause:
+    """Return the statement that searches by words and, if it is said how, by meaning."""
+    parameters = [bindparam("configurations", type_=ARRAY(Text)), bindparam("chunks", type_=Double)]
+    if meaning:
         parameters.append(bindparam("embedding", type_=ARRAY(REAL)))
-    words, fused = (
-        part.format(of_book=where.of_book, page="(metadata ->> 'page')") for part in (_WORDS_POSTGRESQL, _FUSED)
-    )
+    words = _WORDS_POSTGRESQL.format(of_book=where.of_book, kept=where.kept, chunks=where.chunks)
+    fused = _FUSED.format(page="(metadata ->> 'page')")
+    by_meaning = meaning.of(where) if meaning else _NO_MEANING
     return where.of(words + by_meaning + fused).bindparams(*parameters)
 
 

@@ -32,7 +32,7 @@ async def examine_tables(database: Database, settings: Settings) -> list[Finding
     """Return whether the tables are there, as new as this release needs them, and the role may use them; raises DatabaseError."""
     if database.dsn.sqlite:
         return [Finding("ok", "tables", "The service migrates SQLite itself when it starts.")]
-    names = [*SQLModel.metadata.tables, "document_words", VERSION_TABLE]
+    names = [*SQLModel.metadata.tables, "document_words", "book_words", VERSION_TABLE]
     rows = await database.execute((_TABLES, {"names": names}))
     visible = {row.name: row for row in rows if row.is_visible and row.is_usable}
     findings = list(_schema(rows, visible))
