@@ -310,7 +310,7 @@ async def test_the_counts_of_words_are_those_of_the_chunks(database: Database) -
         return [tuple(row) for row in await database.execute((kept, {}))]
 
     chunks = [
-        Chunk(f"{BOOK}p{n}#0", f"{BOOK}p{n}", "Robots", 0, f"A robot walks {'often' if n % 2 else 'far'}.")
+        Chunk(f"{BOOK}p{n}#0", f"{BOOK}p{n}", "Robots", 0, f"A robot number{n} walks {'often' if n % 2 else 'far'}.")
         for n in range(5)
     ]
     other = [Chunk(f"{OTHER_BOOK}p#0", f"{OTHER_BOOK}p", "Cooks", 0, "A cook walks.")]
