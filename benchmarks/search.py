@@ -37,15 +37,15 @@ async def store_book(database: Database, configured: Settings, chunks: int) -> N
     embedder = Embedder(configured)
     engine = database.engine.execution_options(isolation_level="SERIALIZABLE")
     for start in range(0, chunks, _BATCH):
-        texts = [_text(numbers, 160) for _ in range(min(_BATCH, chunks - start))]
+        texts = [text(numbers, 160) for _ in range(min(_BATCH, chunks - start))]
         vectors = await embedder.embed(texts)
         documents = [
             Document(
                 id=uuid.UUID(int=numbers.getrandbits(128), version=4),
                 source=f"https://book.example.org/page-{(start + index) // 8}#section-{index % 8}",
-                title=_text(numbers, 6),
+                title=text(numbers, 6),
                 position=index % 8,
-                content=text,
+                content=content,
                 embedding=vector,
                 meta={
                     "page": f"https://book.example.org/page-{(start + index) // 8}",
@@ -55,7 +55,7 @@ async def store_book(database: Database, configured: Settings, chunks: int) -> N
                     "dimensions": len(vector),
                 },
             )
-            for index, (text, vector) in enumerate(zip(texts, vectors, strict=True))
+            for index, (content, vector) in enumerate(zip(texts, vectors, strict=True))
         ]
         rows = [{**document.model_dump(exclude={"meta"}), "metadata": document.meta} for document in documents]
         async with engine.begin() as connection:
@@ -67,8 +67,8 @@ async def store_book(database: Database, configured: Settings, chunks: int) -> N
 async def search_seconds(database: Database, configured: Settings, count: int = 40) -> list[float]:
     """Return how long searches by words and by meaning take whose questions are embedded already."""
     numbers = random.Random(count)
-    questions = [_text(numbers, 8) for _ in range(count)]
-    previous = [_text(numbers, 8) for _ in range(count)]
+    questions = [text(numbers, 8) for _ in range(count)]
+    previous = [text(numbers, 8) for _ in range(count)]
     seconds = []
     async with BookSearch(configured, database) as search:
         await search.questions.embed_all([*questions, *previous])
@@ -88,5 +88,6 @@ def median_ms(seconds: Sequence[float]) -> float:
     return statistics.median(seconds) * 1000
 
 
-def _text(numbers: random.Random, words: int) -> str:
+def text(numbers: random.Random, words: int) -> str:
+    """Return so many random words."""
     return " ".join(numbers.choices(_WORDS, cum_weights=_WEIGHTS, k=words))
