@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urljoin
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -113,7 +114,6 @@ _NO_LANGUAGE = frozenset({"default", "none", "text", "plaintext", "txt", "highli
 _TAB_LISTS = frozenset({"tabbed-labels"})
 _TAB_PANELS = frozenset({"tabbed-block"})
 _SECTION_CLASS = re.compile(r"section|level[1-6]|sect[1-6]|chapter|appendix|preface")
-_SPACES = re.compile(r"[ \t\r\n\f\v\xa0\u2000-\u200a\u202f\u3000]+")
 _INVISIBLE = re.compile("[\u00ad\u200b\u200c\u2060\ufeff\ufdd0-\ufdd2]")
 _REFRESH = re.compile(r"^\s*[0-9.]+\s*[;,]\s*url\s*=", re.IGNORECASE)
 _IS_LETTERS = re.compile(r"[^\W_]")
@@ -144,10 +144,14 @@ class Article:
     anchors: frozenset[str]
     """Everything in it that an address can point to."""
     links: frozenset[str]
-    """Where the links of the whole page lead, frame included, as they are written."""
+    """Where the links of the whole page lead, frame included, as they are written or as its `base` has them."""
     digest: str
     """What identifies its text."""
     site_name: str | None = None
+    references: frozenset[str] = frozenset()
+    """Where the links of the article itself lead."""
+    repeated: tuple[str, ...] = ()
+    """The ids of headings that something before them has too, so that no address leads to these headings."""
 
 
 def read_article(html: str) -> Article:
@@ -164,19 +168,36 @@ def read_article(html: str) -> Article:
     outline = reader.outline
     text = "\n".join(f"{kind} {block}" for section in outline.sections for kind, block in section.blocks)
     titles = [title.text() for title in root.css("head > title")]
+    base = _attribute(root, "base[href]", "href")
+    canonical = _attribute(root, 'link[rel~="canonical"]', "href")
     language = (root.attributes.get("lang") or root.attributes.get("xml:lang") or "") if root.tag == "html" else ""
     return Article(
         heading=outline.title or _heading_before(body, article),
         full_title=_joined(titles[0]) if titles else "",
         language=language.strip() or None,
-        canonical=_attribute(root, 'link[rel~="canonical"]', "href"),
+        canonical=_based(base, canonical) if canonical else None,
         refusal=_refusal(root),
         sections=outline.sections if text else [],
         anchors=frozenset(anchors),
-        links=frozenset(href.strip() for link in root.css("a[href]") if (href := link.attributes.get("href"))),
+        links=_links(root, base),
         digest=hashlib.sha256(text.encode()).hexdigest(),
         site_name=_attribute(root, 'meta[property="og:site_name"]', "content"),
+        references=_links(article, base),
+        repeated=tuple(reader.repeated),
     )
+
+
+def _links(node: LexborNode, base: str | None) -> frozenset[str]:
+    hrefs = (link.attributes.get("href") for link in node.css("a[href]"))
+    return frozenset(_based(base, href.strip()) for href in hrefs if href)
+
+
+def _based(base: str | None, href: str) -> str:
+    """Return where a link leads in a page that says what its links are relative to."""
+    try:
+        return urljoin(base, href) if base else href
+    except ValueError:
+        return href
 
 
 def _attribute(root: LexborNode, selector: str, name: str) -> str | None:
@@ -339,6 +360,7 @@ class _Reader:
         self._count = 0
         self._floating: str | None = None
         """The anchor of an empty element just before, which a heading may take."""
+        self.repeated: list[str] = []
         self._tabs: list[list[str]] = []
         """The labels that have been read, and whose panels are still to come."""
 
@@ -462,6 +484,8 @@ class _Reader:
             anchor = ""  # The page's own title is where the page begins.
         if text:
             self.outline.add_heading(level, text, anchor)
+            if (own := node.attributes.get("id")) and own != self._anchor_of(node):
+                self.repeated.append(own)
             self._count += 1
             self._floating = None
 
@@ -764,11 +788,11 @@ def _as_item(marker: str, blocks: list[tuple[str, str]]) -> str:
 
 
 def _joined(text: str) -> str:
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def _in_lines(text: str) -> str:
-    lines = (line.strip() for line in _SPACES.sub(" ", text).split(_BREAK))
+    lines = map(_joined, text.split(_BREAK))
     return "\n".join(line for line in lines if line)
 
 

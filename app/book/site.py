@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET  # Expat bounds what entities grow to, a
 from app.book.apart import Call, TooLongError, at_once
 from app.book.article import Article, read_article
 from app.book.chunks import Chunk, chunk_sections
+from app.book.links import Linked, faults
 from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, files_in, quoted
 
 SUFFIXES = (".html", ".htm", ".xhtml")
@@ -62,6 +63,8 @@ class Pages:
     kept: dict[str, tuple[list[Chunk], dict[str, str]]] = field(default_factory=dict)
     """Pages that have not changed, with their origins."""
 
+    exists: Callable[[str], bool] = lambda _address: True
+    """Whether there is something at an address of the site that is no page of the book."""
     order: dict[str, int] = field(default_factory=dict)
     """The place of each page in the book, by its name; without one, pages stand in the order in which they came."""
 
@@ -107,7 +110,10 @@ class Pages:
             raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
         names = Counter(page.article.site_name for page in self.read if page.article.site_name)
         title = names.most_common(1)[0][0] if names else None
-        return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title=title)
+        linked = [_linked(page, addresses[page.name], found[page.name]) for page in self.read if page.name in found]
+        kept = [known[0].page for known, _ in self.kept.values()]
+        dead = faults(linked, kept, self.url, self.exists)
+        return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title, faults=dead)
 
     def _language(self) -> str | None:
         """Return the language that most pages say they are in, those that have not changed included."""
@@ -120,13 +126,21 @@ class Pages:
         return self.order.get(name, len(self.order))
 
 
+def _linked(page: Page, address: str, chunks: Sequence[Chunk]) -> Linked:
+    article = page.article
+    places = frozenset({address, page.address})
+    sources = [chunk.source for chunk in chunks]
+    return Linked(page.name, address, places, article.anchors, article.repeated, article.references, sources)
+
+
 def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call = at_once) -> Book:
     """Read every page of a site that a generator has built into this folder.
 
     `url` is the address of the folder's root; a page that names an address below it as its canonical one has that. Files that
     match a pattern of `exclude` are left out. `call` calls what reads a page. Raises TreeError if no page can be read.
     """
-    pages = Pages(book_url(url))
+    root = book_url(url)
+    pages = Pages(root, exists=lambda address: _is_in(folder, address.partition(":")[2], root.partition(":")[2]))
     listed = _listed(folder, pages.url)
     for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped), key=_index_first):
         if any(part.startswith("_") for part in Path(file).parts[:-1]):
@@ -138,6 +152,15 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
             continue
         pages.add(file, _address_of(file, pages.url, listed), article)
     return pages.book()
+
+
+def _is_in(folder: Path, address: str, root: str) -> bool:
+    """Whether the folder has a file for an address that begins with the root's."""
+    path = unquote(address.partition("?")[0].removeprefix(root))
+    try:
+        return any((folder / f"{path}{suffix}").exists() for suffix in ("", *SUFFIXES))
+    except (OSError, ValueError):  # A name can be too long, or have a NUL.
+        return False
 
 
 def is_site(folder: Path) -> bool:

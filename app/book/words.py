@@ -219,7 +219,8 @@ def searchable(text: str) -> str:
     the `slice` in `createSlice`. Scripts without blanks between words become overlapping pairs of characters.
     """
     text = unicodedata.normalize("NFKC", text).translate(_SEPARATORS)
-    text = _CAMEL_CASE.sub(lambda name: f"{name[0]} {_HUMP.sub(' ', name[0])}", text)
+    if _HUMP.search(text):
+        text = _CAMEL_CASE.sub(lambda name: f"{name[0]} {_HUMP.sub(' ', name[0])}", text)
     return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", text)
 
 
