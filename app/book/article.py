@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
@@ -160,11 +160,13 @@ def read_article(html: str) -> Article:
     root = tree.root
     body = tree.body
     if root is None or body is None:
-        return Article(None, "", None, None, None, [], frozenset(), frozenset(), "")
+        links = frozenset() if root is None else _links([root], None)
+        return Article(None, "", None, None, None, [], frozenset(), links, "")
     anchors = _anchors(root)
-    reader = _Reader(root, anchors)
-    article = _article_in(body)
-    reader.read(article)
+    reader = _Reader(anchors)
+    parts = _parts_in(body)
+    for part in parts:
+        reader.read(part)
     outline = reader.outline
     text = "\n".join(f"{kind} {block}" for section in outline.sections for kind, block in section.blocks)
     titles = [title.text() for title in root.css("head > title")]
@@ -172,23 +174,25 @@ def read_article(html: str) -> Article:
     canonical = _attribute(root, 'link[rel~="canonical"]', "href")
     language = (root.attributes.get("lang") or root.attributes.get("xml:lang") or "") if root.tag == "html" else ""
     return Article(
-        heading=outline.title or _heading_before(body, article),
+        heading=outline.title or _heading_before(body, parts[0]),
         full_title=_joined(titles[0]) if titles else "",
         language=language.strip() or None,
         canonical=_based(base, canonical) if canonical else None,
         refusal=_refusal(root),
         sections=outline.sections if text else [],
         anchors=frozenset(anchors),
-        links=_links(root, base),
+        links=_links([root], base),
         digest=hashlib.sha256(text.encode()).hexdigest(),
         site_name=_attribute(root, 'meta[property="og:site_name"]', "content"),
-        references=_links(article, base),
+        references=_links(parts, base),
         repeated=tuple(reader.repeated),
     )
 
 
-def _links(node: LexborNode, base: str | None) -> frozenset[str]:
-    hrefs = (link.attributes.get("href") for link in node.css("a[href]"))
+def _links(nodes: Sequence[LexborNode], base: str | None) -> frozenset[str]:
+    """Return where the links in these elements lead, and what their frames show."""
+    links = (link.attributes for node in nodes for link in node.css("a[href], area[href], frame[src]"))
+    hrefs = (attributes.get("href") or attributes.get("src") for attributes in links)
     return frozenset(_based(base, href.strip()) for href in hrefs if href)
 
 
@@ -222,23 +226,40 @@ def is_noindex(directives: str) -> bool:
     return not {"noindex", "none"}.isdisjoint(re.split(r"[\s,:]+", directives.lower()))
 
 
-def _anchors(root: LexborNode) -> dict[str, int]:
+def _anchors(root: LexborNode) -> dict[str, LexborNode]:
     """Return everything that an address can point to, each with the element that browsers go to: the first one."""
-    found: dict[str, int] = {}
+    found: dict[str, LexborNode] = {}
     for node in root.css("[id]"):
         if anchor := node.attributes.get("id"):
-            found.setdefault(anchor, node.mem_id)
+            found.setdefault(anchor, node)
     for node in root.css("a[name]"):
         if anchor := node.attributes.get("name"):
-            found.setdefault(anchor, node.mem_id)
+            found.setdefault(anchor, node)
     return found
 
 
-def _article_in(body: LexborNode) -> LexborNode:
-    """Return the element that is the page: its main part where it says which that is, the largest text otherwise."""
+def _parts_in(body: LexborNode) -> list[LexborNode]:
+    """Return the elements that are the page: its main part where it says which that is, the largest text otherwise."""
     sizes = _sizes(body)
     size: Callable[[LexborNode], int] = lambda node: sizes.get(node.mem_id, 0)  # noqa: E731
     mains = [node for node in body.css("main, [role=main]") if size(node)]
+    mains = [node for node in mains if "hidden" not in node.attributes] or mains
+    together = sum(map(size, mains))
+    # There should be one. Of several that share the text, each is a part of the page.
+    if mains and max(map(size, mains)) < _MAIN_SHARE * together and together >= _MAIN_SHARE * size(body):
+        return [node for node in mains if not _is_in_one_of(node, mains)]
+    return [_article_in(body, mains, size)]
+
+
+def _is_in_one_of(node: LexborNode, others: Sequence[LexborNode]) -> bool:
+    keys = {other.mem_id for other in others}
+    parent = node.parent
+    while parent is not None and parent.mem_id not in keys:
+        parent = parent.parent
+    return parent is not None
+
+
+def _article_in(body: LexborNode, mains: Sequence[LexborNode], size: Callable[[LexborNode], int]) -> LexborNode:
     article = max(mains, key=size, default=None)
     if article is None or size(article) < _MAIN_SHARE * size(body):
         articles = [node for node in body.css("article, [role=article]") if size(node)]
@@ -350,9 +371,8 @@ class _Enclosing:
 class _Reader:
     """Reads one page from its start to its end."""
 
-    def __init__(self, root: LexborNode, anchors: dict[str, int]) -> None:
+    def __init__(self, anchors: dict[str, LexborNode]) -> None:
         self.outline = Outline()
-        self._root = root
         self._anchors = anchors
         self._line: list[str] = []
         self._sinks: list[_Sink] = []
@@ -467,7 +487,8 @@ class _Reader:
         """Return the element's anchor, if browsers go to this element and no other that has the same."""
         attributes = node.attributes
         anchor = attributes.get("id") or (attributes.get("name") if node.tag == "a" else None)
-        return anchor if anchor and self._anchors.get(anchor) == node.mem_id else None
+        first = self._anchors.get(anchor) if anchor else None
+        return anchor if first is not None and first.mem_id == node.mem_id else None
 
     def _read_heading(self, node: LexborNode, level: int) -> None:
         floating = self._floating
@@ -532,9 +553,8 @@ class _Reader:
         while self._tabs and not self._tabs[-1]:
             self._tabs.pop()
         following = self._tabs[-1].pop(0) if self._tabs else None
-        if (by := panel.attributes.get("aria-labelledby")) and re.fullmatch(r"[\w.:-]+", by):
-            tab = self._root.css_first(f'[id="{by}"]')
-            return (_joined(tab.text()) if tab else None) or following
+        if (tab := self._anchors.get(panel.attributes.get("aria-labelledby") or "")) is not None:
+            return _joined(tab.text()) or following
         return following
 
     def _read_code(self, node: LexborNode) -> None:

@@ -16,7 +16,7 @@ from app.book.chunks import Chunk, chunk_sections
 from app.book.links import Linked, faults
 from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, files_in, quoted
 
-SUFFIXES = (".html", ".htm", ".xhtml")
+SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM", ".XHTML")
 
 _NO_PAGES = re.compile(r"(?:404|print|genindex.*|py-modindex|modindex|domainindex|searchindex|google[0-9a-f]{16})")
 _SEARCH_PAGE_CHARS = 400
@@ -26,6 +26,8 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\
 _XML_ENCODING = re.compile(rb"^\s{0,99}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
 _PRESCAN_BYTES = 4_096
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_UNMARKED = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+"""How pages begin that are in an encoding which they cannot be asked for."""
 _WIDER = {
     **dict.fromkeys(("iso8859-1", "ascii", "latin-1", "cp1252"), "cp1252"),
     "iso8859-9": "cp1254",
@@ -200,6 +202,9 @@ def decoded(content: bytes, charset: str | None = None) -> str:
     for mark, marked in _MARKS.items():
         if content.startswith(mark):
             return content[len(mark) :].decode(marked, "replace")
+    for first, unmarked in _UNMARKED.items():
+        if content.startswith(first):
+            return content.decode(unmarked, "replace")
     said = _XML_ENCODING.search(content[:_PRESCAN_BYTES]) or _CHARSET.search(content[:_PRESCAN_BYTES])
     for name in (charset, said[1].decode("ascii", "replace") if said else None):
         if (encoding := _encoding(name or "")) is not None:
@@ -211,12 +216,16 @@ def decoded(content: bytes, charset: str | None = None) -> str:
 
 
 def _encoding(name: str) -> str | None:
-    try:
-        known = codecs.lookup(name.strip().strip("\"'")).name
-        b" ".decode(known)
-    except (LookupError, ValueError):  # Some codecs are none of text.
-        return None
-    return _WIDER.get(known, known)
+    name = name.strip().strip("\"'").lower()
+    # Python has other names for some that browsers know.
+    for alias in (name, name.removeprefix("x-"), re.sub("^(?:windows|dos|cp)-", "cp", name), name.rpartition("1-1-")[2]):
+        try:
+            known = codecs.lookup(alias).name
+            b" ".decode(known)
+        except (LookupError, ValueError):  # Some codecs are none of text.
+            continue
+        return _WIDER.get(known, known)
+    return None
 
 
 def _no_page(name: str, article: Article) -> str | None:
@@ -299,7 +308,9 @@ def _canonical(page: Page, url: str) -> str | None:
         parts = urlsplit(urljoin(page.address, page.article.canonical))
     except ValueError:
         return None
-    address = f"{parts.scheme}://{parts.netloc.lower()}{quoted(parts.path or '/')}"
+    # Whether it says http or https, or the port that goes without saying, it is the same page.
+    host = parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, ":"))
+    address = f"{url.partition(':')[0]}://{host}{quoted(parts.path or '/')}"
     return address if address.startswith(url) or f"{address}/" == url else None
 
 
