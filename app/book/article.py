@@ -12,7 +12,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from app.book import formulas
 from app.book.chunks import Outline, Section
 
-READER = 1
+READER = 2
 """Grows whenever pages are read in another way, so that pages are fetched again that have not changed."""
 
 _BREAK = "\ufdd3"
@@ -322,15 +322,18 @@ def _is_frame(node: LexborNode) -> bool:
     if tag in _UNREAD:
         return True
     attributes = node.attributes
-    if not attributes:
-        return tag in {"footer", "button"}
+    if not attributes and tag not in {"footer", "aside"}:
+        return tag == "button"
     classes = set((attributes.get("class") or "").split())
     role = (attributes.get("role") or "").lower()
     if tag in _HEADINGS or tag in {"main", "body", "article"} or role == "main":
         return False
     return (
         not _FRAME.isdisjoint(classes)
-        or role in _FRAME_ROLES
+        or (
+            role in _FRAME_ROLES
+            and not (role == "doc-backlink" and _IS_LETTERS.search(re.sub("[0-9]", "", node.text())))
+        )
         or (attributes.get("id") or "") in _FRAME_IDS
         or (tag == "footer" and (node.parent is None or node.parent.tag != "blockquote"))
         or (tag == "a" and "anchor" in classes)

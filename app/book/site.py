@@ -218,7 +218,12 @@ def decoded(content: bytes, charset: str | None = None) -> str:
 def _encoding(name: str) -> str | None:
     name = name.strip().strip("\"'").lower()
     # Python has other names for some that browsers know.
-    for alias in (name, name.removeprefix("x-"), re.sub("^(?:windows|dos|cp)-", "cp", name), name.rpartition("1-1-")[2]):
+    for alias in (
+        name,
+        name.removeprefix("x-"),
+        re.sub("^(?:windows|dos|cp)-", "cp", name),
+        name.rpartition("1-1-")[2],
+    ):
         try:
             known = codecs.lookup(alias).name
             b" ".decode(known)
