@@ -9,26 +9,22 @@ from pathlib import Path
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from app.book.chunks import Chunk
 from app.book.shelf import SEPARATOR
 from app.book.site import SUFFIXES, read_site
 from tests.browser import built_site
 from tests.sites import built
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.book.chunks import Chunk
 
 URL = "https://book.example.org/"
 MOST_LOST = 0.01
 
 # What the themes call the text of a page, and what in it is none of its words.
-ARTICLES = ", ".join(
-    [
-        "article.md-content__inner",
-        "#furo-main-content",
-        "div.body[role=main]",
-        "article.bd-article",
-        ".vp-doc",
-        ".theme-doc-markdown",
-        "main#words",
-    ]
+ARTICLES = (
+    "article.md-content__inner, #furo-main-content, div.body[role=main], article.bd-article, .vp-doc, "
+    ".theme-doc-markdown, main#words"
 )
 NO_WORDS = (
     "script, style, template, nav, svg, button, .headerlink, .header-anchor, .hash-link, .md-content__button, "

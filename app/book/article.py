@@ -243,16 +243,19 @@ def _parts_in(body: LexborNode) -> list[LexborNode]:
     sizes = _sizes(body)
     size: Callable[[LexborNode], int] = lambda node: sizes.get(node.mem_id, 0)  # noqa: E731
     mains = [node for node in body.css("main, [role=main]") if size(node)]
-    mains = [node for node in mains if "hidden" not in node.attributes] or mains
+    shown = [node for node in mains if "hidden" not in node.attributes]
+    if shown:
+        sizes[body.mem_id] -= sum(map(size, mains)) - sum(map(size, shown))
+        mains = shown
     together = sum(map(size, mains))
     # There should be one. Of several that share the text, each is a part of the page.
     if mains and max(map(size, mains)) < _MAIN_SHARE * together and together >= _MAIN_SHARE * size(body):
-        return [node for node in mains if not _is_in_one_of(node, mains)]
+        keys = {node.mem_id for node in mains}
+        return [node for node in mains if not _is_in_one_of(node, keys)]
     return [_article_in(body, mains, size)]
 
 
-def _is_in_one_of(node: LexborNode, others: Sequence[LexborNode]) -> bool:
-    keys = {other.mem_id for other in others}
+def _is_in_one_of(node: LexborNode, keys: set[int]) -> bool:
     parent = node.parent
     while parent is not None and parent.mem_id not in keys:
         parent = parent.parent
