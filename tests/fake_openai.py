@@ -232,7 +232,7 @@ def embeddings(dimensions: int = 1536, headers: Mapping[str, str] | None = None,
             encoded = packed if exchange.body.get("encoding_format") == "base64" else vector
             data.append({"object": "embedding", "index": index, "embedding": encoded})
         body = {"object": "list", "data": data, "model": exchange.body["model"], "usage": {"prompt_tokens": 3}}
-        await json_body({**body, **changes}, **(headers or {}))(exchange)
+        await json_body({**body, **changes}, 200, **dict(headers or {}))(exchange)
 
     return reply
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, override
@@ -501,7 +501,7 @@ def test_where_embeddings_cannot_be_compared_none_are_paid_for(tenants_database:
 
     class Unused(Embedder):
         @override
-        def batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        def batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
             raise AssertionError(texts)
 
     settings = Settings(database_url=SecretStr(tenants_database), openai_api_key=SecretStr(API_KEY))

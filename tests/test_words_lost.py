@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from selectolax.lexbor import LexborHTMLParser
@@ -13,7 +14,6 @@ from app.book.shelf import SEPARATOR
 from app.book.site import SUFFIXES, read_site
 from tests.browser import built_site
 from tests.sites import built
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.book.chunks import Chunk
