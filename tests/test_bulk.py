@@ -359,3 +359,17 @@ async def rows(folder: Path, table: str) -> int:
     [row] = await database.execute((text(f"SELECT count(*) FROM {table}"), {}))
     await database.close()
     return int(row[0])
+
+
+async def test_a_stop_waits_only_a_while_for_what_does_not_come(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_INPUTS", 2)
+    monkeypatch.setattr(storing, "_STOP_SECONDS", 0.05)
+    shop.model_server.enqueue_embeddings(embeddings(), *[held(asyncio.Event())] * 9)
+
+    run = asyncio.create_task(shop.ingest(book(20)))
+    await shop.model_server.wait_for_embedding_requests(7)
+    run.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert await shop.chunks() == []

@@ -365,6 +365,9 @@ class _Ingest:
                     for task in done:
                         task.result()
                 running.add(asyncio.create_task(self._embed_batch(keys, texts, total)))
+        except asyncio.CancelledError:
+            await self._stop(running)
+            raise
         finally:
             await self._finish(running)
 
@@ -398,15 +401,23 @@ class _Ingest:
         try:
             await asyncio.wait(running)
         except asyncio.CancelledError:
-            await asyncio.wait(running, timeout=_STOP_SECONDS)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _Ingest._stop(running)
             raise
         results = await asyncio.gather(*running, return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):
                 raise error
+
+    @staticmethod
+    async def _stop(running: set[asyncio.Task[None]]) -> None:
+        """Give these tasks a while to end, and then cancel them."""
+        try:
+            if running:
+                await asyncio.wait(running, timeout=_STOP_SECONDS)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _keep(self, vectors: Mapping[str, Vector]) -> None:
         """Keep embeddings until their chunks are stored."""
