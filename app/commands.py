@@ -3,9 +3,10 @@
 import argparse
 import asyncio
 import logging
+import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from typing import override
 
 from pydantic import SecretStr, ValidationInfo, field_validator
@@ -35,22 +36,31 @@ class CommandSettings(Settings):
 def run(parser: argparse.ArgumentParser, *, when_stopped: str | None = None) -> int:
     """Run the `command` that the parser finds in the arguments, and return its exit status.
 
-    What went wrong is printed in one line; `when_stopped` is for whoever presses Ctrl-C.
+    What went wrong is printed in one line; `when_stopped` is for whoever presses Ctrl-C, or terminates the command.
     """
     arguments = parser.parse_args()
     try:
-        asyncio.run(arguments.command(arguments))
+        asyncio.run(_until_terminated(arguments.command(arguments)) if when_stopped else arguments.command(arguments))
     except (CommandError, SettingsError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     except DatabaseError as error:
         print(f"The database failed: {reason(error.__cause__ or error)}", file=sys.stderr)  # noqa: T201
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
         if when_stopped:
             print(when_stopped, file=sys.stderr)  # noqa: T201
-        return 130
+        return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
     return 0
+
+
+async def _until_terminated(command: Awaitable[None]) -> None:
+    """Run the command, which SIGTERM cancels as Ctrl-C does: CI and containers stop programs so."""
+    task = asyncio.current_task()
+    if task is not None:
+        with suppress(NotImplementedError):  # On Windows.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await command
 
 
 @asynccontextmanager

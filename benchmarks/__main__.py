@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from app.database import Database
+from benchmarks.ingest import build_site, run_ingest
 from benchmarks.load import Client, closed_loop
 from benchmarks.plot import draw, percentile_95
 from benchmarks.search import median_ms, search_seconds, store_book
@@ -272,6 +274,22 @@ async def search(bench: Bench) -> list[Figure]:
     return figures
 
 
+async def ingest(bench: Bench) -> list[Figure]:
+    """Time the reading in of a built site of 50,000 chunks, and of the same site again."""
+    chunks = 50_000
+    await bench.database.execute("CREATE DATABASE ingested")
+    url = f"{bench.database_url.rpartition('/')[0]}/ingested"
+    await asyncio.to_thread(migrate, url)
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        build_site(Path(folder), chunks)
+        for what, target in (("", "≤ 300 s"), (" again, unchanged", "≤ 30 s")):
+            run = await asyncio.to_thread(run_ingest, Path(folder), url, bench.model_url)
+            value = f"{run.seconds:.0f} s, {run.cpu_seconds:.0f} s of CPU, {run.resident_mib:.0f} MiB"
+            figures.append(Figure(f"Reading in a built site of {chunks:,} chunks{what}", value, target))
+    return figures
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "cpu": cpu_per_turn,
     "trips": partial(round_trips, pooled=False),
@@ -284,6 +302,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "latency": latency,
     "workers": workers,
     "search": search,
+    "ingest": ingest,
 }
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from array import array
 from functools import cache
+from operator import add
 
 import uvloop
 
@@ -59,6 +60,7 @@ LATENT = 48
 TOPICS = 256
 SPREAD = 0.8
 """How far the texts of a topic are from its middle, whose own coordinates are of the size of 1."""
+_ASIDES = 997
 
 
 @cache
@@ -75,11 +77,28 @@ def middle(topic: int) -> list[float]:
     return [numbers.gauss() for _ in range(LATENT)]
 
 
+@cache
+def _in_topic(topic: int) -> list[float]:
+    return _at(middle(topic))
+
+
+@cache
+def _aside(number: int) -> list[float]:
+    numbers = random.Random(f"aside {number}")
+    return _at([SPREAD * numbers.gauss() for _ in range(LATENT)])
+
+
+def _at(place: list[float]) -> list[float]:
+    return [math.sumprod(place, axis) for axis in axes()]
+
+
 def embedding(text: str) -> array[float]:
-    """Return a vector that depends on the text and on nothing else, near those of one of the topics."""
+    """Return a vector that depends on the text and on nothing else, near those of one of the topics.
+
+    It is put together from two parts that many texts share: it must not take longer than what is measured.
+    """
     numbers = random.Random(text)
-    place = [coordinate + SPREAD * numbers.gauss() for coordinate in middle(numbers.randrange(TOPICS))]
-    vector = [math.sumprod(place, axis) for axis in axes()]
+    vector = list(map(add, _in_topic(numbers.randrange(TOPICS)), _aside(numbers.randrange(_ASIDES))))
     length = math.hypot(*vector)
     return array("f", [number / length for number in vector])
 

@@ -11,7 +11,7 @@ import json
 import re
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -221,8 +221,8 @@ def embedding(text: str, dimensions: int = 1536) -> list[float]:
     return vector
 
 
-def embeddings(dimensions: int = 1536, **changes: Any) -> Reply:
-    """Answer with the embeddings of the texts, encoded as they were asked for."""
+def embeddings(dimensions: int = 1536, headers: Mapping[str, str] | None = None, **changes: Any) -> Reply:
+    """Answer with the embeddings of the texts, encoded as they were asked for, and with these headers."""
 
     async def reply(exchange: Exchange) -> None:
         data = []
@@ -232,7 +232,7 @@ def embeddings(dimensions: int = 1536, **changes: Any) -> Reply:
             encoded = packed if exchange.body.get("encoding_format") == "base64" else vector
             data.append({"object": "embedding", "index": index, "embedding": encoded})
         body = {"object": "list", "data": data, "model": exchange.body["model"], "usage": {"prompt_tokens": 3}}
-        await json_body({**body, **changes})(exchange)
+        await json_body({**body, **changes}, 200, **dict(headers or {}))(exchange)
 
     return reply
 

@@ -259,3 +259,86 @@ async def test_a_check_finds_dead_addresses_and_anchors(site: Site) -> None:
         Skipped(f"{site.url}/a#one", "has no such anchor"),
         Skipped(f"{site.url}/b", "answered 404"),
     ]
+
+
+async def test_frames_are_followed_as_links_are(site: Site) -> None:
+    del site.files["/sitemap.xml"]
+    site.files["/"] = "<html><head><title>F</title></head><frameset><frame src=a><frame src=/b></frameset></html>"
+
+    assert pages(await read(site)) == ["a", "b"]
+
+
+async def test_links_are_followed_from_where_the_page_says(site: Site) -> None:
+    del site.files["/sitemap.xml"]
+    site.files["/"] = "<base href='/sub/'><main><p>Home. <a href=c>C</a></main>"
+    site.page("/sub/c", "Text.")
+
+    assert pages(await read(site)) == ["", "sub/c"]
+
+
+async def test_a_site_that_forbids_everything_is_not_read(site: Site) -> None:
+    site.files["/robots.txt"] = "User-agent: *\nDisallow: /"
+
+    with pytest.raises(TreeError, match=r"(?s)no page that can be read.*/ is forbidden by robots\.txt"):
+        await read(site)
+
+    assert set(site.asked) == {"/robots.txt"}
+
+
+async def test_a_sitemap_of_another_host_is_told_and_links_are_followed(site: Site) -> None:
+    site.files["/"] = "<main><p>Home. <a href=/a>A</a></main>"
+    site.files["/sitemap.xml"] = "<urlset><url><loc>https://staging.example.org/b</loc></url></urlset>"
+
+    book = await read(site)
+
+    assert pages(book) == ["", "a"]
+    assert book.notes[0] == (f"The sitemap lists 1 page of https://staging.example.org that are not below {site.url}/.")
+
+
+async def test_links_to_pages_that_are_gone_are_named_and_those_to_pages_that_were_not_asked_for_are_not(
+    site: Site,
+) -> None:
+    site.files["/a"] = (
+        "<main><h1>A</h1><p>A. <a href='/gone'>G</a> <a href='/unlisted'>U</a> <a href='/b#x'>X</a></main>"
+    )
+    site.files["/sitemap.xml"] = site.sitemap("/", "/a", "/b", "/gone")
+
+    first = await read(site)
+    again = await read(site, known=known(first))
+
+    assert first.faults == [
+        f"{site.url}/a links to {site.url}/b#x, an anchor that its page does not have",
+        f"{site.url}/a links to {site.url}/gone, a page that the book does not have",
+    ]
+    assert again.faults == []  # What has not changed came without its links.
+
+
+async def test_a_check_follows_redirects(site: Site) -> None:
+    long = "A robot senses, decides and acts. " * 10
+    site.files["/a"] = f"<main><h1>A</h1><p>{long}</p><h2 id='one'>One</h2><p>{long}</p></main>"
+    book = await read(site)
+    site.files |= {"/new": site.files["/a"], "/a": moved("/new")}
+
+    assert (await check(book)).dead == []
+
+    site.files |= {"/new": "<main><h1>A</h1></main>", "/b": moved("/b")}
+
+    dead = (await check(book)).dead
+    assert dead[0].reason == "has no such anchor"
+    assert [skipped.file.removeprefix(site.url) for skipped in dead] == ["/a#one", "/b"]
+
+
+async def test_a_check_of_a_site_that_is_down_names_every_page(site: Site) -> None:
+    book = await read(site, url="http://127.0.0.1:1/")
+
+    checked = await check(book)
+
+    assert checked.asked == len(checked.dead) == 3
+    assert all(skipped.reason.startswith("cannot be reached (") for skipped in checked.dead)
+
+
+async def test_a_check_finds_what_is_no_page_any_more(site: Site) -> None:
+    book = await read(site)
+    site.files |= {"/a": web.Response(status=503), "/b": web.Response(status=410)}
+
+    assert [skipped.reason for skipped in (await check(book)).dead] == ["answered 503", "answered 410"]

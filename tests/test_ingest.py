@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, override
@@ -502,7 +502,7 @@ def test_where_embeddings_cannot_be_compared_none_are_paid_for(tenants_database:
 
     class Unused(Embedder):
         @override
-        def batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        def batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
             raise AssertionError(texts)
 
     settings = Settings(database_url=SecretStr(tenants_database), openai_api_key=SecretStr(API_KEY))
@@ -690,3 +690,54 @@ def test_the_command_knows_the_language_of_a_translation(tmp_path: Path, book_co
 
     assert of_the_path.startswith(f"{URL} (ur), ")
     assert of_the_option.startswith(f"{URL} (pa), ")
+
+
+def test_the_kind_says_what_to_read_where_a_folder_could_be_both(tmp_path: Path, book_command: BookCommand) -> None:
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/index.html").write_text("<main><h1>Built</h1><p>Text.</main>")
+    (tmp_path / "both/a.md").write_text("Text.")
+    arguments = ("ingest", "both", "--url", URL)
+
+    status, output = book_command(*arguments)
+    assert (status, "--kind site for its HTML, or --kind source for its Markdown" in output) == (1, True)
+
+    for kind, page in (("site", URL), ("source", f"{URL}a")):
+        status, output = book_command(*arguments, "--kind", kind)
+        assert (status, "1 page, 1 chunk: 1 new" in output) == (0, True)
+        assert page in book_command("search", "text")[1]
+
+
+def test_a_folder_that_is_neither_says_what_to_do(tmp_path: Path, book_command: BookCommand) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/a.html").write_text("<main><h1>A</h1><p>Text.</main>")
+    arguments = ("ingest", "pages", "--url", URL)
+
+    status, output = book_command(*arguments)
+    assert (status, "1 HTML file, but no index.html and no Markdown" in output) == (1, True)
+    assert book_command(*arguments, "--kind", "site")[0] == 0
+
+
+def test_books_are_listed_with_their_titles_languages_and_sizes(tmp_path: Path, book_command: BookCommand) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/arms.md").write_text(BOOK["arms.md"])
+    arguments = ("ingest", "docs", "--url", URL)
+
+    assert "There is no book in the database" in book_command("list")[1]
+    book_command(*arguments, "--title", "  All about\n arms ", "--locale", "en")
+    book_command(*arguments)  # The title stays.
+    book_command("ingest", "docs", "--url", f"{URL}1.0/", "--locale", "ur")
+    status, output = book_command("list")
+
+    assert status == 0
+    lines = [line for line in output.splitlines() if "read in on" not in line]
+    assert lines == [
+        URL,
+        "  All about arms",
+        "  en, 1 pages, 2 chunks, none embedded",
+        f"{URL}1.0/",
+        "  Physical AI & Humanoid Robotics (BOOK_TITLE)",
+        "  ur, 1 pages, 2 chunks, none embedded",
+    ]
+    for title in (" ", "x" * 201):
+        status, output = book_command(*arguments, "--title", title)
+        assert (status, "must have between 1 and 200 characters" in output) == (2, True)

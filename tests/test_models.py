@@ -48,6 +48,7 @@ def test_a_request_needs_nothing_but_a_message() -> None:
         "page_url": None,
         "scope": "book",
         "reader_note": None,
+        "snippets": False,
         "follow_ups": False,
     }
 

@@ -240,6 +240,15 @@ def test_broken_html_is_read_as_browsers_read_it() -> None:
         ("é".encode("cp1252"), None, "é"),
         ("é".encode(), "no-such-charset", "é"),
         ("<meta charset=utf-16>é".encode(), "base64", "é"),
+        ("<meta charset=utf-16>é".encode("utf-16-le"), None, "é"),
+        ("<p>é".encode("utf-16-be"), None, "é"),
+        ("<meta charset=windows-1251>Привет".encode("cp1251"), None, "Привет"),
+        ("<meta charset=x-cp1251>Привет".encode("cp1251"), None, "Привет"),
+        ("<meta charset=x-sjis>日本".encode("shift_jis"), None, "日本"),
+        ("<meta charset=x-gbk>手".encode("gbk"), None, "手"),
+        ("<meta charset=x-mac-roman>é".encode("mac-roman"), None, "é"),
+        ("<meta charset=windows-874>ไทย".encode("cp874"), None, "ไทย"),
+        ("<meta charset=unicode-1-1-utf-8>é".encode(), None, "é"),
     ],
 )
 def test_a_page_is_decoded_as_browsers_decode_it(content: bytes, charset: str | None, expected: str) -> None:
@@ -377,3 +386,41 @@ def test_a_page_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
 def test_an_article_can_be_empty() -> None:
     assert isinstance(read_article(""), Article)
     assert read_article("").sections == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (f"<main><h1>A</h1><p>{LONG}</main><div>Between</div><main><h2 id=b>B</h2><p>{LONG}</main>", ["", "b"]),
+        (f"<main hidden><h1>Old</h1><p>{LONG * 2}</main><main><h1>A</h1><p>{LONG}</main>", [""]),
+        (f"<main><p>{LONG}<main><p>{LONG}</main></main>", [""]),
+    ],
+)
+def test_of_several_main_parts_each_that_is_shown_is_read_once(body: str, expected: list[str]) -> None:
+    read = sections(page(body))
+
+    assert [anchor for anchor, _, _ in read] == expected
+    assert "".join(said for _, _, said in read).count("A robot senses") == body.count("A robot") - (
+        body.count("A robot") * 2 // 3 if "hidden" in body else 0
+    )
+
+
+def test_who_is_quoted_and_what_a_citation_is_called_stay() -> None:
+    assert text("<main><blockquote>Walk. <footer>Ada</footer></blockquote></main>") == "> Walk.\n>\n> Ada"
+    assert text("<main><p><a role=doc-backlink href='#i'>Ada</a> 1843 <a role=doc-backlink href='#i'>1</a></main>") == (
+        "Ada 1843"
+    )
+
+
+def test_canonical_links_hold_whether_they_say_http_or_https(tmp_path: Path) -> None:
+    for name, href in (("a", "http://BOOK.example.org/docs/alpha"), ("b", "https://book.example.org:443/docs/beta")):
+        head = f'<link rel="canonical" href="{href}">'
+        build(tmp_path, **{f"{name}.html": page(f"<main><h1>{name}</h1><p>Text {name}.</main>", head=head)})
+
+    assert [chunk.source.removeprefix(URL) for chunk in read(tmp_path).chunks] == ["alpha", "beta"]
+
+
+def test_names_in_capitals_are_read_too(tmp_path: Path) -> None:
+    build(tmp_path, **{"INDEX.HTM": "<HTML LANG=ur><BODY><MAIN><H1>A</H1><P>Text.<H2 ID=Bee>B</H2><P>" + LONG})
+
+    assert [chunk.source.removeprefix(URL) for chunk in read(tmp_path).chunks] == ["INDEX.HTM#Bee"]

@@ -532,3 +532,15 @@ def test_the_questions_about_the_sample_book_name_its_pages() -> None:
     for question in questions:
         assert {*question.get("pages", []), *([question["page_url"]] if "page_url" in question else [])} <= known
         assert "section" not in question or question["section"].partition("#")[0] in question["pages"]
+
+
+@pytest.mark.parametrize(
+    "attributes", ["{ #bend }", "{ #bend .wide }", "{: #bend .wide }", "{ .wide #bend data-x='1' }"]
+)
+def test_an_attribute_list_is_no_part_of_a_title_and_gives_the_anchor(attributes: str, folder: Path) -> None:
+    write(folder, **{"a.md": f"# Arms {{ .big }}\n\n{'Text. ' * 60}\n\n## The elbow {attributes}\n\n{'Text. ' * 60}"})
+
+    assert [(chunk.title, chunk.source) for chunk in read_book(folder, URL).chunks] == [
+        ("Arms", f"{URL}a"),
+        ("Arms \u203a The elbow", f"{URL}a#bend"),
+    ]

@@ -462,7 +462,7 @@ async def test_on_a_phone_the_chat_fills_the_screen_and_holds_the_focus(service:
     await expect(page.get_by_role("textbox")).to_be_in_viewport(ratio=1)
 
 
-async def test_an_urdu_page_gets_urdu_words_from_right_to_left_and_a_portuguese_one_english_ones(
+async def test_an_urdu_page_gets_urdu_words_from_right_to_left_and_a_finnish_one_english_ones(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
     model_server.enqueue(stream("روبوٹ ایک **مشین** ہے\n\n- `encoder`\n- دوسرا\n\n```python\nx = 1\n```"), failure(500))
@@ -486,7 +486,7 @@ async def test_an_urdu_page_gets_urdu_words_from_right_to_left_and_a_portuguese_
     await expect(page.get_by_role("alert")).to_contain_text("معاون جواب نہیں دے سکا")
     await expect(page.get_by_role("button", name="دوبارہ کوشش کریں")).to_be_visible()
 
-    page = await visit(service, lang="pt-BR")
+    page = await visit(service, lang="fi-FI")
     await open_chat(page)
     assert await page.locator("book-chat").get_attribute("lang") == "en"
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
 from app.retrieval import Passage, Query
@@ -54,6 +55,7 @@ async def test_earlier_conversations_are_found_opened_and_continued(service: Ser
     await expect(questions(page)).to_have_text(["What is a joint?", "And then?"])
 
 
+@pytest.mark.slow
 async def test_a_list_that_cannot_be_loaded_says_so(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
@@ -165,6 +167,7 @@ async def test_what_readers_say_of_themselves_is_kept_in_the_browser_and_sent_wi
     assert [body["message"] for body in bodies] == ["What is a joint?", "Translate into Urdu", "And now?"]
 
 
+@pytest.mark.slow
 @needs_axe
 async def test_in_a_wide_window_the_panel_is_put_beside_the_text_and_resized(service: Service, visit: Visit) -> None:
     page = await visit(service, viewport={"width": 1280, "height": 720})
@@ -210,6 +213,7 @@ async def test_in_a_wide_window_the_panel_is_put_beside_the_text_and_resized(ser
     assert await room(page) == [0, 0]
 
 
+@pytest.mark.slow
 async def test_from_right_to_left_the_panel_is_on_the_left_of_the_text(service: Service, visit: Visit) -> None:
     page = await visit(service, lang="ur", direction="rtl", viewport={"width": 1600, "height": 720})
     await page.get_by_role("button", name="کتاب سے پوچھیں").click()
@@ -225,6 +229,7 @@ async def test_from_right_to_left_the_panel_is_on_the_left_of_the_text(service: 
     assert await room(page) == [0, 420]
 
 
+@pytest.mark.slow
 @needs_axe
 async def test_a_sources_passage_is_shown_beside_it_and_found_on_its_page(
     service: Service, visit: Visit, model_server: FakeOpenAI, plug_in: PlugIn
@@ -280,6 +285,7 @@ async def test_a_sources_passage_is_shown_beside_it_and_found_on_its_page(
     await expect(page.get_by_text(shown).first).to_be_in_viewport()
 
 
+@pytest.mark.slow
 async def test_only_words_that_are_on_the_page_as_they_are_written_are_looked_for(
     service: Service, visit: Visit
 ) -> None:
@@ -347,6 +353,7 @@ async def test_an_answer_without_the_book_says_so_and_a_mirror_asks_for_the_page
     assert json.loads(made[0].post_data or "")["page_url"] == "http://localhost:3000/"
 
 
+@pytest.mark.slow
 @needs_axe
 async def test_readers_are_told_how_their_assistant_finds_the_book(serve: Serve, visit: Visit) -> None:
     for is_on in (False, True):

@@ -26,6 +26,10 @@ class TooLongError(Exception):
         return "takes too much time or memory to read"
 
 
+class StoppedError(Exception):
+    """Nothing is read any more, since whoever wanted it is gone."""
+
+
 class Call(Protocol):
     """Calls a function that reads a page, and returns or raises what it does; perhaps also raises TooLongError."""
 
@@ -44,20 +48,26 @@ class Apart:
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._is_stopped = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_stopped = True  # Another thread may still be reading.
         self._end()
 
     def __call__[T](self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function of a module; raises TooLongError, and what the function raises."""
+        """Call a function of a module; raises TooLongError, StoppedError after the block, and what the function raises."""
         with self._lock:
+            if self._is_stopped:
+                raise StoppedError
             try:
                 process = self._process or self._start()
                 has_failed, result = self._exchange(process, (function, arguments), self._seconds * _WALL_FACTOR)
             except (EOFError, OSError, pickle.UnpicklingError) as error:
+                if self._is_stopped:
+                    raise StoppedError from error
                 self._end()
                 raise TooLongError from error
         if has_failed:

@@ -3,15 +3,16 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urljoin
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from app.book import formulas
 from app.book.chunks import Outline, Section
 
-READER = 1
+READER = 2
 """Grows whenever pages are read in another way, so that pages are fetched again that have not changed."""
 
 _BREAK = "\ufdd3"
@@ -113,7 +114,6 @@ _NO_LANGUAGE = frozenset({"default", "none", "text", "plaintext", "txt", "highli
 _TAB_LISTS = frozenset({"tabbed-labels"})
 _TAB_PANELS = frozenset({"tabbed-block"})
 _SECTION_CLASS = re.compile(r"section|level[1-6]|sect[1-6]|chapter|appendix|preface")
-_SPACES = re.compile(r"[ \t\r\n\f\v\xa0\u2000-\u200a\u202f\u3000]+")
 _INVISIBLE = re.compile("[\u00ad\u200b\u200c\u2060\ufeff\ufdd0-\ufdd2]")
 _REFRESH = re.compile(r"^\s*[0-9.]+\s*[;,]\s*url\s*=", re.IGNORECASE)
 _IS_LETTERS = re.compile(r"[^\W_]")
@@ -144,10 +144,14 @@ class Article:
     anchors: frozenset[str]
     """Everything in it that an address can point to."""
     links: frozenset[str]
-    """Where the links of the whole page lead, frame included, as they are written."""
+    """Where the links of the whole page lead, frame included, as they are written or as its `base` has them."""
     digest: str
     """What identifies its text."""
     site_name: str | None = None
+    references: frozenset[str] = frozenset()
+    """Where the links of the article itself lead."""
+    repeated: tuple[str, ...] = ()
+    """The ids of headings that something before them has too, so that no address leads to these headings."""
 
 
 def read_article(html: str) -> Article:
@@ -156,27 +160,48 @@ def read_article(html: str) -> Article:
     root = tree.root
     body = tree.body
     if root is None or body is None:
-        return Article(None, "", None, None, None, [], frozenset(), frozenset(), "")
+        links = frozenset() if root is None else _links([root], None)
+        return Article(None, "", None, None, None, [], frozenset(), links, "")
     anchors = _anchors(root)
-    reader = _Reader(root, anchors)
-    article = _article_in(body)
-    reader.read(article)
+    reader = _Reader(anchors)
+    parts = _parts_in(body)
+    for part in parts:
+        reader.read(part)
     outline = reader.outline
     text = "\n".join(f"{kind} {block}" for section in outline.sections for kind, block in section.blocks)
     titles = [title.text() for title in root.css("head > title")]
+    base = _attribute(root, "base[href]", "href")
+    canonical = _attribute(root, 'link[rel~="canonical"]', "href")
     language = (root.attributes.get("lang") or root.attributes.get("xml:lang") or "") if root.tag == "html" else ""
     return Article(
-        heading=outline.title or _heading_before(body, article),
+        heading=outline.title or _heading_before(body, parts[0]),
         full_title=_joined(titles[0]) if titles else "",
         language=language.strip() or None,
-        canonical=_attribute(root, 'link[rel~="canonical"]', "href"),
+        canonical=_based(base, canonical) if canonical else None,
         refusal=_refusal(root),
         sections=outline.sections if text else [],
         anchors=frozenset(anchors),
-        links=frozenset(href.strip() for link in root.css("a[href]") if (href := link.attributes.get("href"))),
+        links=_links([root], base),
         digest=hashlib.sha256(text.encode()).hexdigest(),
         site_name=_attribute(root, 'meta[property="og:site_name"]', "content"),
+        references=_links(parts, base),
+        repeated=tuple(reader.repeated),
     )
+
+
+def _links(nodes: Sequence[LexborNode], base: str | None) -> frozenset[str]:
+    """Return where the links in these elements lead, and what their frames show."""
+    links = (link.attributes for node in nodes for link in node.css("a[href], area[href], frame[src]"))
+    hrefs = (attributes.get("href") or attributes.get("src") for attributes in links)
+    return frozenset(_based(base, href.strip()) for href in hrefs if href)
+
+
+def _based(base: str | None, href: str) -> str:
+    """Return where a link leads in a page that says what its links are relative to."""
+    try:
+        return urljoin(base, href) if base else href
+    except ValueError:
+        return href
 
 
 def _attribute(root: LexborNode, selector: str, name: str) -> str | None:
@@ -201,23 +226,43 @@ def is_noindex(directives: str) -> bool:
     return not {"noindex", "none"}.isdisjoint(re.split(r"[\s,:]+", directives.lower()))
 
 
-def _anchors(root: LexborNode) -> dict[str, int]:
+def _anchors(root: LexborNode) -> dict[str, LexborNode]:
     """Return everything that an address can point to, each with the element that browsers go to: the first one."""
-    found: dict[str, int] = {}
+    found: dict[str, LexborNode] = {}
     for node in root.css("[id]"):
         if anchor := node.attributes.get("id"):
-            found.setdefault(anchor, node.mem_id)
+            found.setdefault(anchor, node)
     for node in root.css("a[name]"):
         if anchor := node.attributes.get("name"):
-            found.setdefault(anchor, node.mem_id)
+            found.setdefault(anchor, node)
     return found
 
 
-def _article_in(body: LexborNode) -> LexborNode:
-    """Return the element that is the page: its main part where it says which that is, the largest text otherwise."""
+def _parts_in(body: LexborNode) -> list[LexborNode]:
+    """Return the elements that are the page: its main part where it says which that is, the largest text otherwise."""
     sizes = _sizes(body)
     size: Callable[[LexborNode], int] = lambda node: sizes.get(node.mem_id, 0)  # noqa: E731
     mains = [node for node in body.css("main, [role=main]") if size(node)]
+    shown = [node for node in mains if "hidden" not in node.attributes]
+    if shown:
+        sizes[body.mem_id] -= sum(map(size, mains)) - sum(map(size, shown))
+        mains = shown
+    together = sum(map(size, mains))
+    # There should be one. Of several that share the text, each is a part of the page.
+    if mains and max(map(size, mains)) < _MAIN_SHARE * together and together >= _MAIN_SHARE * size(body):
+        keys = {node.mem_id for node in mains}
+        return [node for node in mains if not _is_in_one_of(node, keys)]
+    return [_article_in(body, mains, size)]
+
+
+def _is_in_one_of(node: LexborNode, keys: set[int]) -> bool:
+    parent = node.parent
+    while parent is not None and parent.mem_id not in keys:
+        parent = parent.parent
+    return parent is not None
+
+
+def _article_in(body: LexborNode, mains: Sequence[LexborNode], size: Callable[[LexborNode], int]) -> LexborNode:
     article = max(mains, key=size, default=None)
     if article is None or size(article) < _MAIN_SHARE * size(body):
         articles = [node for node in body.css("article, [role=article]") if size(node)]
@@ -280,15 +325,18 @@ def _is_frame(node: LexborNode) -> bool:
     if tag in _UNREAD:
         return True
     attributes = node.attributes
-    if not attributes:
-        return tag in {"footer", "button"}
+    if not attributes and tag not in {"footer", "aside"}:
+        return tag == "button"
     classes = set((attributes.get("class") or "").split())
     role = (attributes.get("role") or "").lower()
     if tag in _HEADINGS or tag in {"main", "body", "article"} or role == "main":
         return False
     return (
         not _FRAME.isdisjoint(classes)
-        or role in _FRAME_ROLES
+        or (
+            role in _FRAME_ROLES
+            and not (role == "doc-backlink" and _IS_LETTERS.search(re.sub("[0-9]", "", node.text())))
+        )
         or (attributes.get("id") or "") in _FRAME_IDS
         or (tag == "footer" and (node.parent is None or node.parent.tag != "blockquote"))
         or (tag == "a" and "anchor" in classes)
@@ -329,9 +377,8 @@ class _Enclosing:
 class _Reader:
     """Reads one page from its start to its end."""
 
-    def __init__(self, root: LexborNode, anchors: dict[str, int]) -> None:
+    def __init__(self, anchors: dict[str, LexborNode]) -> None:
         self.outline = Outline()
-        self._root = root
         self._anchors = anchors
         self._line: list[str] = []
         self._sinks: list[_Sink] = []
@@ -339,6 +386,7 @@ class _Reader:
         self._count = 0
         self._floating: str | None = None
         """The anchor of an empty element just before, which a heading may take."""
+        self.repeated: list[str] = []
         self._tabs: list[list[str]] = []
         """The labels that have been read, and whose panels are still to come."""
 
@@ -445,7 +493,8 @@ class _Reader:
         """Return the element's anchor, if browsers go to this element and no other that has the same."""
         attributes = node.attributes
         anchor = attributes.get("id") or (attributes.get("name") if node.tag == "a" else None)
-        return anchor if anchor and self._anchors.get(anchor) == node.mem_id else None
+        first = self._anchors.get(anchor) if anchor else None
+        return anchor if first is not None and first.mem_id == node.mem_id else None
 
     def _read_heading(self, node: LexborNode, level: int) -> None:
         floating = self._floating
@@ -462,6 +511,8 @@ class _Reader:
             anchor = ""  # The page's own title is where the page begins.
         if text:
             self.outline.add_heading(level, text, anchor)
+            if (own := node.attributes.get("id")) and own != self._anchor_of(node):
+                self.repeated.append(own)
             self._count += 1
             self._floating = None
 
@@ -508,9 +559,8 @@ class _Reader:
         while self._tabs and not self._tabs[-1]:
             self._tabs.pop()
         following = self._tabs[-1].pop(0) if self._tabs else None
-        if (by := panel.attributes.get("aria-labelledby")) and re.fullmatch(r"[\w.:-]+", by):
-            tab = self._root.css_first(f'[id="{by}"]')
-            return (_joined(tab.text()) if tab else None) or following
+        if (tab := self._anchors.get(panel.attributes.get("aria-labelledby") or "")) is not None:
+            return _joined(tab.text()) or following
         return following
 
     def _read_code(self, node: LexborNode) -> None:
@@ -764,11 +814,11 @@ def _as_item(marker: str, blocks: list[tuple[str, str]]) -> str:
 
 
 def _joined(text: str) -> str:
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def _in_lines(text: str) -> str:
-    lines = (line.strip() for line in _SPACES.sub(" ", text).split(_BREAK))
+    lines = map(_joined, text.split(_BREAK))
     return "\n".join(line for line in lines if line)
 
 

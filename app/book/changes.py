@@ -1,5 +1,6 @@
 """The commands that change the book: their progress, and their account of what they did."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from app.book.ingest import IngestError, Report, ingest, known_pages, remove
 from app.book.site import is_site, read_site
 from app.book.tree import SUFFIXES, Book, TreeError, book_url, counted, files_in, generator_of, locale_of, read_book
 from app.config import Settings
+
+_FAULTS = 10
+"""How many of the book's faults are listed."""
 
 __all__ = ["IngestError", "Source", "TreeError", "read_in", "take_out"]
 
@@ -98,7 +102,8 @@ def _progress(console: Console, name: str) -> Iterator[_Show]:
         bar = progress.add_task("", total=None, visible=False)
 
         def show(done: int, total: int, cost: str = "") -> None:
-            progress.update(bar, completed=done, total=total, description=cost, visible=True)
+            left = ", ".join(filter(None, (f"{total - done:,} left", cost)))
+            progress.update(bar, completed=done, total=total, description=left, visible=True)
 
         yield show
 
@@ -121,8 +126,10 @@ async def _book(source: Source, settings: Settings, console: Console) -> Book:
         if source.url is None:
             raise TreeError("Please give --url, the address of that folder's root on the site.")
         if (source.kind or _kind(source.place, source.exclude)) == "site":
-            return read_site(source.place, source.url, exclude=source.exclude, call=call)
-        return read_book(source.place, source.url, exclude=source.exclude, keep_numbers=source.keep_numbers, call=call)
+            return await asyncio.to_thread(read_site, source.place, source.url, exclude=source.exclude, call=call)
+        return await asyncio.to_thread(
+            read_book, source.place, source.url, exclude=source.exclude, keep_numbers=source.keep_numbers, call=call
+        )
 
 
 def _kind(folder: Path, exclude: Sequence[str]) -> str:
@@ -152,6 +159,10 @@ async def take_out(url: str, settings: Settings) -> None:
 def _spent(report: Report, embedder: Embedder) -> str:
     cost = _cost(embedder.model, report.tokens)
     return f": {report.tokens:,} tokens, {cost}" if report.tokens and cost else ""
+
+
+def _faults(count: int) -> str:
+    return "1 anchor or link leads nowhere" if count == 1 else f"{count:,} anchors or links lead nowhere"
 
 
 def _account(book: Book, report: Report, locale: str, settings: Settings, embedder: Embedder) -> list[str]:
@@ -185,6 +196,11 @@ def _account(book: Book, report: Report, locale: str, settings: Settings, embedd
                 f"  {other} has {counted(count, 'embedding')} of {other_model}. Until it is read in again too, "
                 "questions find every book of this database by words alone."
             )
+    if book.faults:
+        lines.append(f"  {_faults(len(book.faults))}:")
+        lines += [f"    {fault}" for fault in book.faults[:_FAULTS]]
+        if len(book.faults) > _FAULTS:
+            lines.append(f"    and {len(book.faults) - _FAULTS:,} more")
     if book.skipped:
         lines.append(f"  {counted(len(book.skipped), 'file')} skipped:")
         lines += [f"    {skipped.file} {skipped.reason}" for skipped in book.skipped]

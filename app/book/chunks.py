@@ -101,13 +101,15 @@ def chunk_page(  # noqa: PLR0913  # Each is a part of what a file says of its pa
     fallback: str,
     is_mdx: bool,
     read_partial: ReadPartial = lambda _path: "",
+    repeated: list[str] | None = None,
 ) -> list[Chunk]:
     """Return the page's chunks in their order; none if it has no text.
 
-    Without a title the page's own first heading is its title, and without that the fallback.
+    Without a title the page's own first heading is its title, and without that the fallback. Anchors that a heading above has
+    too are added to `repeated`.
     """
     markdown, is_mdx = to_markdown(text, is_mdx=is_mdx, read_partial=read_partial)
-    outline = _outline(markdown, is_mdx=is_mdx)
+    outline = _outline(markdown, is_mdx=is_mdx, repeated=repeated)
     return chunk_sections(outline.sections, page=page, title=title or outline.title or fallback)
 
 
@@ -155,17 +157,21 @@ def _shortened(heading: str, limit: int) -> str:
     return heading if len(heading) <= limit else heading[: limit - 1].rstrip() + "…"
 
 
-def _outline(markdown: str, *, is_mdx: bool) -> Outline:
+def _outline(markdown: str, *, is_mdx: bool, repeated: list[str] | None = None) -> Outline:
     parser, tokens = _parsed(markdown, is_mdx=is_mdx)
     lines = markdown.split("\n")
     slugger = Slugger()
     outline = Outline()
+    anchors = set[str]()
     for index, token in enumerate(tokens):
         if token.type == "heading_open":
             level = int(token.tag[1])
             heading, anchor = _heading(parser, tokens[index + 1].content, slugger)
             if token.level > 0:
                 continue  # In a list or a quotation, where no section begins.
+            if level > 1 and anchor in anchors and repeated is not None:
+                repeated.append(anchor)
+            anchors.add(anchor)
             # Docusaurus shows headings of level 1 without their anchors.
             outline.add_heading(level, heading, "" if level == 1 else anchor)
         if token.level == 0 and token.map and token.nesting >= 0 and token.type not in {"heading_open", "hr"}:

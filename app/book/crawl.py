@@ -51,6 +51,7 @@ _NOT_PAGES = re.compile(
     re.IGNORECASE,
 )
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
+_NOT_THERE = frozenset({"answered 404", "answered 410"})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
 type OnFetched = Callable[[int, int], None]
@@ -126,7 +127,9 @@ class Crawler:
         self._exclude = exclude
         self._call = call
         self._on_fetched = on_fetched
-        self._pages = Pages(self.url)
+        self._gone = set[str]()
+        """Addresses of the book at which there is no page."""
+        self._pages = Pages(self.url, exists=lambda address: address.partition("?")[0] not in self._gone)
         self._robots = Protego.parse("")
         self._delay = 0.0
         self._turn = asyncio.Lock()
@@ -295,6 +298,8 @@ class Crawler:
                 self._take(state, address, answer, article)
         except (_GoneError, TooLongError) as error:
             self._pages.skipped.append(Skipped(address, str(error)))
+            if str(error) in _NOT_THERE:
+                self._gone.add(self.url + address.removeprefix(self.site))
         except RecursionError:
             self._pages.skipped.append(Skipped(address, "is nested too deeply"))
         except _FailedError as error:

@@ -7,7 +7,7 @@ import math
 import re
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
@@ -79,7 +79,7 @@ class Embedder:
             raise EmbeddingError("malformed", "The embeddings do not all have the same number of dimensions.")
         return vectors
 
-    def batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
+    def batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """Yield the texts, in their order, in the parts that are sent in one request each."""
         batch: list[str] = []
         size = 0
@@ -217,7 +217,7 @@ def _vector(value: Any) -> Vector:
         data = base64.b64decode(value, validate=True)
         if len(data) % 4:
             raise ValueError("the encoded floats are cut")
-        value = list(struct.unpack(f"<{len(data) // 4}f", data))
+        return list(struct.unpack(f"<{len(data) // 4}f", data))
     if not isinstance(value, list) or not all(isinstance(number, (int, float)) for number in value):
         raise ValueError("an embedding is not a list of numbers")
     return value

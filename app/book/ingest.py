@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,17 +12,20 @@ from itertools import batched
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Integer,
+    LargeBinary,
     Row,
     Select,
+    Text,
     Uuid,
     bindparam,
     delete,
     func,
-    insert,
     select,
     text,
+    type_coerce,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -33,6 +37,7 @@ from app.book.crawl import Known
 from app.book.embedding_index import EXACT_CHUNKS, Indexing, index_embeddings
 from app.book.embeddings import Embedder, EmbeddingError, Vector, padded
 from app.book.pages import pages_of
+from app.book.rows import Packed, RowWriter, unpacked
 from app.book.shelf import book_id, comparable
 from app.book.tree import Book
 from app.book.words import index_words, prune_words
@@ -43,7 +48,7 @@ from app.models import Document, PackedVector, PaidEmbedding, StoredBook
 LOCK = 0x626F6F6C
 """The advisory lock that makes books replace each other one at a time."""
 
-_BATCH = 200
+_BATCH = 500
 _SQLITE_BUSY_SECONDS = 60
 
 _AT_ONCE = 6
@@ -84,13 +89,29 @@ class Report:
     """The embeddings of the other books in the database: address, embedding model, number of chunks."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The row of a chunk that the database has."""
+
+    id: uuid.UUID
+    source: str
+    position: int
+    digest: str
+    page: str | None
+    locale: str | None
+    model: str | None
+    dimensions: int
+    """How many numbers its embedding has; 0 without one."""
+    origin: dict[str, str] | None
+
+
 @dataclass
 class _Plan:
     """What has to happen to the rows of the book."""
 
     new: list[tuple[str, Chunk]] = field(default_factory=list)
     """Chunks that there is no row of, each after its digest."""
-    kept: list[tuple[Row[Any], Chunk]] = field(default_factory=list)
+    kept: list[tuple["_Stored", Chunk]] = field(default_factory=list)
     """Rows, each with the chunk that it holds."""
     vanished: list[uuid.UUID] = field(default_factory=list)
     """Rows of which there is no chunk any more."""
@@ -224,6 +245,8 @@ class _Ingest:
         on_progress: OnProgress,
     ) -> None:
         self._engine = engine
+        self._vector_schema: str | None = None
+        """Where pgvector is."""
         self._book = book
         self._id = book_id(book.url)
         self._title = title
@@ -250,13 +273,15 @@ class _Ingest:
     async def _find_pgvector(self) -> None:
         """Do without embeddings where the database cannot compare them."""
         async with self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql" and await connection.scalar(_TYPE_OF_EMBEDDINGS) != "vector":
-                self._embedder, self._report.has_pgvector = None, False
+            if connection.dialect.name == "postgresql":
+                self._vector_schema = await connection.scalar(_VECTOR_SCHEMA)
+                if self._vector_schema is None:
+                    self._embedder, self._report.has_pgvector = None, False
 
     async def _store(self) -> list[str]:
         """Replace the old book by the new one, or change nothing and return the digests of what has to be embedded first."""
         async with _transaction(self._engine) as connection:
-            plan = _plan(self._chunks, (await connection.execute(_rows_of(self._id))).all())
+            plan = _plan(self._chunks, [_stored(row) for row in await connection.execute(_rows_of(self._id))])
             wanted, paid = await self._embeddings(connection, plan)
             if missing := [key for key in wanted if key not in paid]:
                 return missing
@@ -266,9 +291,11 @@ class _Ingest:
             changed = [(row, chunk) for row, chunk in plan.kept if self._is_changed(row, chunk, paid)]
             for rows in batched(changed, _BATCH):
                 await self._update(connection, rows, paid)
+            writer = RowWriter(connection, vector_schema=self._vector_schema)
             for chunks in batched(plan.new, _BATCH):
-                await self._insert(connection, chunks, paid)
-            await prune_words(connection)
+                await self._insert(connection, writer, chunks, paid)
+            if plan.vanished:
+                await prune_words(connection)
             for keys in batched(paid, _BATCH):
                 await connection.execute(delete(PaidEmbedding).where(col(PaidEmbedding.digest).in_(keys)))
             pages = pages_of(self._book.url, self._book.chunks, self._book.parts)
@@ -290,9 +317,9 @@ class _Ingest:
         good = {row.digest for row, _ in plan.kept if (row.model, row.dimensions) == (self._embedder.model, dimensions)}
         wanted = list(dict.fromkeys(key for key, _ in self._chunks if key not in good))
         paid: dict[str, int] = {}
-        for keys in batched(wanted, _BATCH):
-            found = await connection.execute(_paid_for(self._embedder.model, keys))
-            paid.update({row.digest: row.bytes // 4 for row in found})
+        if wanted:
+            sizes_of = {row.digest: row.bytes // 4 for row in await connection.execute(_sizes(self._embedder.model))}
+            paid = {key: sizes_of[key] for key in wanted if key in sizes_of}
         dimensions = dimensions or _most_common(Counter(paid.values()))
         return wanted, {key: size for key, size in paid.items() if size == dimensions}
 
@@ -304,13 +331,20 @@ class _Ingest:
         if self._embedder is None or self._has_borrowed:
             return missing
         self._has_borrowed = True
-        found = set[str]()
-        for keys in batched(missing, _BATCH):
+        found: dict[str, uuid.UUID] = {}
+        async with self._engine.connect() as connection:
+            others = (await connection.execute(_others_than(self._id))).all()
+            if any(of["model"] == self._embedder.model for _, embeddings in others for of in embeddings):
+                # No index has the digests, so the rows are read once for all that are missing.
+                is_sqlite = connection.dialect.name == "sqlite"
+                wanted = json.dumps(missing) if is_sqlite else missing
+                statement = _embedded(self._embedder.model, self._id, is_sqlite=is_sqlite)
+                rows = await connection.execute(statement, {"wanted": wanted})
+                found = {row.digest: row.id for row in rows}
+        for keys in batched(found.values(), _BATCH):
             async with self._engine.connect() as connection:
-                rows = (await connection.execute(_embedded(self._embedder.model, keys))).all()
-            vectors = {row.digest: row.embedding[: row.dimensions] for row in rows}
-            await self._keep(vectors)
-            found |= vectors.keys()
+                rows_of = (await connection.execute(_embeddings_of(keys))).all()
+            await self._keep({row.digest: row.embedding[: row.dimensions] for row in rows_of})
         return [key for key in missing if key not in found]
 
     async def _embed(self, missing: list[str]) -> None:
@@ -324,13 +358,13 @@ class _Ingest:
         texts = {key: embedded_text(chunk) for key, chunk in self._chunks}
         total, self._done = len(missing), 0
         self._show(total, sum(len(texts[key]) for key in missing))
-        first, *_ = self._embedder.batches([texts[key] for key in missing])
+        first = next(self._embedder.batches(texts[key] for key in missing))
         await self._finish({asyncio.create_task(self._embed_batch(missing[: len(first)], texts, total))})
         rest = missing[len(first) :]
         running: set[asyncio.Task[None]] = set()
         position = 0
         try:
-            for batch in self._embedder.batches([texts[key] for key in rest]):
+            for batch in self._embedder.batches(texts[key] for key in rest):
                 keys = rest[position : position + len(batch)]
                 position += len(batch)
                 if len(running) >= _AT_ONCE:
@@ -338,6 +372,9 @@ class _Ingest:
                     for task in done:
                         task.result()
                 running.add(asyncio.create_task(self._embed_batch(keys, texts, total)))
+        except asyncio.CancelledError:
+            await self._stop(running)
+            raise
         finally:
             await self._finish(running)
 
@@ -371,15 +408,23 @@ class _Ingest:
         try:
             await asyncio.wait(running)
         except asyncio.CancelledError:
-            await asyncio.wait(running, timeout=_STOP_SECONDS)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _Ingest._stop(running)
             raise
         results = await asyncio.gather(*running, return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):
                 raise error
+
+    @staticmethod
+    async def _stop(running: set[asyncio.Task[None]]) -> None:
+        """Give these tasks a while to end, and then cancel them."""
+        try:
+            if running:
+                await asyncio.wait(running, timeout=_STOP_SECONDS)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _keep(self, vectors: Mapping[str, Vector]) -> None:
         """Keep embeddings until their chunks are stored."""
@@ -387,10 +432,14 @@ class _Ingest:
             return
         rows = [{"digest": key, "model": self._embedder.model, "embedding": vector} for key, vector in vectors.items()]
         async with self._engine.connect() as connection:
-            await connection.execute(_KEEP, rows)
+            if connection.dialect.name == "postgresql":
+                columns = {f"{name}s": [row[name] for row in rows] for name in ("digest", "embedding")}
+                await connection.execute(_KEEP_MANY, {"model": self._embedder.model, **columns})
+            else:
+                await connection.execute(_KEEP, rows)
             await connection.commit()
 
-    def _is_changed(self, row: Row[Any], chunk: Chunk, paid: Mapping[str, int]) -> bool:
+    def _is_changed(self, row: _Stored, chunk: Chunk, paid: Mapping[str, int]) -> bool:
         now = (chunk.source, chunk.position, chunk.page, self._locale, self._origin(chunk))
         return row.digest in paid or (row.source, row.position, row.page, row.locale, row.origin) != now
 
@@ -400,7 +449,7 @@ class _Ingest:
         return dict(origin) if origin else None
 
     async def _update(
-        self, connection: AsyncConnection, rows: Sequence[tuple[Row[Any], Chunk]], paid: Mapping[str, int]
+        self, connection: AsyncConnection, rows: Sequence[tuple[_Stored, Chunk]], paid: Mapping[str, int]
     ) -> None:
         vectors = await self._vectors(connection, [row.digest for row, _ in rows if row.digest in paid])
         places = [
@@ -415,7 +464,7 @@ class _Ingest:
         ]
         await connection.execute(_MOVE, places)
         if vectors:
-            embedded = [(row.id, vectors[row.digest]) for row, _ in rows if row.digest in vectors]
+            embedded = [(row.id, unpacked(vectors[row.digest])) for row, _ in rows if row.digest in vectors]
             await connection.execute(
                 _EMBED, [{"key": key, "new_embedding": padded(vector)} for key, vector in embedded]
             )
@@ -424,19 +473,18 @@ class _Ingest:
         )
 
     async def _insert(
-        self, connection: AsyncConnection, chunks: Sequence[tuple[str, Chunk]], paid: Mapping[str, int]
+        self,
+        connection: AsyncConnection,
+        writer: RowWriter,
+        chunks: Sequence[tuple[str, Chunk]],
+        paid: Mapping[str, int],
     ) -> None:
         vectors = await self._vectors(connection, [key for key, _ in chunks if key in paid])
-        documents = []
-        for key, chunk in chunks:
-            document = self._document(uuid.uuid4(), key, chunk, paid)
-            document.embedding = padded(vectors[key]) if key in vectors else None
-            documents.append(document)
-        rows = [{**document.model_dump(exclude={"meta"}), "metadata": document.meta} for document in documents]
-        await connection.execute(insert(Document), rows)
-        await index_words(connection, documents)
+        documents = [self._document(uuid.uuid4(), key, chunk, paid) for key, chunk in chunks]
+        await writer.write(documents, [vectors.get(key) for key, _ in chunks])
+        await index_words(connection, documents, are_new=True)
 
-    async def _vectors(self, connection: AsyncConnection, digests: Sequence[str]) -> dict[str, Vector]:
+    async def _vectors(self, connection: AsyncConnection, digests: Sequence[str]) -> dict[str, Packed]:
         """Return the embeddings that are paid for."""
         if self._embedder is None or not digests:
             return {}
@@ -463,7 +511,7 @@ class _Ingest:
             meta |= {"model": self._embedder.model, "dimensions": paid[key]}
         return meta
 
-    def _meta_as_in(self, row: Row[Any], chunk: Chunk) -> dict[str, Any]:
+    def _meta_as_in(self, row: _Stored, chunk: Chunk) -> dict[str, Any]:
         meta = self._meta(row.digest, chunk, {})
         return meta if row.model is None else {**meta, "model": row.model, "dimensions": row.dimensions}
 
@@ -477,26 +525,27 @@ class _Ingest:
         )
 
 
-def _plan(chunks: Sequence[tuple[str, Chunk]], rows: Sequence[Row[Any]]) -> _Plan:
+def _plan(chunks: Sequence[tuple[str, Chunk]], rows: Sequence[_Stored]) -> _Plan:
     """Find each chunk's row by its text: one with the same address, or else one whose chunk has moved."""
     plan = _Plan()
-    unused: dict[str, list[Row[Any]]] = defaultdict(list)
-    for row in rows:
-        unused[row.digest].append(row)
+    unused: dict[tuple[str, str], list[_Stored]] = defaultdict(list)
+    for row in reversed(rows):
+        unused[row.digest, row.source].append(row)
     moved = []
     for key, chunk in chunks:
-        here = [row for row in unused[key] if row.source == chunk.source]
-        if here:
-            unused[key].remove(here[0])
-            plan.kept.append((here[0], chunk))
+        if here := unused[key, chunk.source]:
+            plan.kept.append((here.pop(), chunk))
         else:
             moved.append((key, chunk))
+    elsewhere: dict[str, list[_Stored]] = defaultdict(list)
+    for (key, _), left in unused.items():
+        elsewhere[key] += left
     for key, chunk in moved:
-        if unused[key]:
-            plan.kept.append((unused[key].pop(0), chunk))
+        if elsewhere[key]:
+            plan.kept.append((elsewhere[key].pop(), chunk))
         else:
             plan.new.append((key, chunk))
-    plan.vanished = [row.id for left in unused.values() for row in left]
+    plan.vanished = [row.id for left in elsewhere.values() for row in left]
     return plan
 
 
@@ -509,18 +558,18 @@ def _in_meta(name: str) -> ColumnElement[str]:
     return text
 
 
-def _rows_of(book: uuid.UUID) -> Select[Any]:
+def _rows_of(book: uuid.UUID) -> Select[*tuple[Any, ...]]:
     return select(
-        col(Document.id),
-        col(Document.source),
-        col(Document.position),
-        _in_meta("page").label("page"),
-        _in_meta("locale").label("locale"),
-        _in_meta("digest").label("digest"),
-        _in_meta("model").label("model"),
-        col(Document.meta)["dimensions"].as_integer().label("dimensions"),
-        col(Document.meta)["origin"].label("origin"),
+        col(Document.id), col(Document.source), col(Document.position), col(Document.meta).label("meta")
     ).where(col(Document.book_id) == book)
+
+
+def _stored(row: Row[Any]) -> _Stored:
+    # JSON is read once here, and not once for each of its fields in the database.
+    meta = row.meta
+    known = {name: meta.get(name) for name in ("page", "locale", "model", "origin")}
+    digest, dimensions = meta.get("digest") or "", meta.get("dimensions") or 0
+    return _Stored(row.id, row.source, row.position, digest, dimensions=dimensions, **known)
 
 
 def _chunks_of(book: uuid.UUID) -> Select[Any]:
@@ -543,30 +592,57 @@ def _others_than(book: uuid.UUID) -> Select[Any]:
     return select(col(StoredBook.address), col(StoredBook.embeddings)).where(other).order_by(col(StoredBook.address))
 
 
-def _paid_for(model: str, digests: Sequence[str]) -> Select[str, list[float], int]:
-    embedding = col(PaidEmbedding.embedding)
-    return select(col(PaidEmbedding.digest), embedding, func.length(embedding, type_=Integer).label("bytes")).where(
+def _sizes(model: str) -> Select[str, int]:
+    size = func.length(col(PaidEmbedding.embedding), type_=Integer).label("bytes")
+    return select(col(PaidEmbedding.digest), size).where(col(PaidEmbedding.model) == model)
+
+
+def _paid_for(model: str, digests: Sequence[str]) -> Select[str, bytes]:
+    packed = type_coerce(col(PaidEmbedding.embedding), LargeBinary()).label("embedding")
+    return select(col(PaidEmbedding.digest), packed).where(
         col(PaidEmbedding.model) == model, col(PaidEmbedding.digest).in_(digests)
     )
 
 
-def _embedded(model: str, digests: Sequence[str]) -> Select[Any]:
+def _embedded(model: str, book: uuid.UUID, *, is_sqlite: bool) -> Select[*tuple[Any, ...]]:
+    if is_sqlite:
+        wanted = select(func.json_each(bindparam("wanted")).table_valued("value").c.value)
+    else:
+        wanted = select(func.unnest(bindparam("wanted", type_=ARRAY(Text))))
+    digest = _in_meta("digest")
+    return select(col(Document.id), digest.label("digest")).where(
+        digest.in_(wanted),
+        _in_meta("model") == model,
+        col(Document.book_id) != book,
+        col(Document.embedding).is_not(None),
+    )
+
+
+def _embeddings_of(ids: Sequence[uuid.UUID]) -> Select[Any]:
     return select(
         _in_meta("digest").label("digest"),
         col(Document.meta)["dimensions"].as_integer().label("dimensions"),
         col(Document.embedding).label("embedding"),
-    ).where(_in_meta("model") == model, _in_meta("digest").in_(digests), col(Document.embedding).is_not(None))
+    ).where(col(Document.id).in_(ids))
 
 
 _REVISION = text(f"SELECT max(version_num) FROM {VERSION_TABLE}")  # noqa: S608  # A constant.
-_TYPE_OF_EMBEDDINGS = text(
-    "SELECT typname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
-    "WHERE attrelid = 'documents'::regclass AND attname = 'embedding'"
+_VECTOR_SCHEMA = text(
+    "SELECT nspname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
+    "JOIN pg_namespace ON pg_namespace.oid = typnamespace "
+    "WHERE attrelid = 'documents'::regclass AND attname = 'embedding' AND typname = 'vector'"
 )
 _KEEP = text("""
     INSERT INTO embeddings (digest, model, embedding) VALUES (:digest, :model, :embedding)
     ON CONFLICT (digest, model) DO UPDATE SET embedding = excluded.embedding
 """).bindparams(bindparam("embedding", type_=PackedVector()))
+_KEEP_MANY = text("""
+    INSERT INTO embeddings (digest, model, embedding)
+    SELECT digest, :model, embedding FROM unnest(:digests, :embeddings) AS given (digest, embedding)
+    ON CONFLICT (digest, model) DO UPDATE SET embedding = excluded.embedding
+""").bindparams(
+    bindparam("digests", type_=ARRAY(Text)), bindparam("embeddings", type_=ARRAY(PackedVector(), dimensions=1))
+)
 _ROW = col(Document.id) == bindparam("key", type_=Uuid())
 _MOVE = (
     update(Document)

@@ -36,13 +36,15 @@ def pages_of(url: str, chunks: Sequence[Chunk], parts: Mapping[str, str]) -> lis
     own page gives it, or else its name. A page directly below the book's address is a part by itself.
     """
     pages: dict[str, Page] = {}
+    keys = {address: comparable(address) for address in {chunk.page for chunk in chunks}}
     for chunk in chunks:
-        key = comparable(chunk.page)
+        key = keys[chunk.page]
         headings = chunk.title.split(SEPARATOR)
         page = pages.setdefault(key, Page(key, chunk.page, headings[0], None))
         paths = [SEPARATOR.join(headings[1:])] if headings[1:] else []
         # A chunk of several short sections has the heading of each in its text.
-        paths += [heading.strip() for heading in _HEADING.findall(_FENCED.sub("", chunk.text))]
+        if "## " in chunk.text:
+            paths += [heading.strip() for heading in _HEADING.findall(_FENCED.sub("", chunk.text))]
         known = {*page.headings, *(path.rpartition(SEPARATOR)[2] for path in page.headings)}
         page.headings += [path for path in dict.fromkeys(paths) if path not in known]
     _put_into_parts(comparable(url), pages, parts)

@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +13,10 @@ from xml.etree import ElementTree as ET  # Expat bounds what entities grow to, a
 from app.book.apart import Call, TooLongError, at_once
 from app.book.article import Article, read_article
 from app.book.chunks import Chunk, chunk_sections
+from app.book.links import Linked, faults
 from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, files_in, quoted
 
-SUFFIXES = (".html", ".htm", ".xhtml")
+SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM", ".XHTML")
 
 _NO_PAGES = re.compile(r"(?:404|print|genindex.*|py-modindex|modindex|domainindex|searchindex|google[0-9a-f]{16})")
 _SEARCH_PAGE_CHARS = 400
@@ -25,6 +26,8 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\
 _XML_ENCODING = re.compile(rb"^\s{0,99}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
 _PRESCAN_BYTES = 4_096
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_UNMARKED = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+"""How pages begin that are in an encoding which they cannot be asked for."""
 _WIDER = {
     **dict.fromkeys(("iso8859-1", "ascii", "latin-1", "cp1252"), "cp1252"),
     "iso8859-9": "cp1254",
@@ -62,6 +65,8 @@ class Pages:
     kept: dict[str, tuple[list[Chunk], dict[str, str]]] = field(default_factory=dict)
     """Pages that have not changed, with their origins."""
 
+    exists: Callable[[str], bool] = lambda _address: True
+    """Whether there is something at an address of the site that is no page of the book."""
     order: dict[str, int] = field(default_factory=dict)
     """The place of each page in the book, by its name; without one, pages stand in the order in which they came."""
 
@@ -107,7 +112,10 @@ class Pages:
             raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
         names = Counter(page.article.site_name for page in self.read if page.article.site_name)
         title = names.most_common(1)[0][0] if names else None
-        return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title=title)
+        linked = [_linked(page, addresses[page.name], found[page.name]) for page in self.read if page.name in found]
+        kept = [known[0].page for known, _ in self.kept.values()]
+        dead = faults(linked, kept, self.url, self.exists)
+        return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title, faults=dead)
 
     def _language(self) -> str | None:
         """Return the language that most pages say they are in, those that have not changed included."""
@@ -120,13 +128,21 @@ class Pages:
         return self.order.get(name, len(self.order))
 
 
+def _linked(page: Page, address: str, chunks: Sequence[Chunk]) -> Linked:
+    article = page.article
+    places = frozenset({address, page.address})
+    sources = [chunk.source for chunk in chunks]
+    return Linked(page.name, address, places, article.anchors, article.repeated, article.references, sources)
+
+
 def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call = at_once) -> Book:
     """Read every page of a site that a generator has built into this folder.
 
     `url` is the address of the folder's root; a page that names an address below it as its canonical one has that. Files that
     match a pattern of `exclude` are left out. `call` calls what reads a page. Raises TreeError if no page can be read.
     """
-    pages = Pages(book_url(url))
+    root = book_url(url)
+    pages = Pages(root, exists=lambda address: _is_in(folder, address.partition(":")[2], root.partition(":")[2]))
     listed = _listed(folder, pages.url)
     for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped), key=_index_first):
         if any(part.startswith("_") for part in Path(file).parts[:-1]):
@@ -138,6 +154,15 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
             continue
         pages.add(file, _address_of(file, pages.url, listed), article)
     return pages.book()
+
+
+def _is_in(folder: Path, address: str, root: str) -> bool:
+    """Whether the folder has a file for an address that begins with the root's."""
+    path = unquote(address.partition("?")[0].removeprefix(root))
+    try:
+        return any((folder / f"{path}{suffix}").exists() for suffix in ("", *SUFFIXES))
+    except (OSError, ValueError):  # A name can be too long, or have a NUL.
+        return False
 
 
 def is_site(folder: Path) -> bool:
@@ -177,6 +202,9 @@ def decoded(content: bytes, charset: str | None = None) -> str:
     for mark, marked in _MARKS.items():
         if content.startswith(mark):
             return content[len(mark) :].decode(marked, "replace")
+    for first, unmarked in _UNMARKED.items():
+        if content.startswith(first):
+            return content.decode(unmarked, "replace")
     said = _XML_ENCODING.search(content[:_PRESCAN_BYTES]) or _CHARSET.search(content[:_PRESCAN_BYTES])
     for name in (charset, said[1].decode("ascii", "replace") if said else None):
         if (encoding := _encoding(name or "")) is not None:
@@ -188,12 +216,21 @@ def decoded(content: bytes, charset: str | None = None) -> str:
 
 
 def _encoding(name: str) -> str | None:
-    try:
-        known = codecs.lookup(name.strip().strip("\"'")).name
-        b" ".decode(known)
-    except (LookupError, ValueError):  # Some codecs are none of text.
-        return None
-    return _WIDER.get(known, known)
+    name = name.strip().strip("\"'").lower()
+    # Python has other names for some that browsers know.
+    for alias in (
+        name,
+        name.removeprefix("x-"),
+        re.sub("^(?:windows|dos|cp)-", "cp", name),
+        name.rpartition("1-1-")[2],
+    ):
+        try:
+            known = codecs.lookup(alias).name
+            b" ".decode(known)
+        except (LookupError, ValueError):  # Some codecs are none of text.
+            continue
+        return _WIDER.get(known, known)
+    return None
 
 
 def _no_page(name: str, article: Article) -> str | None:
@@ -276,7 +313,9 @@ def _canonical(page: Page, url: str) -> str | None:
         parts = urlsplit(urljoin(page.address, page.article.canonical))
     except ValueError:
         return None
-    address = f"{parts.scheme}://{parts.netloc.lower()}{quoted(parts.path or '/')}"
+    # Whether it says http or https, or the port that goes without saying, it is the same page.
+    host = parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, ":"))
+    address = f"{url.partition(':')[0]}://{host}{quoted(parts.path or '/')}"
     return address if address.startswith(url) or f"{address}/" == url else None
 
 

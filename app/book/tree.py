@@ -16,6 +16,7 @@ import yaml
 
 from app.book.apart import Call, TooLongError, at_once
 from app.book.chunks import Chunk, chunk_page, partial_in_page
+from app.book.links import repeated_anchor
 from app.book.mdx import ReadPartial
 
 MAX_FILE_BYTES = 5_000_000
@@ -108,6 +109,8 @@ class Book:
     """The title of the site, None if the folder does not say it."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """The titles of the folders directly below the root, by their names in addresses, as far as the site gives them."""
+    faults: list[str] = field(default_factory=list)
+    """What of its anchors and links leads nowhere, each as a line."""
 
 
 _OUTSIDE = "leads out of the folder"
@@ -127,6 +130,8 @@ class _Page:
     """Its place among its neighbours, as its file says; without one, it comes after those that have one."""
     includes: list[str]
     """What it includes in the ways of other generators."""
+    repeated: list[str]
+    """Anchors that several of its headings have."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,9 @@ def read_book(
         raise TreeError("\n".join(lines))
     unnumbered = (lambda name: name) if keep_numbers else _without_number
     parts = {unnumbered(name): found.label for name, found in folders.items() if found.label and "/" not in name}
-    return Book(root, len(files), chunks, skipped, notes, title=_title_of_site(folder), parts=parts)
+    faults = [repeated_anchor(file, anchor) for file in in_order for anchor in dict.fromkeys(pages[file].repeated)]
+    title = _title_of_site(folder)
+    return Book(root, len(files), chunks, skipped, notes, title=title, parts=parts, faults=faults)
 
 
 def other_kinds(folder: Path, exclude: Sequence[str]) -> Counter[str]:
@@ -315,6 +322,7 @@ def _read_page(folder: Path, file: str, root: str, keep_numbers: bool) -> _Page:
     slug, name = _slug(file, front_matter, keep_numbers=keep_numbers)
     address = root + quoted(slug.lstrip("/"))
     skipped: list[Skipped] = []
+    repeated: list[str] = []
     if _is_index(file):
         position = -math.inf
     else:
@@ -327,10 +335,11 @@ def _read_page(folder: Path, file: str, root: str, keep_numbers: bool) -> _Page:
             fallback=front_matter.get("sidebar_label") or name,
             is_mdx=_format(file, front_matter) == "mdx",
             read_partial=_Partials(folder, folder / file, skipped).reader_of(folder / file),
+            repeated=repeated,
         )
     except RecursionError:
         raise _SkipError("is nested too deeply") from None
-    return _Page(address, chunks, list(dict.fromkeys(skipped)), position, _INCLUDE.findall(text))
+    return _Page(address, chunks, list(dict.fromkeys(skipped)), position, _INCLUDE.findall(text), repeated)
 
 
 def _parents(file: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import batched
 
 from sqlalchemy import ARRAY, Text, Uuid, bindparam, text
@@ -219,7 +219,8 @@ def searchable(text: str) -> str:
     the `slice` in `createSlice`. Scripts without blanks between words become overlapping pairs of characters.
     """
     text = unicodedata.normalize("NFKC", text).translate(_SEPARATORS)
-    text = _CAMEL_CASE.sub(lambda name: f"{name[0]} {_HUMP.sub(' ', name[0])}", text)
+    if _HUMP.search(text):
+        text = _CAMEL_CASE.sub(lambda name: f"{name[0]} {_HUMP.sub(' ', name[0])}", text)
     return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", text)
 
 
@@ -273,11 +274,14 @@ _SQLITE_INSERT = text("INSERT INTO document_words (id, title, content) VALUES (:
 _SQLITE_PRUNE = text("DELETE FROM document_words WHERE id NOT IN (SELECT id FROM documents)")
 
 
-async def index_words(connection: AsyncConnection, chunks: Iterable[Document]) -> None:
+async def index_words(connection: AsyncConnection, chunks: Sequence[Document], *, are_new: bool = False) -> None:
     """Let the chunks, which must be stored already, be found by their words; `meta["locale"]` names their language.
 
-    It is to run in the transaction that stores them. Chunks that are indexed already are indexed again.
+    It is to run in the transaction that stores them. Chunks that are indexed already are indexed again, unless all are new.
     """
+    if connection.dialect.name == "sqlite" and not are_new:
+        # Its full-text tables find no row by such an id: they are read from their start to their end.
+        await connection.execute(_SQLITE_DELETE, {"ids": json.dumps([chunk.id.hex for chunk in chunks])})
     for batch in batched(chunks, _BATCH):
         forms = [(chunk.id, searchable(chunk.title), searchable(chunk.content)) for chunk in batch]
         if connection.dialect.name == "postgresql":
@@ -294,7 +298,6 @@ async def index_words(connection: AsyncConnection, chunks: Iterable[Document]) -
             await connection.execute(_POSTGRESQL, parameters)
         else:
             rows = [{"id": key.hex, "title": title, "content": content} for key, title, content in forms]
-            await connection.execute(_SQLITE_DELETE, {"ids": json.dumps([row["id"] for row in rows])})
             await connection.execute(_SQLITE_INSERT, rows)
 
 
