@@ -28,7 +28,7 @@ from tests.conftest import Service, Tables, migrate, running_service
 from tests.fake_openai import FakeOpenAI
 from tests.load import ask_at_once, assert_rows_add_up
 from tests.pooler import PGBOUNCER, Front, TcpProxy, TlsPooler, pgbouncer
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import OwnPostgresServer, postgres_server
 
 ROUND_TRIP_SECONDS = 0.02
 WRITERS = 50
@@ -39,7 +39,7 @@ type Rows = list[tuple[str, str]]
 
 
 @asynccontextmanager
-async def serving(url: str, server: PostgresServer, **environment: str) -> AsyncIterator[Service]:
+async def serving(url: str, server: OwnPostgresServer, **environment: str) -> AsyncIterator[Service]:
     """Run the service with this connection string, on empty tables."""
     parsed = dsn.parse(server.url(DATABASE))
     engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
@@ -55,7 +55,7 @@ async def serving(url: str, server: PostgresServer, **environment: str) -> Async
 
 
 @asynccontextmanager
-async def front_of(server: PostgresServer) -> AsyncIterator[Front]:
+async def front_of(server: OwnPostgresServer) -> AsyncIterator[Front]:
     """Put a pooler before the server."""
     if PGBOUNCER is not None:
         with pgbouncer(server.port) as pooler:
@@ -74,7 +74,7 @@ async def ask(service: Service, session_id: str | None) -> str:
     return answered
 
 
-async def measure_writers(server: PostgresServer) -> Rows:
+async def measure_writers(server: OwnPostgresServer) -> Rows:
     """Have fifty readers ask at once, from two instances, through five connections."""
     async with AsyncExitStack() as stack:
         pooler = await stack.enter_async_context(front_of(server))
@@ -93,7 +93,7 @@ async def measure_writers(server: PostgresServer) -> Rows:
     ]
 
 
-async def measure_round_trips(server: PostgresServer, *, pooled: bool) -> Rows:
+async def measure_round_trips(server: OwnPostgresServer, *, pooled: bool) -> Rows:
     """Count the round trips of a turn on a warm connection, and time it with a distant database."""
     async with AsyncExitStack() as stack:
         port = server.port
@@ -135,7 +135,7 @@ async def timed(action: Callable[[], Awaitable[object]]) -> float:
     return statistics.median(times) * 1000
 
 
-async def measure_recovery(server: PostgresServer) -> Rows:
+async def measure_recovery(server: OwnPostgresServer) -> Rows:
     """Time the first turn after an outage, for readers who waited for it and for one who comes when it is over."""
     waited, came_later = [], []
     async with serving(server.url(DATABASE), server) as service:

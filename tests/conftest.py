@@ -150,7 +150,7 @@ def migrate(url: str, revision: str = "head") -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
-        config = Config(ROOT / "alembic.ini")
+        config = Config(ROOT / "alembic.ini", stdout=sys.stdout)
         (command.downgrade if revision == "base" else command.upgrade)(config, revision)
 
 
@@ -161,7 +161,7 @@ def check(url: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
-        command.check(Config(ROOT / "alembic.ini"))
+        command.check(Config(ROOT / "alembic.ini", stdout=sys.stdout))
 
 
 @pytest.fixture

@@ -310,6 +310,7 @@ def test_the_progress_bar_says_how_much_is_left_and_what_all_of_it_costs() -> No
     assert changes._cost("nomic-embed-text", 15_000_000) == ""  # noqa: SLF001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_stop_keeps_every_batch_that_was_asked_for(
     number: signal.Signals, status: int, model_server: FakeOpenAI, tmp_path: Path
