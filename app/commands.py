@@ -58,7 +58,7 @@ async def _until_terminated(command: Awaitable[None]) -> None:
     """Run the command, which SIGTERM cancels as Ctrl-C does: CI and containers stop programs so."""
     task = asyncio.current_task()
     if task is not None:
-        with suppress(NotImplementedError):  # On Windows.
+        with suppress(NotImplementedError, RuntimeError):  # On Windows, and outside of the main thread.
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await command
 
