@@ -58,17 +58,23 @@ type Serve = Callable[..., Awaitable["Service"]]
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite but for slow tests on every core; as soon as pytest is given an argument, it does just what it is told.
 
-    There are two processes more than cores, since some tests do nothing but wait.
+    There is one process more than cores, since some tests do nothing but wait.
     """
     if config.invocation_params.args:
         return
     config.option.markexpr = config.option.markexpr or "not slow"
     is_worker = hasattr(config, "workerinput")
     if not (config.option.numprocesses or is_worker):
-        config.option.numprocesses = (os.cpu_count() or 1) + 2
+        config.option.numprocesses = (os.cpu_count() or 1) + 1
         config.option.dist = "worksteal"
         # Each process would compile every module again.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files unread whose tests are left out, all of them, and that take seconds to import."""
+    is_left_out = config.option.markexpr == "not slow" and collection_path.name == "test_fuzzed_requests.py"
+    return is_left_out or None
 
 
 _SHARED = pytest.StashKey[tuple[ExitStack, PostgresServer]]()
@@ -351,7 +357,9 @@ async def serve(
             return Service(client, tables, stdout)
 
         parsed = dsn.parse(database_url)
-        engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
+        # PostgreSQL takes longer to open a connection than to answer.
+        poolclass = NullPool if parsed.sqlite else None
+        engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=poolclass)
         tables = Tables(engine)
         if not parsed.sqlite:
             await tables.clear()

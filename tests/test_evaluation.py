@@ -200,6 +200,7 @@ async def test_a_search_shows_what_is_found_and_why(url: str, run: Run, model_se
     assert model_server.embedded == ["Which robot has legs?"]
 
 
+@pytest.mark.slow
 async def test_a_search_takes_the_readers_place_into_account(url: str, run: Run, model_server: FakeOpenAI) -> None:
     twin = Section("twin", LEGS.text, title=LEGS.title)
     async with opened(url) as database:
@@ -213,6 +214,7 @@ async def test_a_search_takes_the_readers_place_into_account(url: str, run: Run,
     assert model_server.embedding_requests == []
 
 
+@pytest.mark.slow
 async def test_a_search_without_a_key_needs_no_settings_but_the_database(url: str, run: Run) -> None:
     async with opened(url) as database:
         await replace_book(database, LEGS, WHEELS)
@@ -221,6 +223,7 @@ async def test_a_search_without_a_key_needs_no_settings_but_the_database(url: st
         assert await run(url, "search", "frobnicate") == (0, "Nothing was found.\n")
 
 
+@pytest.mark.slow
 async def test_a_search_whose_embedding_fails_says_so_and_shows_what_words_find(
     url: str, tmp_path: Path, model_server: FakeOpenAI
 ) -> None:
@@ -237,6 +240,7 @@ async def test_a_search_whose_embedding_fails_says_so_and_shows_what_words_find(
     assert "(words 1)" in output
 
 
+@pytest.mark.slow
 async def test_an_evaluation_measures_both_ways_of_searching(
     url: str, run: Run, model_server: FakeOpenAI, questions: Path
 ) -> None:
@@ -286,6 +290,7 @@ async def test_a_database_that_is_not_migrated_or_not_there_is_an_error(run: Run
     assert output.startswith("The database failed: ")
 
 
+@pytest.mark.slow
 async def test_embeddings_that_fail_end_an_evaluation(
     url: str, run: Run, model_server: FakeOpenAI, questions: Path
 ) -> None:
@@ -354,6 +359,7 @@ async def test_answers_that_cite_and_say_what_they_must_hold(check_answers: Chec
     }
 
 
+@pytest.mark.slow
 async def test_answers_that_do_not_are_named_with_what_is_wrong(check_answers: CheckAnswers) -> None:
     answers = ["A hexapod has sixty. [1]", "It has four.", "Germany [1].", "Not a hexapod: a biped."]
 
@@ -375,6 +381,7 @@ async def test_answers_that_do_not_are_named_with_what_is_wrong(check_answers: C
     assert [failure["answer"] for failure in found["failed"]] == answers
 
 
+@pytest.mark.slow
 async def test_answers_are_those_of_the_retriever_that_is_plugged_in(
     check_answers: CheckAnswers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +395,7 @@ async def test_answers_are_those_of_the_retriever_that_is_plugged_in(
     assert (found["cites"]["held"], found["declines"]["held"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_the_stand_in_answers_the_example_questions_from_the_sample_book(book_command: BookCommand) -> None:
     book_command("ingest", ROOT / "sample-book/docs", "--url", "https://book.example.org/docs/")
 

@@ -692,6 +692,7 @@ def test_the_command_knows_the_language_of_a_translation(tmp_path: Path, book_co
     assert of_the_option.startswith(f"{URL} (pa), ")
 
 
+@pytest.mark.slow
 def test_the_kind_says_what_to_read_where_a_folder_could_be_both(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / "both").mkdir()
     (tmp_path / "both/index.html").write_text("<main><h1>Built</h1><p>Text.</main>")
@@ -717,6 +718,7 @@ def test_a_folder_that_is_neither_says_what_to_do(tmp_path: Path, book_command: 
     assert book_command(*arguments, "--kind", "site")[0] == 0
 
 
+@pytest.mark.slow
 def test_books_are_listed_with_their_titles_languages_and_sizes(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/arms.md").write_text(BOOK["arms.md"])

@@ -369,6 +369,7 @@ BOOKS = {
 """Each book's language, and the page of each of its chunks."""
 
 
+@pytest.mark.slow
 def test_books_that_were_read_in_before_there_were_rows_for_them_get_theirs(url: str) -> None:
     migrate(url, "0009")
     is_sqlite = dsn.parse(url).sqlite
@@ -432,6 +433,7 @@ def chunk_of_a_book(number: int) -> tuple[str, str]:
 BOOK_ID = uuid.UUID(int=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("embeddings", "index"),
     [(10_000, []), (10_001, ["hnsw (((embedding)::halfvec(1536)) halfvec_cosine_ops)"])],
@@ -544,6 +546,7 @@ def test_a_host_that_allows_no_extension_at_all_gets_an_array(tenants_database: 
     migrate(tenants_database, "base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grant", "embedding_type"),
     [("GRANT USAGE ON SCHEMA extensions TO public", "extensions.vector(1536)"), ("SELECT 1", "real[]")],
@@ -786,6 +789,7 @@ asyncio.run(start())
     assert query(f"sqlite:///{tmp_path}/chat.db", "SELECT version_num FROM book_chat_alembic_version") == [(REVISION,)]
 
 
+@pytest.mark.slow
 def test_the_command_line_names_the_variable_that_it_misses(tmp_path: Path) -> None:
     status, output = commands.run(*commands.ALEMBIC, "upgrade", "head", folder=tmp_path)
 

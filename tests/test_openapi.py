@@ -1,14 +1,15 @@
-"""The OpenAPI document, and that the service answers as it says, whatever it is sent."""
+"""The OpenAPI document."""
 
 import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import schemathesis
 import uvicorn
 
 from app.config import Settings
@@ -24,34 +25,16 @@ OPERATIONS = {
 ERROR_BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 
 
-def fuzzed(examples: int) -> schemathesis.BaseSchema:
-    """Return the document, from which so many requests are made for each operation."""
-    return schemathesis.openapi.from_dict(
-        app.openapi(),
-        config=schemathesis.Config.from_dict(
-            {
-                "seed": 1,
-                "generation": {"mode": "all", "max-examples": examples, "deterministic": True},
-                # A schema cannot say that a blank message is refused, that a conversation is unknown, or a key used already.
-                "checks": {"positive_data_acceptance": {"expected-statuses": [200, 204, 400, 404, 409]}},
-            }
-        ),
-    )
-
-
-few, many = fuzzed(12), fuzzed(100)
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service in development, offline, in a thread of its own: schemathesis' client is a blocking one."""
+@contextmanager
+def development_service(folder: Path) -> Iterator[str]:
+    """Serve the service in development, offline, in a thread of its own, for blocking clients; gives its address."""
     handlers, level = logging.root.handlers, logging.root.level
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
         patch.setenv("FASTAPI_ENV", "development")
-        patch.chdir(tmp_path_factory.mktemp("service"))
+        patch.chdir(folder)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         serving.start()
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -63,6 +46,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.should_exit = True
             serving.join()
     logging.root.handlers, logging.root.level = handlers, level
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with development_service(tmp_path_factory.mktemp("service")) as address:
+        yield address
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
@@ -113,15 +102,3 @@ def test_the_document_is_served_for_people_to_read(address: str) -> None:
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "/openapi.json" in page.text
-
-
-@pytest.mark.slow
-@few.parametrize()
-def test_the_service_keeps_to_the_document(case: schemathesis.Case[Any], address: str) -> None:
-    case.call_and_validate(base_url=address)
-
-
-@pytest.mark.slow
-@many.parametrize()
-def test_the_service_keeps_to_the_document_whatever_it_is_sent(case: schemathesis.Case[Any], address: str) -> None:
-    case.call_and_validate(base_url=address)

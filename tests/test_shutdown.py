@@ -27,7 +27,6 @@ from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, completion, held, stall, stream
 from tests.patience import PATIENCE_SECONDS, stretched
 
-one_or_two_workers = pytest.mark.parametrize("workers", [1, 2])
 one_worker_or_slowly_two = pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 """Two workers are three processes, each of which takes a second to start."""
 
@@ -166,7 +165,7 @@ def new_key() -> dict[str, str]:
     return {"Idempotency-Key": str(uuid.uuid4())}
 
 
-@one_or_two_workers
+@one_worker_or_slowly_two
 async def test_turns_in_flight_end_properly_within_the_grace(
     start: Start, tables: Tables, model_server: FakeOpenAI, workers: int
 ) -> None:
@@ -321,6 +320,7 @@ async def test_while_the_service_stops_it_takes_no_connections_and_no_turns(
     assert len(await tables.messages()) == 2
 
 
+@pytest.mark.slow
 async def test_questions_on_open_connections_are_answered_while_the_service_stops(
     start: Start, tables: Tables, model_server: FakeOpenAI
 ) -> None:

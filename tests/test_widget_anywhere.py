@@ -256,6 +256,7 @@ async def test_ten_thousand_pasted_lines_hold_up_nothing(service: Service, visit
     assert 80 < box["height"] < 200
 
 
+@pytest.mark.slow
 async def test_a_question_that_is_asked_meanwhile_waits_and_can_be_taken_back(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -336,6 +337,7 @@ async def test_everything_fits_a_window_that_is_zoomed_to_400_per_cent(service: 
     assert await accessibility_findings(page, within="book-chat") == []
 
 
+@pytest.mark.slow
 async def test_every_state_is_announced_and_a_refused_clipboard_is_said(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -358,6 +360,7 @@ async def test_every_state_is_announced_and_a_refused_clipboard_is_said(
     await expect(status.filter(has_text="Could not be copied")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_the_owner_of_the_book_opens_it_with_a_question_and_hears_what_happens(
     service: Service, visit: Visit
 ) -> None:

@@ -145,6 +145,7 @@ async def test_a_reload_in_the_middle_of_an_answer_asks_once(
     await expect(questions(page)).to_have_count(1)
 
 
+@pytest.mark.slow
 async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -227,6 +228,7 @@ async def test_a_reader_without_a_network_is_told_and_answered_when_it_is_back(s
     await expect(answers(page)).to_have_text("Answer 1 to: How does it walk?")
 
 
+@pytest.mark.slow
 async def test_a_question_that_failed_can_be_asked_again(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -440,6 +442,7 @@ async def test_what_could_not_be_deleted_is_kept_and_said(
     await expect(answers(page)).to_have_text("Answer 1 to: One?")
 
 
+@pytest.mark.slow
 async def test_two_tabs_show_the_same_conversation(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     first = await visit(service)
     await open_chat(first)
@@ -509,6 +512,7 @@ async def test_a_page_that_is_not_allowed_is_told_so(service: Service, visit: Vi
     assert model_server.requests == []
 
 
+@pytest.mark.slow
 async def test_a_reader_says_what_they_think_of_an_answer(service: Service, visit: Visit) -> None:
     page = await visit(service, viewport={"width": 400, "height": 420})
     await open_chat(page)

@@ -328,6 +328,7 @@ async def test_what_is_selected_is_sent_with_formulas_as_their_source_unless_it_
     assert excerpt in str(model_server.prompt)
 
 
+@pytest.mark.slow
 async def test_text_outside_the_book_is_not_asked_about(service: Service, visit: Visit) -> None:
     page = await visit(service)
     bubble = page.get_by_role("button", name="Ask about this")
@@ -410,6 +411,7 @@ async def test_what_is_typed_is_still_there_after_a_reload_and_nobody_has_been_t
     assert [url for url in told if not url.endswith(".js")] == []
 
 
+@pytest.mark.slow
 async def test_a_finished_answer_is_announced_once(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     gate = asyncio.Event()
     model_server.enqueue(stream("On two ", "legs.", gate=gate))
@@ -594,6 +596,7 @@ async def test_of_a_long_answer_only_the_end_is_drawn_again_as_it_grows(
     assert max(drawn[:-1]) < nodes / 8, (drawn, nodes)
 
 
+@pytest.mark.slow
 async def test_the_page_at_the_root_shows_the_sample_book_with_the_widget(
     serve: Serve, chromium: Any, visit: Visit
 ) -> None:

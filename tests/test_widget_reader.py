@@ -100,6 +100,7 @@ async def test_the_page_stays_the_subject_until_it_is_removed(
     assert bodies[3]["selected_text"] == "Atlas walks on two legs. It weighs 89 kg."
 
 
+@pytest.mark.slow
 @needs_axe
 async def test_what_readers_say_of_themselves_is_kept_in_the_browser_and_sent_with_each_question(  # noqa: PLR0915
     service: Service, visit: Visit, model_server: FakeOpenAI
@@ -315,6 +316,7 @@ FRAGMENTS = {
 """What is looked for on the page, by the snippet."""
 
 
+@pytest.mark.slow
 async def test_an_answer_without_the_book_says_so_and_a_mirror_asks_for_the_page_of_the_site(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
