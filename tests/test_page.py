@@ -152,6 +152,19 @@ async def test_what_the_book_has_nothing_on_gets_no_passages(
     assert "the book has nothing on it" in model_server.prompt[0]["content"]
 
 
+async def test_what_a_heading_names_is_in_the_book_even_if_every_chunk_does(
+    database: Database, serve: Serve, model_server: FakeOpenAI
+) -> None:
+    said = [Section(f"p{n}", f"A robot has part {n}.", title=f"Part {n}") for n in range(12)]
+    await replace_book(database, *said, Section("robot", "A robot senses and acts.", title="What is a robot?"), model=None)
+    service = await serve()
+
+    await service.chat("What is a robot?")
+    assert "A robot senses and acts." in sent(model_server)
+    await service.chat("What is a robot football league?")
+    assert sent(model_server) == "What is a robot football league?"
+
+
 async def test_a_page_that_was_never_read_in_does_not_stop_the_search(shelf: Service, model_server: FakeOpenAI) -> None:
     await shelf.chat("Which legs walk on this page?", page_url=f"{BOOK}unread", scope="page")
 

@@ -358,23 +358,36 @@ class _Looked:
     def _fits(self, question: str) -> bool:
         """Whether what was found says anything on the question.
 
-        Its meaning is near, or a chunk has most words of it. Without meaning, one word is enough that is not in most chunks.
+        Its meaning is near, a chunk has most words of it, or a heading all of them. Without meaning, one word is enough that is
+        not in most chunks.
         """
         found = next((row for row in self.rows if row.kind == "hit"), None)
         if found is None or self.shelf.chunks < _FEW_CHUNKS:
             return found is not None
+        if any(_is_heading(hit.title, question) for hit in self.hits):
+            return True
         if found.cosine is None:
             return bool(found.is_telling)
         return found.cosine >= _LEAST_COSINE or any(_covers(f"{hit.title} {hit.text}", question) for hit in self.hits)
 
 
 def _covers(text: str, question: str) -> bool:
-    """Whether the text has most words of the question's subject, and at least two, whatever their endings."""
-    subject = subject_of(question)
-    beginnings = {word[: max(_SHORTEST_BEGINNING, len(word) - 2)] for word in subject}
+    """Whether the text has most words of the question's subject, and at least two."""
+    count, of = _count_words(text, question)
+    return count > 1 and count * 2 > of
+
+
+def _is_heading(title: str, question: str) -> bool:
+    """Whether the title has every word of the question's subject."""
+    count, of = _count_words(title, question)
+    return count == of > 0
+
+
+def _count_words(text: str, question: str) -> tuple[int, int]:
+    """Return how many different words of the question's subject the text has, whatever their endings, and how many there are."""
+    beginnings = {word[: max(_SHORTEST_BEGINNING, len(word) - 2)] for word in subject_of(question)}
     words = searchable(text).casefold().split()
-    count = sum(any(word.startswith(beginning) for word in words) for beginning in beginnings)
-    return count > 1 and count * 2 > len(beginnings)
+    return sum(any(word.startswith(beginning) for word in words) for beginning in beginnings), len(beginnings)
 
 
 def _title_of(rows: Sequence[Row[Any]]) -> str | None:
