@@ -105,12 +105,14 @@ export class Bubble {
     if (this.element.hidden && line) this.#offer();
     this.element.hidden = !line || Boolean(isAsked) || !this.element.hasChildNodes();
     if (!line || isAsked) return;
-    const { offsetWidth, offsetHeight, style } = this.element;
+    const { style } = this.element;
+    style.left = "0"; // Near the window's edge it would be narrower.
+    const { offsetWidth, offsetHeight } = this.element;
     const middle = line.left + line.width / 2 - offsetWidth / 2;
     // Beside the open chat rather than on it, where there is room.
     const chat = this.#options.root.querySelector("dialog[open]")?.getBoundingClientRect();
     const end = chat && chat.left > line.left ? chat.left : document.documentElement.clientWidth;
-    style.left = `${Math.max(8, line.left, Math.min(middle, end - offsetWidth - 8))}px`;
+    style.left = `${Math.max(8, Math.min(Math.max(line.left, middle), end - offsetWidth - 8))}px`;
     style.top = `${Math.min(line.bottom + 10, innerHeight - offsetHeight - 8)}px`;
   }
 

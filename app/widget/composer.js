@@ -114,10 +114,13 @@ export class Composer {
     if (excerpt) this.choose(excerpt);
   }
 
-  /** Asks this about the selected text, and leaves what is being written as it is. @param {string} message */
+  /** Asks this about the selected text if that can be asked about, and leaves what is being written as it is. @param {string} message */
   request(message) {
     const excerpt = this.#excerpt;
-    if (this.#isTooLong || excerpt === null) return this.write(message);
+    if (this.#isTooLong || excerpt === null) {
+      if (!this.textbox.value) this.write(message);
+      return;
+    }
     this.choose(null);
     this.#options.onAsk(message, excerpt, null);
   }

@@ -14,6 +14,9 @@ export class Conversations {
   /** Newest first. @type {Session[]} */
   #sessions = [];
   #loads = 0;
+  /** Whether all are there. @type {"loading" | "failed" | "done"} */
+  #state = "done";
+  #date;
 
   /**
    * @param {{ words: Words, lang: string, service: Service, hasReader: () => boolean, current: () => string | null,
@@ -22,6 +25,7 @@ export class Conversations {
   constructor(options) {
     const { words } = options;
     this.#options = options;
+    this.#date = new Intl.DateTimeFormat(options.lang, { dateStyle: "medium" });
     this.search = h("input", {
       type: "search",
       "aria-label": words.searchConversations,
@@ -31,12 +35,12 @@ export class Conversations {
       oninput: () => this.#draw(),
     });
     this.list = h("ul", { "aria-label": words.conversations });
-    this.state = h("div", { class: "list-state" });
+    this.said = h("div", { class: "list-state" });
     this.element = h(
       "section",
       { class: "view conversations", "aria-label": words.conversations, hidden: true },
       this.search,
-      this.state,
+      this.said,
       this.list,
     );
   }
@@ -55,17 +59,22 @@ export class Conversations {
     this.list.replaceChildren();
     this.element.hidden = false;
     this.search.focus();
-    if (!hasReader()) return this.#say(announced(words.noConversations));
-    this.#say(announced(words.loadingConversations));
+    this.#state = hasReader() ? "loading" : "done";
+    this.#tell(words.noConversations);
+    if (this.#state === "done") return;
     try {
       for await (const sessions of service.sessions()) {
         if (load !== this.#loads) return;
         this.#sessions.push(...sessions);
-        this.#draw();
+        this.list.append(...this.#entries(sessions));
+        this.#tell(words.noConversations);
       }
+      this.#state = "done";
+      this.#draw();
     } catch (error) {
-      if (!(error instanceof Failure)) throw error;
+      if (!(error instanceof Failure)) console.error(error);
       if (load !== this.#loads) return;
+      this.#state = "failed";
       const retry = h("button", { type: "button", class: "chip", onclick: () => this.open() }, words.retry);
       this.#say(h("p", { role: "alert" }, words.errors.conversations), retry);
     }
@@ -73,22 +82,33 @@ export class Conversations {
 
   /** @param {...Node} parts */
   #say(...parts) {
-    this.state.replaceChildren(...parts);
+    this.said.replaceChildren(...parts);
   }
 
   #draw() {
-    const { words, lang } = this.#options;
+    const { words } = this.#options;
+    this.list.replaceChildren(...this.#entries(this.#sessions));
+    this.#tell(this.#sessions.length > 0 ? words.noneFound : words.noConversations);
+  }
+
+  /** Says why the list is empty; what failed stays said. @param {string} whyEmpty */
+  #tell(whyEmpty) {
+    if (this.#state === "failed") return;
+    if (this.list.childElementCount > 0) return this.#say();
+    this.#say(announced(this.#state === "loading" ? this.#options.words.loadingConversations : whyEmpty));
+  }
+
+  /** Returns the entries of those that are searched for. @param {Session[]} sessions */
+  #entries(sessions) {
+    const { lang } = this.#options;
     const wanted = this.search.value.trim().toLocaleLowerCase(lang);
-    const found = this.#sessions.filter(({ title }) => title?.toLocaleLowerCase(lang).includes(wanted) ?? !wanted);
-    this.list.replaceChildren(...found.map((session) => this.#entry(session)));
-    if (found.length > 0) this.#say();
-    else this.#say(announced(this.#sessions.length > 0 ? words.noneFound : words.noConversations));
+    const found = sessions.filter(({ title }) => title?.toLocaleLowerCase(lang).includes(wanted) ?? !wanted);
+    return found.map((session) => this.#entry(session));
   }
 
   /** @param {Session} session */
   #entry({ id, title, updated_at }) {
-    const { words, lang, current, onChoose } = this.#options;
-    const date = new Intl.DateTimeFormat(lang, { dateStyle: "medium" }).format(new Date(updated_at));
+    const { words, current, onChoose } = this.#options;
     const button = h(
       "button",
       {
@@ -98,7 +118,7 @@ export class Conversations {
         onclick: () => onChoose(id),
       },
       h("span", { dir: "auto" }, title || words.conversation),
-      h("small", {}, date),
+      h("small", {}, this.#date.format(new Date(updated_at))),
     );
     return h("li", {}, button);
   }

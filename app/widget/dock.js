@@ -8,7 +8,7 @@ import { h, sheet } from "./dom.js";
 /** @import { Store } from "./store.js" */
 
 /** Where there is room for the text and the chat. */
-export const WIDE = matchMedia("(min-width: 1280px)");
+export const WIDE = matchMedia("(min-width: 1280px) and (min-height: 441px)");
 
 const LEAST_PX = 320;
 const MOST_PX = 760;
@@ -102,8 +102,9 @@ export class Dock {
     const isBeside = dialog.classList.contains("docked");
     const side = this.#isLeft ? "left" : "right";
     // What is as wide as the window, wherever its text is: the head of VitePress and of Starlight.
-    const heads = this.#isLeft ? "" : `.VPNav, .page > header.header { max-width: calc(100% - ${shown}px) !important }`;
-    this.#page.replaceSync(isBeside ? `html { margin-${side}: ${shown}px !important } ${heads}` : "");
+    const place = `max-width: calc(100% - ${shown}px) !important; ${this.#isLeft ? `left: ${shown}px !important` : ""}`;
+    const rules = `html { margin-${side}: ${shown}px !important } .VPNav, .page > header.header { ${place} }`;
+    this.#page.replaceSync(isBeside ? `@media screen { ${rules} }` : "");
   }
 
   #keep() {
@@ -117,7 +118,7 @@ export class Dock {
     const step = this.#isLeft ? STEP_PX : -STEP_PX;
     /** @type {Record<string, number>} */
     const changes = { ArrowRight: step, ArrowLeft: -step, Home: -MOST_PX, End: MOST_PX };
-    if (!(event.key in changes)) return;
+    if (!(event.key in changes) || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     this.widen(changes[event.key]);
   }
@@ -129,12 +130,16 @@ export class Dock {
     this.separator.focus();
     this.separator.setPointerCapture(press.pointerId);
     const end = new AbortController();
+    let hasMoved = false;
     const { left, right } = this.#options.dialog.getBoundingClientRect();
     /** @param {PointerEvent} event */
-    const move = ({ clientX }) => this.#resize(this.#isLeft ? clientX - left : right - clientX);
+    const move = ({ clientX }) => {
+      hasMoved = true;
+      this.#resize(this.#isLeft ? clientX - left : right - clientX);
+    };
     const finish = () => {
       end.abort();
-      this.#keep();
+      if (hasMoved) this.#keep();
     };
     this.separator.addEventListener("pointermove", move, { signal: end.signal });
     for (const name of /** @type {const} */ (["pointerup", "pointercancel", "lostpointercapture"])) {

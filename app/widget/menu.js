@@ -11,6 +11,8 @@ import { icon, iconButton } from "./icons.js";
 
 export class Menu {
   #items;
+  /** What the menu was opened with last. @type {unknown} */
+  #shown;
 
   /**
    * @param {string} label @param {() => (Item | Promise<Item | null>)[]} items  called when the menu is opened; what is only known later comes last
@@ -37,9 +39,10 @@ export class Menu {
 
   open() {
     const items = this.#items();
+    this.#shown = items;
     this.list.replaceChildren();
     for (const item of items) {
-      if (item instanceof Promise) item.then((late) => late && this.isOpen && this.#add(late));
+      if (item instanceof Promise) item.then((late) => late && items === this.#shown && this.#add(late));
       else this.#add(item);
     }
     this.#show(true);

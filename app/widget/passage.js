@@ -10,6 +10,8 @@ const MARGIN_PX = 10;
 
 const MOST_WORDS = 10;
 const FEWEST_WORDS = 3;
+/** Of a script without spaces. */
+const MOST_CHARS = 60;
 /** What pages show in another way than it is written: formulas, quotation marks, dashes. */
 const UNSURE = /[$`"'“”‘’«»\\]|--|\.{3}/;
 /** Where a sentence of a script without spaces ends. */
@@ -40,7 +42,7 @@ function beginning(snippet) {
   // Half a word is not found.
   const sure = end < 0 ? line : line.slice(0, end).replace(/\S+$/, "");
   const all = sure.trim().split(/\s+/);
-  if (all.length === 1 && sure.length > 15) return sure.split(FULL_STOP)[0].slice(0, 60);
+  if (all.length === 1 && sure.length > 15) return [...sure.split(FULL_STOP)[0]].slice(0, MOST_CHARS).join("");
   return end < 0 || all.length >= FEWEST_WORDS ? all.slice(0, MOST_WORDS).join(" ") : "";
 }
 

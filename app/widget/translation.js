@@ -18,14 +18,14 @@ export function nameOf(language, lang) {
 }
 
 /**
- * Returns the language to translate the page into: the one that the reader has chosen, the interface's if the page is in another, or
- * the reader's first one in the browser that is another; null if none is known.
+ * Returns the language to translate the page into: the one that the reader has chosen, or the reader's first one in the browser that is
+ * not the page's, or the interface's if that is not; null if none is known.
  * @param {{ chosen?: string, lang: string }} known  `lang` is the interface's language
  */
 export function targetOf({ chosen, lang }) {
   if (chosen) return chosen;
   const page = document.documentElement.lang || lang;
-  const other = [lang, ...navigator.languages].find((language) => base(language) !== base(page));
+  const other = [...navigator.languages, lang].find((language) => base(language) !== base(page));
   return other ? written(other) : null;
 }
 

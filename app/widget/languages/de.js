@@ -15,7 +15,7 @@ export default {
   expand: "Breiter",
   shrink: "Schmaler",
   dock: "Neben der Seite",
-  undock: "Über der Seite",
+  undock: "Vor der Seite",
   resize: "Breite des Chats",
   question: "Ihre Frage",
   conversation: "Unterhaltung",
@@ -99,7 +99,7 @@ export default {
   reasonsGood: ["Verständlich", "Vollständig", "Gutes Beispiel"],
   reasonsBad: ["Falsch", "Beantwortet die Frage nicht", "Unvollständig", "Schwer verständlich"],
   otherReason: "Etwas anderes …",
-  reason: "Ihr Grund",
+  reason: "Ihre Begründung",
   submit: "Absenden",
   thanks: "Vielen Dank für Ihre Rückmeldung.",
   errors: {

@@ -1,6 +1,6 @@
 /** @type {import("../languages.js").Words} */
 export default {
-  askAbout: "Poser une question",
+  askAbout: "Poser une question sur ce texte",
   send: "Envoyer",
   stop: "Arrêter",
   retry: "Réessayer",
@@ -34,7 +34,7 @@ export default {
   summarize: "Résumer « {heading} »",
   explain: "Expliquer « {heading} »",
   summarizePage: "Résumer cette page",
-  quizMe: "Interrogez-moi",
+  quizMe: "M’interroger",
   explainSimply: "Expliquer simplement",
   removePage: "Interroger de nouveau tout le livre",
   thisPage: "Cette page",

@@ -1,6 +1,6 @@
 /** @type {import("../languages.js").Words} */
 export default {
-  askAbout: "Fai una domanda",
+  askAbout: "Fai una domanda su questo testo",
   send: "Invia",
   stop: "Interrompi",
   retry: "Riprova",
