@@ -273,8 +273,8 @@ class StoredBook(SQLModel, table=True):
     chunks: int
     words: int
     """How many words its chunks have, on PostgreSQL; the full-text search of SQLite counts for itself."""
-    lexemes: int | None = None
-    """How many different words they have; None if nothing counted in how many chunks each of them is."""
+    counted_at: datetime | None = None
+    """`read_at` of the chunks in which words were counted, on PostgreSQL; a release before revision 0014 leaves it as it was."""
     embeddings: list[dict[str, Any]] = Field(sa_type=JSON)
     """How many chunks have an embedding, as `{model, dimensions, chunks}` for each model."""
     read_at: datetime

@@ -305,8 +305,8 @@ async def test_the_counts_of_words_are_those_of_the_chunks(database: Database) -
     async def counts() -> list[tuple[str, uuid.UUID, int]]:
         kept = text("SELECT lexeme, book_id, chunks FROM book_words ORDER BY lexeme, book_id")
         assert [*await database.execute((kept, {}))] == [*await database.execute((text(COUNTED), {}))]
-        distinct = "SELECT lexemes, (SELECT count(*) FROM book_words WHERE book_id = books.id) AS counted FROM books"
-        assert all(row.lexemes == row.counted for row in await database.execute((text(distinct), {})))
+        are_counted = "SELECT counted_at = read_at AS is_counted FROM books"
+        assert all(row.is_counted for row in await database.execute((text(are_counted), {})))
         return [tuple(row) for row in await database.execute((kept, {}))]
 
     chunks = [
@@ -330,10 +330,15 @@ async def test_the_counts_of_words_are_those_of_the_chunks(database: Database) -
 
 
 async def by_words(
-    database: Database, model_server: FakeOpenAI, question: str, *, page: str | None = None
+    database: Database,
+    model_server: FakeOpenAI,
+    question: str,
+    *,
+    page: str | None = None,
+    previous: str | None = None,
 ) -> list[str]:
     async with searching(database, model_server) as search:
-        hits = await search.search(Query(question, known(None), page), limit=20, by_meaning=False)
+        hits = await search.search(Query(question, known(previous), page), limit=20, by_meaning=False)
     return [hit.page.removeprefix(BOOK) for hit in hits]
 
 
@@ -346,6 +351,10 @@ async def test_words_of_most_chunks_are_looked_up_only_if_nothing_else_is_asked_
     for page in (None, f"{BOOK}p1"):
         assert await by_words(database, model_server, "robot gyroscope", page=page) == ["rare"]
         assert len(await by_words(database, model_server, "robot", page=page)) == 20
+        # A word that the book does not have is nothing else, nor is what was asked before.
+        assert len(await by_words(database, model_server, "juggling robot", page=page)) == 20
+        after_another = await by_words(database, model_server, "robot", page=page, previous="gyroscope")
+        assert (len(after_another), after_another[0]) == (20, "rare")
 
 
 async def test_frequent_words_count_where_the_rare_ones_are(database: Database, model_server: FakeOpenAI) -> None:
@@ -374,8 +383,8 @@ async def test_a_book_that_a_release_without_counts_has_read_in_is_searched_as_w
     await replace_book(database, *sections, model=None)
     counted = await by_words(database, model_server, "term0 term3 term7")
 
-    await database.execute((text("DELETE FROM book_words"), {}))
-    await database.execute((text("UPDATE books SET lexemes = NULL"), {}))
+    await database.execute((text("UPDATE book_words SET chunks = 60"), {}))
+    await database.execute((text("UPDATE books SET read_at = now() + interval '1 second'"), {}))
 
     assert await by_words(database, model_server, "term0 term3 term7") == counted
     assert len(counted) > 10

@@ -172,7 +172,7 @@ def test_the_columns_of_postgresql(postgresql: str) -> None:
         "books.words integer",
         "books.embeddings json",
         "books.read_at timestamp with time zone",
-        "books.lexemes integer null",
+        "books.counted_at timestamp with time zone null",
         "chat_sessions.id uuid",
         "chat_sessions.created_at timestamp with time zone",
         "chat_sessions.updated_at timestamp with time zone",
@@ -302,7 +302,7 @@ def test_the_schema_of_sqlite(sqlite: str) -> None:
         "books.words INTEGER",
         "books.embeddings JSON",
         "books.read_at DATETIME",
-        "books.lexemes INTEGER null",
+        "books.counted_at DATETIME null",
         "chat_sessions.id CHAR(32)",
         "chat_sessions.created_at DATETIME",
         "chat_sessions.updated_at DATETIME",
@@ -457,7 +457,7 @@ def test_a_library_that_is_there_gets_its_counts_and_its_index_beside_its_reader
         ("walk0", 3),
         ("walk1", 2),
     ]
-    assert query(postgresql, "SELECT lexemes FROM books") == [(3,)]
+    assert query(postgresql, "SELECT counted_at = read_at FROM books") == [(True,)]
     definition = query(postgresql, "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_documents_embedding'")
     assert [text.partition(" USING ")[2] for (text,) in definition] == index
     check(postgresql)

@@ -156,7 +156,9 @@ async def test_what_a_heading_names_is_in_the_book_even_if_every_chunk_does(
     database: Database, serve: Serve, model_server: FakeOpenAI
 ) -> None:
     said = [Section(f"p{n}", f"A robot has part {n}.", title=f"Part {n}") for n in range(12)]
-    await replace_book(database, *said, Section("robot", "A robot senses and acts.", title="What is a robot?"), model=None)
+    await replace_book(
+        database, *said, Section("robot", "A robot senses and acts.", title="What is a robot?"), model=None
+    )
     service = await serve()
 
     await service.chat("What is a robot?")

@@ -34,7 +34,7 @@ def main() -> int:
     """Run the command that the arguments name; returns its exit status."""
     return run(
         _parser(),
-        when_stopped="Stopped. The book is as it was. Embeddings that are paid for are kept: the same command goes on from there.",
+        when_stopped="Stopped. Unless its numbers are above, the book is as it was. Embeddings that are paid for are kept: the same command goes on from there.",
     )
 
 

@@ -53,15 +53,19 @@ async def finish_book(
         .order_by(model, dimensions)
     )
     is_sqlite = connection.dialect.name == "sqlite"
+    if not is_sqlite:
+        await connection.execute(_COUNT_WORDS, {"book": key})
+    now = utc_now()
     counts = {
         "pages": len(rows),
         "chunks": await connection.scalar(select(func.count()).where(of_book)),
         "words": 0 if is_sqlite else await connection.scalar(_WORDS, {"book": key}),
-        "lexemes": None if is_sqlite else await connection.scalar(_COUNT_WORDS, {"book": key}),
         "embeddings": [
             {"model": name, "dimensions": size, "chunks": count}
             for name, size, count in await connection.execute(embedded)
         ],
     }
-    values = {**counts, "locale": locale, "read_at": utc_now(), **({"title": title} if title else {})}
+    values = {**counts, "locale": locale, "read_at": now, "counted_at": None if is_sqlite else now}
+    if title:
+        values["title"] = title
     await connection.execute(update(StoredBook).where(col(StoredBook.id) == key).values(values))

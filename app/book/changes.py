@@ -1,7 +1,7 @@
 """The commands that change the book: their progress, and their account of what they did."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,17 +67,31 @@ async def read_in(source: Source, settings: Settings, embedder: Embedder) -> boo
                 locale=locale,
                 title=source.title,
                 on_progress=lambda done, total, tokens: show(done, total, _cost(embedder.model, tokens)),
+                on_stored=lambda report: _tell(console, _account(book, report, locale, settings, embedder)),
             )
     finally:
         await embedder.close()
-    for line in _account(book, report, locale, settings, embedder):
-        console.print(line)
+    _tell(console, _of_index(report))
     if not source.check:
         return True
     checked = await check(book)
-    for line in _as_lines(checked):
-        console.print(line)
+    _tell(console, _as_lines(checked))
     return not checked.dead
+
+
+def _tell(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line)
+
+
+def _of_index(report: Report) -> Iterator[str]:
+    if report.indexing.made:
+        yield f"  {counted(report.indexing.made, 'embedding')} of all books indexed"
+    if report.indexing.failure:
+        yield (
+            "  The embeddings could not be indexed, so a question is compared with all of them: "
+            f"{report.indexing.failure}"
+        )
 
 
 def _as_lines(checked: Check) -> list[str]:
@@ -183,12 +197,6 @@ def _account(book: Book, report: Report, locale: str, settings: Settings, embedd
         lines.append(
             f"  {counted(report.without_embedding, 'chunk')} without an embedding, found by words alone, since {why}. "
             "The same command adds them later."
-        )
-    if report.indexing.made:
-        lines.append(f"  {counted(report.indexing.made, 'embedding')} of all books indexed")
-    if report.indexing.failure:
-        lines.append(
-            f"  The embeddings could not be indexed, so a question is compared with all of them: {report.indexing.failure}"
         )
     for other, other_model, count in report.others:
         if other_model != embedder.model and embedder.is_available:

@@ -125,6 +125,7 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
     locale: str | None = None,
     title: str | None = None,
     on_progress: OnProgress = lambda _done, _of, _tokens: None,
+    on_stored: Callable[[Report], None] = lambda _report: None,
     exact_chunks: int = EXACT_CHUNKS,
 ) -> Report:
     """Make the database hold exactly these chunks of the book at its address; other books in it stay as they are.
@@ -133,7 +134,7 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
 
     Embeddings are made for what has none of this embedder's; without an embedder, the chunks are stored with those they
     have. Each batch of embeddings is kept as soon as it is paid for, so that a run after one that failed goes on from there.
-    Afterwards the embeddings are indexed if the database has more than `exact_chunks`. Raises IngestError.
+    Afterwards, and after `on_stored`, the embeddings are indexed if the database has more than `exact_chunks`. Raises IngestError.
     """
     async with _opened(dsn) as engine:
         try:
@@ -143,6 +144,7 @@ async def ingest(  # noqa: PLR0913  # Each is what the run is about.
                 f"The embeddings could not be made: {error}\n"
                 "The book is as it was. What is embedded already is kept: run the same command again to go on."
             ) from error
+        on_stored(report)
         if not dsn.sqlite:
             report.indexing = await index_embeddings(engine, exact_chunks=exact_chunks)
         return report
@@ -332,6 +334,7 @@ class _Ingest:
             return missing
         self._has_borrowed = True
         found: dict[str, uuid.UUID] = {}
+        borrowed: set[str] = set()
         async with self._engine.connect() as connection:
             others = (await connection.execute(_others_than(self._id))).all()
             if any(of["model"] == self._embedder.model for _, embeddings in others for of in embeddings):
@@ -343,9 +346,11 @@ class _Ingest:
                 found = {row.digest: row.id for row in rows}
         for keys in batched(found.values(), _BATCH):
             async with self._engine.connect() as connection:
-                rows_of = (await connection.execute(_embeddings_of(keys))).all()
+                # The other book may have been read in anew meanwhile.
+                rows_of = (await connection.execute(_embeddings_of(keys, self._embedder.model))).all()
             await self._keep({row.digest: row.embedding[: row.dimensions] for row in rows_of})
-        return [key for key in missing if key not in found]
+            borrowed.update(row.digest for row in rows_of)
+        return [key for key in missing if key not in borrowed]
 
     async def _embed(self, missing: list[str]) -> None:
         """Embed what has these digests, and keep each batch; raises EmbeddingError.
@@ -618,12 +623,12 @@ def _embedded(model: str, book: uuid.UUID, *, is_sqlite: bool) -> Select[*tuple[
     )
 
 
-def _embeddings_of(ids: Sequence[uuid.UUID]) -> Select[Any]:
+def _embeddings_of(ids: Sequence[uuid.UUID], model: str) -> Select[Any]:
     return select(
         _in_meta("digest").label("digest"),
         col(Document.meta)["dimensions"].as_integer().label("dimensions"),
         col(Document.embedding).label("embedding"),
-    ).where(col(Document.id).in_(ids))
+    ).where(col(Document.id).in_(ids), _in_meta("model") == model, col(Document.embedding).is_not(None))
 
 
 _REVISION = text(f"SELECT max(version_num) FROM {VERSION_TABLE}")  # noqa: S608  # A constant.

@@ -88,7 +88,7 @@ class Shelf:
         self.vector_version = version_of(rows[0].vector_version if rows else None)
         self.has_index = bool(rows and rows[0].has_index)
         """Whether the embeddings of all books have an index, on PostgreSQL."""
-        self.is_counted = all(row.lexemes is not None for row in rows)
+        self.is_counted = all(row.counted_at == row.read_at for row in rows)
         """Whether it is kept in how many chunks each word is; a release before revision 0014 does not count a book that it reads in."""
         self.embeddings = Counter[tuple[str, int]]()
         """How many embeddings there are of each model and number of dimensions."""

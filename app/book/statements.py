@@ -58,23 +58,25 @@ _WORDS_POSTGRESQL = f"""
         SELECT DISTINCT {CONFIGURATION_SQL} AS name FROM unnest(:configurations) AS given (configuration)
     ),
     asked AS (
-        SELECT lexeme, sum(weight) AS weight, CAST('''' || lexeme || '''' AS tsquery) AS query
+        SELECT lexeme, sum(weight) AS weight, bool_or(is_own) AS is_own, CAST('''' || lexeme || '''' AS tsquery) AS query
         FROM (
-            SELECT DISTINCT lexeme, CAST(1 AS float8) AS weight FROM configurations, unnest(to_tsvector(name, :question))
+            SELECT DISTINCT lexeme, CAST(1 AS float8) AS weight, true AS is_own
+            FROM configurations, unnest(to_tsvector(name, :question))
             UNION ALL
-            SELECT DISTINCT lexeme, {PREVIOUS_WEIGHT} FROM configurations, unnest(to_tsvector(name, :previous))
+            SELECT DISTINCT lexeme, {PREVIOUS_WEIGHT}, false FROM configurations, unnest(to_tsvector(name, :previous))
         )
         GROUP BY lexeme
     ),
     known AS MATERIALIZED (
-        SELECT lexeme, weight, query, CAST(coalesce({{kept}}, 0) AS float8) AS kept FROM asked
+        SELECT lexeme, weight, is_own, query, CAST(coalesce({{kept}}, 0) AS float8) AS kept FROM asked
     ),
     in_order AS (
         SELECT *, kept * 2 <= :chunks AS is_telling, sum(kept) OVER (ORDER BY kept, lexeme) - kept AS before FROM known
     ),
     needed AS MATERIALIZED (
         SELECT * FROM in_order
-        WHERE is_telling OR :chunks < {_SMALL_BOOK} OR NOT EXISTS (SELECT FROM in_order WHERE is_telling)
+        WHERE is_telling OR :chunks < {_SMALL_BOOK}
+              OR NOT EXISTS (SELECT FROM in_order WHERE is_own AND is_telling AND kept > 0)
     ),
     occurrences AS (
         SELECT id, chunks * 2 <= :chunks AS is_telling, {_BM25} AS score

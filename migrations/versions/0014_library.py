@@ -17,7 +17,7 @@ logger = logging.getLogger("alembic.runtime.migration")
 
 _EXACT_CHUNKS = 10_000
 
-_BOOKS = sa.text("SELECT id FROM books WHERE lexemes IS NULL ORDER BY id")
+_BOOKS = sa.text("SELECT id, read_at FROM books WHERE counted_at IS DISTINCT FROM read_at ORDER BY id")
 _COUNT_WORDS = sa.text("""
     INSERT INTO book_words (lexeme, book_id, chunks)
     SELECT word, :book, ndoc
@@ -25,9 +25,20 @@ _COUNT_WORDS = sa.text("""
     WHERE EXISTS (SELECT FROM books WHERE id = :book)
     ON CONFLICT (lexeme, book_id) DO UPDATE SET chunks = excluded.chunks
 """).bindparams(sa.bindparam("book", type_=sa.Uuid()))
-_IS_COUNTED = sa.text("""
-    UPDATE books SET lexemes = (SELECT count(*) FROM book_words WHERE book_id = :book) WHERE id = :book
-""").bindparams(sa.bindparam("book", type_=sa.Uuid()))
+_FORGET_WORDS = sa.text("DELETE FROM book_words WHERE book_id = :book").bindparams(
+    sa.bindparam("book", type_=sa.Uuid())
+)
+# A book that is read in meanwhile has other words, and another time.
+_IS_COUNTED = sa.text("UPDATE books SET counted_at = :read_at WHERE id = :book AND read_at = :read_at").bindparams(
+    sa.bindparam("book", type_=sa.Uuid()), sa.bindparam("read_at", type_=sa.DateTime(timezone=True))
+)
+
+_UUIDS_HAVE_GIN = sa.text("""
+    SELECT EXISTS (
+        SELECT FROM pg_opclass JOIN pg_am ON pg_am.oid = opcmethod
+        WHERE amname = 'gin' AND opcdefault AND opcintype = 'uuid'::regtype
+    )
+""")
 
 _VECTORS = sa.text("""
     SELECT quote_ident(nspname) AS schema, extversion AS version,
@@ -40,8 +51,11 @@ _VECTORS = sa.text("""
 
 def upgrade() -> None:
     """Make the table, count the words of one book after the other, and make the indexes beside the readers."""
-    add_columns("books", sa.Column("lexemes", sa.Integer()))
-    if op.get_bind().dialect.name == "sqlite":
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    # An extension can take its host long to install, and the columns would lock readers out for as long.
+    has_btree_gin = not is_sqlite and _has_btree_gin()
+    add_columns("books", sa.Column("counted_at", sa.DateTime(timezone=True)))
+    if is_sqlite:
         return  # Its full-text search keeps its own counts.
     op.create_table(
         "book_words",
@@ -52,13 +66,13 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     op.create_index("ix_book_words_book_id", "book_words", ["book_id"], if_not_exists=True)
-    if _has_btree_gin():
+    if has_btree_gin:
         create_index("ix_document_words_book_id_words", "document_words", ["book_id", "words"], postgresql_using="gin")
         drop_index("ix_document_words_words", "document_words")
-    for book in op.get_bind().scalars(_BOOKS).all():
+    for book, read_at in op.get_bind().execute(_BOOKS).all():
         with op.get_context().autocommit_block():
-            op.get_bind().execute(_COUNT_WORDS, {"book": book})
-            op.get_bind().execute(_IS_COUNTED, {"book": book})
+            for statement in (_FORGET_WORDS, _COUNT_WORDS, _IS_COUNTED):
+                op.get_bind().execute(statement, {"book": book, "read_at": read_at})
     _index_embeddings()
 
 
@@ -70,27 +84,32 @@ def downgrade() -> None:
         drop_index("ix_document_words_book_id_words", "document_words")
         op.drop_table("book_words", if_exists=True)
     with op.batch_alter_table("books") as books:
-        books.drop_column("lexemes")
+        books.drop_column("counted_at")
 
 
 def _has_btree_gin() -> bool:
-    """Whether PostgreSQL can have an index of books and words together, for which it needs the extension btree_gin."""
-    connection = op.get_bind()
-    offered = sa.text("SELECT installed_version FROM pg_available_extensions WHERE name = 'btree_gin'")
-    row = connection.execute(offered).first()
-    if row is not None and row.installed_version is None:
-        try:
-            with connection.begin_nested():
-                connection.execute(sa.text("CREATE EXTENSION btree_gin"))
-        except DBAPIError as error:  # Hosts refuse extensions with SQLSTATEs of their own.
-            if error.connection_invalidated:
-                raise
-            row = None
-    if row is None:
-        logger.warning(
-            "btree_gin cannot be had here: words are looked up in all books, which takes longer if there are many"
-        )
-    return row is not None
+    """Whether PostgreSQL can have an index of books and words together, for which it needs the extension btree_gin.
+
+    A database that had the extension before version 1.3 keeps it as it was until it is updated.
+    """
+    for statement in (None, "CREATE EXTENSION IF NOT EXISTS btree_gin", "ALTER EXTENSION btree_gin UPDATE"):
+        if statement:
+            _try(statement)
+        if op.get_bind().scalar(_UUIDS_HAVE_GIN):
+            return True
+    logger.warning(
+        "btree_gin cannot be had here: words are looked up in all books, which takes longer if there are many"
+    )
+    return False
+
+
+def _try(statement: str) -> None:
+    try:
+        with op.get_bind().begin_nested():
+            op.get_bind().execute(sa.text(statement))
+    except DBAPIError as error:  # Hosts refuse extensions with SQLSTATEs of their own.
+        if error.connection_invalidated:
+            raise
 
 
 def _index_embeddings() -> None:
