@@ -357,9 +357,7 @@ async def serve(
             return Service(client, tables, stdout)
 
         parsed = dsn.parse(database_url)
-        # PostgreSQL takes longer to open a connection than to answer.
-        poolclass = NullPool if parsed.sqlite else None
-        engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=poolclass)
+        engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
         tables = Tables(engine)
         if not parsed.sqlite:
             await tables.clear()

@@ -28,7 +28,7 @@ ARTICLES = (
 )
 NO_WORDS = (
     "script, style, template, nav, svg, button, .headerlink, .header-anchor, .hash-link, .md-content__button, "
-    ".md-source-file, .linenos, .katex-html, .tabbed-labels a, .footnote-backref, .footnote-ref, .footnote-reference, .backrefs, "
+    ".md-source-file, .linenos, .katex, .tabbed-labels a, .footnote-backref, .footnote-ref, .footnote-reference, .backrefs, "
     ".footnote > .label"
 )
 

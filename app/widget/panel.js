@@ -39,7 +39,7 @@ export { loadWords } from "./languages.js";
  */
 
 /** Where the conversation needs all the room that there is, such as on a screen that is zoomed to 400 %. */
-const LOW = matchMedia("(max-height: 400px)");
+const LOW = matchMedia("(max-height: 440px)");
 
 /** By how much *Wider* and *Narrower* move the edge of a panel that is beside the text. */
 const WIDER_PX = 80;

@@ -380,7 +380,7 @@ textarea.long { block-size: 9em }
 @keyframes open { from { opacity: 0; transform: translateY(12px) scale(0.985) } }
 @keyframes pulse { 0%, 100% { opacity: 0.35 } 50% { opacity: 1 } }
 /* A screen that is zoomed to 400 % is as low as this: the conversation needs it. */
-@media (max-height: 400px) {
+@media (max-height: 440px) {
   .panel .head { padding-block: calc(0.1em + env(safe-area-inset-top)) 0.1em }
   .panel .head .icon-button { inline-size: 2.2em; block-size: 2.2em }
   .panel .log { padding-block: 0.6em }
