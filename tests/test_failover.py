@@ -265,7 +265,7 @@ async def test_a_server_that_sleeps_again_is_waited_for_again(
     try:
         outage = [("During an outage", await service.chat("During an outage"))]
         clock.ahead = 3600
-        monkeypatch.setattr("app.pool.WAKE_SECONDS", 10.0)
+        monkeypatch.setattr("app.pool.WAKE_SECONDS", PATIENCE_SECONDS)
         asking = asyncio.create_task(ask_in_turn(service, questions=1, name="An hour later"))
     finally:
         await asyncio.to_thread(server.start)
