@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.book.shelf import comparable
 from app.book.site import read_site
 from app.book.tree import read_book
 from tests.conftest import BookCommand
@@ -100,6 +101,21 @@ def test_nothing_outside_of_the_folder_is_looked_at(path: str, tmp_path: Path) -
     (site / "loop").symlink_to(site / "loop")
 
     assert faults(site) == [f"index.html links to {URL}{href}, a page that the book does not have"]
+
+
+def test_each_link_is_compared_once_and_the_root_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def counting(address: str) -> str:
+        compared.append(address)
+        return comparable(address)
+
+    monkeypatch.setattr("app.book.links.comparable", counting)
+    links = "".join(f"<a href='gone-{number}.html'>G</a>" for number in range(9))
+    build(tmp_path, **{"a.html": page(f"<main><h1>A</h1><p>A.{links}</main>")})
+
+    assert len(faults(tmp_path)) == 9
+    assert (compared.count(URL), len(compared)) == (1, 11)
 
 
 def test_links_of_the_frame_are_not_followed(tmp_path: Path) -> None:
