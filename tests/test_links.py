@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.book.shelf import comparable
 from app.book.site import read_site
 from app.book.tree import read_book
 from tests.conftest import BookCommand
@@ -65,6 +66,56 @@ def test_what_leads_somewhere_or_out_of_the_book_is_not_named(href: str, tmp_pat
     )
 
     assert faults(tmp_path) == []
+
+
+@pytest.mark.parametrize("href", ["#%E5%AE%89", "#%25E5%25AE%2589", "a.html#50%", "a.html#%E5%AE%89"])
+def test_an_anchor_with_percent_signs_is_found_as_it_is_written_or_decoded(href: str, tmp_path: Path) -> None:
+    body = f"<main><h1>A</h1><p>A. <a href='{href}'>L</a></p><h2 id='%E5%AE%89'>E</h2><p>{LONG}</p><i id='50%'>i</i></main>"
+    build(tmp_path, **{"index.html": page(body), "a.html": page(body + "B")})
+
+    assert faults(tmp_path) == []
+
+
+def test_what_a_page_says_cannot_control_the_terminal(tmp_path: Path) -> None:
+    links = "<a href='b\x1b[2J.html'>B</a><a href='a.html#c&#10;&#x9b;2J&#x202e;'>C</a>"
+    heading = "<h2 id='d\x1b]0;x\x07'>D</h2><p>d"
+    build(tmp_path, **{"a.html": page(f"<main><h1>A</h1><p>A.{links}{heading}{heading}</main>")})
+
+    found = faults(tmp_path)
+
+    assert len(found) == 3
+    assert f"a.html links to {URL}b%1B[2J.html, a page that the book does not have" in found
+    assert "a.html has the anchor #d%1B]0;x%07 more than once, and links lead to the first" in found
+    assert all(line.isprintable() for line in found)
+
+
+@pytest.mark.parametrize(
+    "path", ["{}", "/{}", "%2e%2e%2fbeside.txt", "files/%2e%2e%2f%2e%2e%2fbeside.txt", "out.txt", "loop"]
+)
+def test_nothing_outside_of_the_folder_is_looked_at(path: str, tmp_path: Path) -> None:
+    (tmp_path / "beside.txt").touch()
+    href = path.format(f"{tmp_path}/beside.txt")
+    site = tmp_path / "site"
+    build(site, **{"index.html": page(f"<main><h1>A</h1><p>A.<a href='{URL}{href}'>B</a></main>"), "files/x": ""})
+    (site / "out.txt").symlink_to(tmp_path / "beside.txt")
+    (site / "loop").symlink_to(site / "loop")
+
+    assert faults(site) == [f"index.html links to {URL}{href}, a page that the book does not have"]
+
+
+def test_each_link_is_compared_once_and_the_root_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def counting(address: str) -> str:
+        compared.append(address)
+        return comparable(address)
+
+    monkeypatch.setattr("app.book.links.comparable", counting)
+    links = "".join(f"<a href='gone-{number}.html'>G</a>" for number in range(9))
+    build(tmp_path, **{"a.html": page(f"<main><h1>A</h1><p>A.{links}</main>")})
+
+    assert len(faults(tmp_path)) == 9
+    assert (compared.count(URL), len(compared)) == (1, 11)
 
 
 def test_links_of_the_frame_are_not_followed(tmp_path: Path) -> None:

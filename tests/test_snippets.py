@@ -13,6 +13,7 @@ from tests.conftest import PlugIn, Service
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI, stream
 from tests.marks import on_one_database
+from tests.test_hostile import MOST, growth
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,15 @@ from tests.marks import on_one_database
         ("| a | b |\n|---|---|\n| 1 | 2 |\n\nAfter it.", "After it."),
         ("```python\nx = 1\n\ny = 2\n```\n\nAfter it.\n\n$$\nx\n$$\n\n~~~\nopen", "After it."),
         (":::note\n\nIt is noted.\n\n:::\n\n---\n\n![a leg](leg.png)\n\n[one]: https://book.example.org", "It is noted."),
-        ("<!-- not\n\nthis -->A <kbd>key</kbd>, 1 < 2 \\* 3.", "A key, 1 < 2 * 3."),
+        ("<!-- not\n\nthis -->A key, 1 < 2 \\* 3.<!---->", "A key, 1 < 2 * 3."),
+        ("<!-- a comment -->Text, and <!-- one that is open", "Text, and <!-- one that is open"),
+        ("Before it. <!--" + "a" * 5_000 + "-->", "Before it."),
+        ("Use Vec<T> or List<String> in a <div>.", "Use Vec<T> or List<String> in a <div>."),
+        ("See <https://example.org/_x_>, ask <a@b.org>.", "See https://example.org/_x_, ask a@b.org."),
+        ("Write __init__ and __main__.py, not __this one__.", "Write __init__ and __main__.py, not this one."),
+        ("Before it.\na | b\n---|---\n1 | 2\n\nAfter | it.", "Before it.\nAfter | it."),
+        ("line\\\nnext `a\\\nb` *a \\* b*\\", "line next a\\ b a * b\\"),
+        ("A ``run of ` two`` and `one`, \\`not code.", "A run of ` two and one, `not code."),
         ("```python\nx = 1\n```", ""),
         ("", ""),
         ("word " * 60, "word " * 39 + "word…"),
@@ -45,6 +54,33 @@ def test_a_snippet_of_any_text_is_short_and_has_no_blank_line(text: str) -> None
 
     assert len(snippet) <= MOST_CHARS + 1
     assert all(line.strip() for line in snippet.split("\n") if snippet)
+
+
+@pytest.mark.parametrize("length", [600, 4_000])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(
+            "word `",
+            "` `` ``` ",
+            "**a ",
+            "_a ",
+            "a *",
+            "~~a ",
+            "*_~~",
+            "\\(",
+            "$a ",
+            "[^`",
+            "[^",
+            "![a](",
+            "[a](()",
+            "<!--",
+        ),
+        *("<https://", "<a@", "a|b\n---|---\n", "- []()\n", "```\n", "\\\n", "\n", "\t"),
+    ],
+)
+def test_the_time_of_a_snippet_does_not_grow_with_the_square_of_the_length(piece: str, length: int) -> None:
+    assert growth(lambda count: snippet_of((piece * count)[:count]), length) < MOST
 
 
 @on_one_database

@@ -1,6 +1,7 @@
 """From a built site to the book's chunks: which pages it has, which address each of them has, and which are left out."""
 
 import codecs
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -157,12 +158,18 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
 
 
 def _is_in(folder: Path, address: str, root: str) -> bool:
-    """Whether the folder has a file for an address that begins with the root's."""
-    path = unquote(address.partition("?")[0].removeprefix(root))
+    """Whether the folder has a file for an address that begins with the root's; nothing outside of it is looked at."""
+    path = unquote(address.partition("?")[0].removeprefix(root)).lstrip("/")
     try:
-        return any((folder / f"{path}{suffix}").exists() for suffix in ("", *SUFFIXES))
-    except (OSError, ValueError):  # A name can be too long, or have a NUL.
+        top = folder.resolve()
+        return any(_has(top, Path(os.path.normpath(f"{top / path}{suffix}"))) for suffix in ("", *SUFFIXES))
+    except (OSError, RuntimeError, ValueError):  # A name can be too long, have a NUL, or be a link to itself.
         return False
+
+
+def _has(top: Path, file: Path) -> bool:
+    # First by its name alone, since resolving a path looks at each of its folders.
+    return file.is_relative_to(top) and file.resolve().is_relative_to(top) and file.exists()
 
 
 def is_site(folder: Path) -> bool:
