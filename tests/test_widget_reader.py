@@ -149,6 +149,49 @@ async def test_what_is_being_answered_stays_in_its_conversation_in_every_tab(
 
 
 @pytest.mark.slow
+async def test_the_subject_and_the_focus_outlive_what_happens_to_the_panel(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    follow_ups = "\n<follow-ups>\nWhat is a hexapod?\n</follow-ups>"
+    half = asyncio.Event()
+    model_server.enqueue(stream("A or B?", follow_ups), stream("Six ", "legs.", follow_ups, gate=half), stream("Yes."))
+    forbidden = (
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('No', 'SecurityError') } })"
+    )
+    page = await visit(service, script=forbidden)
+    made = requests_of(page, "chat/stream")
+    await open_chat(page)
+    await page.get_by_role("button", name="Quiz me").click()
+    await expect(answers(page)).to_have_text("A or B?")
+    await choose(page, "Quiz me")
+    suggested = page.get_by_role("group", name="Ask next").get_by_role("button")
+    await suggested.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("textbox")).to_be_focused()
+    await ask(page, "Always?")
+    half.set()
+    await expect(answers(page)).to_have_text(["A or B?", "Six legs.", "Yes."])
+    await expect(suggested).to_have_count(0)
+    assert [json.loads(request.post_data or "").get("scope") for request in made] == ["page"] * 3
+
+    await page.route("**/languages/ur.js", lambda route: route.abort(), times=1)
+    await page.evaluate("document.documentElement.lang = 'ur'")
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await page.evaluate("document.documentElement.lang = 'en'")
+    await open_chat(page)
+    await expect(page.get_by_text("This page: Humanoid robots")).to_be_visible()
+    await expect(answers(page)).to_have_count(3)
+
+    # On a phone, where going back leads to the conversation first, and no keyboard covers what was chosen.
+    await page.set_viewport_size({"width": 390, "height": 740})
+    await open_menu(page, "About me")
+    await page.get_by_role("dialog").dispatch_event("cancel")
+    await expect(page.get_by_role("button", name="More", exact=True)).to_be_focused()
+    await choose(page, "Quiz me")
+    await expect(page.get_by_role("log")).to_be_focused()
+
+
+@pytest.mark.slow
 async def test_a_list_that_cannot_be_loaded_says_so(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
