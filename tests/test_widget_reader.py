@@ -1,11 +1,12 @@
 """What the widget offers a reader beyond one answer: earlier conversations, the page as a subject, passages, and a panel to one's liking."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from app.retrieval import Passage, Query
 from tests.browser import Visit, accessibility_findings, answers, ask, needs_chromium, open_chat, questions, requests_of
@@ -53,6 +54,142 @@ async def test_earlier_conversations_are_found_opened_and_continued(service: Ser
     assert len(await service.tables.sessions()) == 2
     await page.reload()
     await expect(questions(page)).to_have_text(["What is a joint?", "And then?"])
+
+
+async def test_what_is_asked_while_a_conversation_is_read_back_or_left_is_answered_where_it_was_asked(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    page = await two_conversations(service, visit)
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        begun.set()
+        await gate.wait()
+        await route.continue_()
+
+    await page.route("**/messages?*", hold, times=1)
+    await choose(page, "What is a joint?")
+    await asyncio.wait_for(begun.wait(), 10)
+    await ask(page, "And then?")
+    # It is read back anew once the answer is there, whatever becomes of the first attempt.
+    await expect(answers(page)).to_have_text(["Answer 1 to: What is a joint?", "Answer 3 to: And then?"])
+    gate.set()
+    await expect(questions(page)).to_have_text(["What is a joint?", "And then?"])
+    async with page.expect_request("**/feedback") as rated:
+        await page.get_by_role("button", name="Good answer").last.click()
+    session = await session_in(page)
+    assert f"/chat/{session}/messages/" in (await rated.value).url
+
+    # Who goes elsewhere finds on their return what was to be asked next.
+    half = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=half))
+    await ask(page, "How?")
+    await expect(answers(page).last).to_have_text("On two")
+    await ask(page, "Why?")
+    await choose(page, "What is a leg?")
+    await expect(answers(page)).to_have_text(["Answer 2 to: What is a leg?"])
+    half.set()
+    await choose(page, "What is a joint?")
+    await expect(answers(page)).to_have_text(
+        ["Answer 1 to: What is a joint?", "Answer 3 to: And then?", "On two legs.", "Answer 5 to: Why?"]
+    )
+    assert len(model_server.requests) == 5
+
+    # A conversation that has not begun cannot be opened again.
+    await page.get_by_role("button", name="New conversation").click()
+    await page.route("**/chat/stream", lambda route: route.abort())
+    await ask(page, "Lost?")
+    await expect(page.get_by_text("The connection was lost.")).to_be_visible()
+    await choose(page, "What is a leg?")
+    await expect(answers(page)).to_have_text(["Answer 2 to: What is a leg?"])
+    await expect(page.get_by_role("textbox")).to_have_value("Lost?")
+
+
+@pytest.mark.slow
+async def test_what_is_being_answered_stays_in_its_conversation_in_every_tab(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    page = await two_conversations(service, visit)
+    half = asyncio.Event()
+    model_server.enqueue(stream("On two ", "legs.", gate=half))
+    await ask(page, "How?")
+    await expect(answers(page).last).to_have_text("On two")
+
+    # A reload, and another conversation is chosen before this one is read back.
+    begun = asyncio.Event()
+
+    async def drop(route: Route) -> None:
+        begun.set()
+
+    await page.route("**/messages?*", drop, times=1)
+    await page.reload()
+    await asyncio.wait_for(begun.wait(), 10)
+    await choose(page, "What is a joint?")
+    await expect(questions(page)).to_have_text(["What is a joint?"])
+    await choose(page, "What is a leg?")
+    await expect(questions(page)).to_have_text(["What is a leg?", "How?"])
+    await expect(answers(page).last).to_have_text("On two")
+    leg = await session_in(page)
+
+    second = await visit(service, context=page.context)
+    await open_chat(second)
+    await choose(second, "What is a joint?")
+    await expect(questions(second)).to_have_text(["What is a joint?"])
+    joint = await session_in(second)
+    assert joint != leg
+    half.set()
+    # Both tabs show what was chosen last.
+    for tab in (page, second):
+        await expect(answers(tab)).to_have_text(["Answer 1 to: What is a joint?"])
+        await expect(page.get_by_text("The earlier conversation no longer exists.")).to_have_count(0)
+    assert await session_in(page) == joint
+    await choose(second, "What is a leg?")
+    for tab in (page, second):
+        await expect(answers(tab)).to_have_text(["Answer 2 to: What is a leg?", "On two legs."])
+    assert len(model_server.requests) == 3
+
+
+@pytest.mark.slow
+async def test_the_subject_and_the_focus_outlive_what_happens_to_the_panel(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    follow_ups = "\n<follow-ups>\nWhat is a hexapod?\n</follow-ups>"
+    half = asyncio.Event()
+    model_server.enqueue(stream("A or B?", follow_ups), stream("Six ", "legs.", follow_ups, gate=half), stream("Yes."))
+    forbidden = (
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('No', 'SecurityError') } })"
+    )
+    page = await visit(service, script=forbidden)
+    made = requests_of(page, "chat/stream")
+    await open_chat(page)
+    await page.get_by_role("button", name="Quiz me").click()
+    await expect(answers(page)).to_have_text("A or B?")
+    await choose(page, "Quiz me")
+    suggested = page.get_by_role("group", name="Ask next").get_by_role("button")
+    await suggested.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("textbox")).to_be_focused()
+    await ask(page, "Always?")
+    half.set()
+    await expect(answers(page)).to_have_text(["A or B?", "Six legs.", "Yes."])
+    await expect(suggested).to_have_count(0)
+    assert [json.loads(request.post_data or "").get("scope") for request in made] == ["page"] * 3
+
+    await page.route("**/languages/ur.js", lambda route: route.abort(), times=1)
+    await page.evaluate("document.documentElement.lang = 'ur'")
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await page.evaluate("document.documentElement.lang = 'en'")
+    await open_chat(page)
+    await expect(page.get_by_text("This page: Humanoid robots")).to_be_visible()
+    await expect(answers(page)).to_have_count(3)
+
+    # On a phone, where going back leads to the conversation first, and no keyboard covers what was chosen.
+    await page.set_viewport_size({"width": 390, "height": 740})
+    await open_menu(page, "About me")
+    await page.get_by_role("dialog").dispatch_event("cancel")
+    await expect(page.get_by_role("button", name="More", exact=True)).to_be_focused()
+    await choose(page, "Quiz me")
+    await expect(page.get_by_role("log")).to_be_focused()
 
 
 @pytest.mark.slow
@@ -390,6 +527,30 @@ async def test_readers_are_told_how_their_assistant_finds_the_book(serve: Serve,
 def heard(page: Page, complaints: list[str]) -> None:
     """Have the page's console written down here."""
     page.on("console", lambda message: complaints.append(message.text))
+
+
+async def two_conversations(service: Service, visit: Visit) -> Page:
+    """Ask of a joint and, in another conversation, of a leg; return the page, which shows the latter."""
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "What is a joint?")
+    await expect(answers(page)).to_have_text("Answer 1 to: What is a joint?")
+    await page.get_by_role("button", name="New conversation").click()
+    await ask(page, "What is a leg?")
+    await expect(answers(page)).to_have_text("Answer 2 to: What is a leg?")
+    return page
+
+
+async def choose(page: Page, title: str) -> None:
+    """Open the conversation that has this title."""
+    await page.get_by_role("button", name="Conversations", exact=True).click()
+    await page.get_by_role("list", name="Conversations").get_by_role("button", name=title).click()
+
+
+async def session_in(page: Page) -> str:
+    """The conversation that the browser goes on with."""
+    session: str = await page.evaluate("Object.entries(localStorage).find(([name]) => name.endsWith(' session'))[1]")
+    return session
 
 
 async def open_menu(page: Page, item: str) -> None:

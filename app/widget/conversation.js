@@ -17,7 +17,7 @@ import { welcome } from "./welcome.js";
 
 /** @import { Words } from "./languages.js" */
 /** @import { Item, Service, Source } from "./service.js" */
-/** @import { Page, Pending, Store } from "./store.js" */
+/** @import { Page, Pending, Question, Store } from "./store.js" */
 
 const POLL_MS = 2000;
 const MOST_POLLS = 165;
@@ -38,10 +38,19 @@ const TO_BE_CHANGED = ["validation_error", "payload_too_large", "too_long_for_mo
  * @property {(text: string) => void} announce  tells those who hear the page of what they cannot read in one piece
  * @property {(event: MouseEvent, url: URL) => void} onVisit  called before a link is followed
  * @property {(message: string, excerpt: string | null) => void} onPutBack  gives a question back to be changed
+ * @property {() => void} onFocusLost  called when what had the focus is not there any more
  * @property {(isOpen: boolean) => void} onOwnWords  called when another field to write in opens and closes
  * @property {string[]} [questions]  the owner's own, to begin with
  * @property {(what: "question" | "answer" | "error" | "feedback", detail: object) => void} onTell  tells the page what happens
  * @property {() => void} onChange  called when an answer begins or ends, or the conversation is another
+ */
+
+/**
+ * @typedef {object} Running  what is being asked
+ * @property {Turn} turn
+ * @property {AbortController} abort
+ * @property {string | null} session  the conversation of all tabs when it began
+ * @property {() => void} onBegun  lets other tabs begin a conversation
  */
 
 export class Conversation {
@@ -52,15 +61,21 @@ export class Conversation {
   log;
   /** @type {Turn[]} */
   #turns = [];
-  /** @type {{ turn: Turn, abort: AbortController } | null} */
+  /** @type {Running | null} */
   #running = null;
   /** The conversation that is shown, and where its earlier messages are. @type {{ session: string | null, before: string | null }} */
   #shown = { session: null, before: null };
   /** What is asked next, in this order. @type {Turn[]} */
   #queued = [];
-  /** Lets other tabs begin a conversation. */
-  #onBegun = () => {};
   #isStale = true;
+  /** Whether the conversation is being read back. */
+  #isReading = false;
+  /** Whether the log has what is known of the conversation. */
+  #isDrawn = false;
+  /** Whether what is not answered yet is asked again once the conversation is drawn. */
+  #isOwner = false;
+  /** Is another number once what was begun before is of no concern any more. */
+  #visit = 0;
   #polls = 0;
 
   /** @param {ConversationOptions} options */
@@ -77,10 +92,15 @@ export class Conversation {
     return this.#running !== null;
   }
 
+  /** The conversation that is shown. */
+  get session() {
+    return this.#shown.session;
+  }
+
   /** Shows the conversation as it is, once the panel is open. */
   show() {
-    if (this.#isStale) this.#restore({ isOwner: true });
-    else if (this.#turns.length === 0) this.#welcome();
+    if (this.#isStale && !this.#running) this.#restore({ isOwner: true });
+    else if (this.#isDrawn && this.#turns.length === 0) this.#welcome();
     if (this.#turns.length > 0) this.log.toLatest();
   }
 
@@ -91,10 +111,12 @@ export class Conversation {
 
   /** Ends without a trace: another page, or another panel, goes on with what is being asked. */
   leave() {
+    this.#visit++;
     this.#polls++;
     this.#queued = [];
     for (const turn of this.#turns) turn.pending = null;
     this.stop();
+    this.#running = null;
   }
 
   /** Another tab has changed the conversation. */
@@ -114,37 +136,43 @@ export class Conversation {
    */
   async #restore({ isOwner }) {
     this.#isStale = false;
+    this.#isOwner ||= isOwner;
     const session = this.#store.session;
-    this.#polls++;
-    if (session) {
-      if (session !== this.#shown.session) this.log.element.replaceChildren(loading(this.#words));
-      try {
-        const page = await this.#service.history(session);
-        if (this.#running || session !== this.#store.session) return;
-        this.#shown = { session, before: page.has_more ? page.after : null };
-        this.#draw(page.data.reverse(), isOwner);
-      } catch (error) {
-        if (!(error instanceof Failure)) throw error;
-        if (error.code === "not_found") {
-          this.#store.session = null;
-          for (const pending of this.#store.pending)
-            if (pending.question.session_id === session) this.#store.forget(pending);
-          this.#draw([], isOwner);
-          this.note(this.#words.deleted);
-        } else this.#failToRestore(error, isOwner);
-      }
-    } else {
-      this.#shown = { session: null, before: null };
-      this.#draw([], isOwner);
+    if (session !== this.#shown.session) this.#detach(session);
+    if (!session) {
+      this.#polls++;
+      return this.#draw([]);
     }
+    if (!this.#isDrawn) this.log.element.replaceChildren(loading(this.#words));
+    const read = ++this.#polls;
+    this.#isReading = true;
+    const page = await this.#service.history(session).catch((error) => {
+      if (error instanceof Failure) return error;
+      throw error;
+    });
+    if (read !== this.#polls) return;
+    this.#isReading = false;
+    // Another tab has gone elsewhere, and tells this one.
+    if (session !== this.#store.session) return;
+    if (!(page instanceof Failure)) {
+      this.#shown.before = page.has_more ? page.after : null;
+      this.#draw(page.data.reverse());
+    } else if (page.code === "not_found") {
+      this.#store.session = null;
+      this.#shown = { session: null, before: null };
+      for (const pending of this.#store.pending) if (sessionOf(pending) === session) this.#store.forget(pending);
+      this.#draw([]);
+      this.note(this.#words.deleted);
+    } else this.#failToRestore(page);
   }
 
-  /** @param {Failure} failure @param {boolean} isOwner */
-  #failToRestore(failure, isOwner) {
+  /** @param {Failure} failure */
+  #failToRestore(failure) {
     this.#isStale = true;
+    this.#isDrawn = false;
     const retry = h(
       "button",
-      { type: "button", class: "retry", onclick: () => this.#restore({ isOwner }) },
+      { type: "button", class: "retry", onclick: () => this.#restore({ isOwner: false }) },
       this.#words.retry,
     );
     // What the reader can do something about.
@@ -161,12 +189,13 @@ export class Conversation {
     );
   }
 
-  /** @param {Item[]} items  oldest first @param {boolean} isOwner */
-  #draw(items, isOwner) {
+  /** @param {Item[]} items  oldest first */
+  #draw(items) {
     this.#clear();
+    this.#isDrawn = true;
     if (this.#shown.before) this.log.element.append(this.#earlierButton());
     for (const turn of this.#addItems(items)) this.#append(turn);
-    this.#addPending(items, isOwner);
+    this.#addPending(items);
     if (this.#turns.length > 0) this.log.toLatest();
     else this.#welcome();
   }
@@ -206,11 +235,14 @@ export class Conversation {
     return turns;
   }
 
-  /** @param {Item[]} items @param {boolean} isOwner */
-  #addPending(items, isOwner) {
+  /** @param {Item[]} items */
+  #addPending(items) {
+    const isOwner = this.#isOwner;
+    this.#isOwner = false;
     /** @type {Turn[]} */
     const unanswered = [];
     for (const pending of this.#store.pending) {
+      if (sessionOf(pending) !== this.#shown.session) continue;
       const { question, after } = pending;
       const from = items.findIndex(({ id }) => id === after) + 1;
       const index = items.findIndex(
@@ -225,7 +257,7 @@ export class Conversation {
         continue;
       }
       const known = index >= 0 ? this.#turns.find(({ lastId }) => lastId === items[index].id) : undefined;
-      const turn = known ?? this.#append(this.#newTurn({ message: question.message, excerpt: question.selected_text }));
+      const turn = known ?? this.#append(this.#newTurn(asAsked(question)));
       turn.pending = pending;
       if (pending.state === "asking" || pending.state === "queued") unanswered.push(turn);
       else if (pending.state === "stopped") turn.stop();
@@ -249,7 +281,7 @@ export class Conversation {
       const session = this.#store.session;
       const page = session ? await this.#service.history(session).catch(() => null) : null;
       if (poll !== this.#polls || this.#running) return;
-      if (page && !page.data[0]?.answering && page.data[0]?.id !== this.#turns.at(-1)?.lastId)
+      if (page?.data.length && !page.data[0]?.answering && page.data[0]?.id !== this.#lastId)
         return this.#restore({ isOwner: false });
     }
   }
@@ -289,7 +321,7 @@ export class Conversation {
       onVisit: this.#options.onVisit,
       onRetry: (turn) => this.#retry(turn),
       onFollowUp: (question) => this.ask(question, null, this.#store.page),
-      onContinue: () => this.ask(this.#words.more),
+      onContinue: () => this.ask(this.#words.more, null, this.#store.page),
       onOwnWords: this.#options.onOwnWords,
       onRate: async (messageId, rating, comment) => {
         await this.#service.rate(this.#shown.session ?? "", messageId, rating, comment);
@@ -315,7 +347,9 @@ export class Conversation {
 
   #welcome() {
     const { book, questions } = this.#options;
-    const next = welcome({ words: this.#words, book: book(), questions, onAsk: (text) => this.ask(text) });
+    /** @param {string} text */
+    const onAsk = (text) => this.ask(text, null, this.#store.page);
+    const next = welcome({ words: this.#words, book: book(), questions, onAsk });
     const before = this.log.element.querySelector(".welcome");
     // What is the same stays, and with it the reader's focus.
     if (!before) this.log.element.append(next);
@@ -329,12 +363,22 @@ export class Conversation {
    * @param {string} message @param {string | null} [excerpt] @param {Page | null} [page]  which the answer is to come from alone
    */
   ask(message, excerpt = null, page = null) {
-    const turn = this.#append(this.#newTurn({ message, excerpt, page }));
-    turn.pending = this.#newPending(turn);
-    this.#store.keep(turn.pending);
-    this.#options.onTell("question", { hasSelection: excerpt !== null });
-    if (this.#running) this.#queue(turn);
-    else this.#runAll([turn]);
+    this.#keepFocus(() => {
+      const turn = this.#append(this.#newTurn({ message, excerpt, page }));
+      turn.pending = this.#newPending(turn);
+      this.#store.keep(turn.pending);
+      this.#options.onTell("question", { hasSelection: excerpt !== null });
+      if (this.#running) this.#queue(turn);
+      else this.#runAll([turn]);
+    });
+  }
+
+  /** Does this, which may take away the button that was pressed for it. @param {() => void} change */
+  #keepFocus(change) {
+    const root = /** @type {ShadowRoot} */ (this.log.element.getRootNode());
+    const focused = root.activeElement;
+    change();
+    if (focused && !focused.isConnected) this.#options.onFocusLost();
   }
 
   /** @param {Turn} turn */
@@ -349,7 +393,7 @@ export class Conversation {
     this.#queued = this.#queued.filter((other) => other !== turn);
     this.#turns = this.#turns.filter((other) => other !== turn);
     this.#drop(turn);
-    turn.element.remove();
+    this.#keepFocus(() => turn.element.remove());
     this.#options.onPutBack(turn.message, turn.excerpt);
   }
 
@@ -364,7 +408,7 @@ export class Conversation {
   #retry(turn) {
     if (this.#running) return;
     turn.pending ??= this.#newPending(turn);
-    this.#runAll([turn]);
+    this.#keepFocus(() => this.#runAll([turn]));
   }
 
   /**
@@ -374,10 +418,11 @@ export class Conversation {
   #newPending({ message, excerpt, page }) {
     const page_url = page?.url ?? pageAddress() ?? undefined;
     const scope = page && !excerpt ? /** @type {const} */ ("page") : undefined;
-    const session_id = this.#store.session ?? undefined;
+    const { session } = this.#shown;
+    const session_id = session ?? undefined;
     const selected_text = excerpt ?? undefined;
     const question = { message, session_id, selected_text, page_url, scope, follow_ups: true, snippets: true };
-    return { key: newId(), question, after: this.#lastId, askedAt: Date.now(), state: "queued" };
+    return { key: newId(), question, session, after: this.#lastId, askedAt: Date.now(), state: "queued" };
   }
 
   /** The last message that is known. */
@@ -387,11 +432,13 @@ export class Conversation {
 
   /** Asks one after the other, and then what was asked meanwhile. @param {Turn[]} turns */
   async #runAll(turns) {
+    const visit = this.#visit;
     this.#queued.push(...turns);
     for (let turn = this.#queued.shift(); turn; turn = this.#queued.shift()) {
       // The conversation has gone on: what was not answered before is not asked again.
       for (const before of this.#turns.slice(0, this.#turns.indexOf(turn))) this.#drop(before);
       const isAnswered = await this.#run(turn);
+      if (visit !== this.#visit) return;
       if (!isAnswered) break;
     }
     // What was asked after a question that failed may have meant its answer.
@@ -405,8 +452,11 @@ export class Conversation {
    * @param {Pending} pending @param {AbortSignal} signal
    */
   async #goOn(pending, signal) {
-    const release = this.#store.session ? () => {} : await this.#store.lock(signal);
-    pending.question.session_id = this.#store.session ?? undefined;
+    const release = this.#shown.session ? () => {} : await this.#store.lock(signal);
+    const session = this.#shown.session ?? this.#store.session;
+    this.#shown.session = session;
+    pending.question.session_id = session ?? undefined;
+    pending.session = session;
     pending.after = this.#lastId;
     pending.state = "asking";
     return release;
@@ -419,16 +469,25 @@ export class Conversation {
   async #run(turn) {
     let pending = /** @type {Pending} */ (turn.pending);
     const abort = new AbortController();
-    this.#running = { turn, abort };
+    /** @type {Running} */
+    const running = { turn, abort, session: null, onBegun: () => {} };
+    this.#running = running;
     this.#polls++;
+    // What is being read back is drawn when the answer is there.
+    this.#isStale ||= this.#isReading;
+    this.#isReading = false;
     this.#changed();
     /** @param {Pending["state"]} state */
-    const keep = (state) => this.#store.keep({ ...pending, state });
+    const keep = (state) => {
+      pending.state = state;
+      this.#store.keep(pending);
+    };
     turn.tellWithoutBook(false);
     turn.wait(this.#words.thinking);
     this.log.goTo(turn.element);
     try {
-      if (pending.state === "queued") this.#onBegun = await this.#goOn(pending, abort.signal);
+      if (pending.state === "queued") running.onBegun = await this.#goOn(pending, abort.signal);
+      running.session = this.#store.session;
       keep("asking");
       await this.#tell(turn, pending, abort.signal).catch((error) => {
         if (error?.code !== "idempotency_conflict") throw error;
@@ -457,8 +516,8 @@ export class Conversation {
       this.#options.onTell("error", { code: failure.code });
       return false;
     } finally {
-      this.#onBegun();
-      if (this.#running?.turn === turn) this.#running = null;
+      running.onBegun();
+      if (this.#running === running) this.#running = null;
       this.#changed();
     }
   }
@@ -498,7 +557,8 @@ export class Conversation {
           feedback: null,
           truncated: data.truncated,
           related: relatedTo(data.sources ?? [], found),
-          followUps,
+          // What is asked next is known already if there is a question below.
+          followUps: turn === this.#turns.at(-1) ? followUps : [],
         };
         this.#options.announce(`${this.#words.answer}: ${turn.finish(answered)}`);
         const seconds = Math.round((Date.now() - pending.askedAt) / 1000);
@@ -509,8 +569,8 @@ export class Conversation {
 
   /** Goes on in this conversation; it is a new one if the one before was deleted. @param {string} session @param {Pending} pending */
   #enter(session, pending) {
-    if (session !== this.#store.session) this.#enterAnother(session, pending);
-    this.#onBegun();
+    if (session !== sessionOf(pending)) this.#enterAnother(session, pending);
+    this.#running?.onBegun();
   }
 
   /** @param {string} session @param {Pending} pending */
@@ -518,9 +578,16 @@ export class Conversation {
     if (pending.question.session_id) {
       this.#running?.turn.element.before(announced(this.#words.deleted, { class: "note" }));
     }
-    this.#store.session = session;
+    for (const { pending } of this.#turns) {
+      if (!pending) continue;
+      // What is asked next goes on there too, also after a reload.
+      pending.session = session;
+      this.#store.keep(pending);
+    }
+    // The reader may have gone elsewhere in another tab.
+    if (this.#store.session === this.#running?.session) this.#store.session = session;
     this.#shown = { session, before: null };
-    this.log.element.querySelector(".earlier")?.remove();
+    for (const other of this.log.element.querySelectorAll(".earlier, .loading")) other.remove();
     this.#options.onChange();
   }
 
@@ -534,36 +601,66 @@ export class Conversation {
       this.#options.onPutBack(turn.message, turn.excerpt);
       return;
     }
-    this.#store.keep({ ...pending, state: "failed" });
+    pending.state = "failed";
+    this.#store.keep(pending);
     turn.fail(failure);
   }
 
   /** Begins another conversation. */
   startAnew() {
     this.#leaveSession(null);
+    this.#isDrawn = true;
     this.#welcome();
     this.#changed();
   }
 
   /** Shows another conversation of the reader, to be continued. @param {string} session */
   open(session) {
-    if (session === this.#store.session) return;
+    if (session === this.#shown.session) return;
     this.#leaveSession(session);
     this.#changed();
-    this.#restore({ isOwner: false });
+    this.#restore({ isOwner: true });
   }
 
   /** @param {string | null} next */
   #leaveSession(next) {
-    this.#queued = [];
-    for (const turn of this.#turns) this.#drop(turn);
-    this.#running?.abort.abort();
-    this.#running = null;
     this.#store.session = next;
-    this.#shown = { session: null, before: null };
-    this.#polls++;
+    this.#detach(next);
+  }
+
+  /**
+   * Makes place for another conversation. What is not answered yet is asked again when this one is opened; if it has not begun, it
+   * cannot be, and its questions are given back.
+   * @param {string | null} next
+   */
+  #detach(next) {
+    const unsent = this.#shown.session ? [] : this.#turns.filter((turn) => this.#isUnsent(turn));
+    for (const turn of unsent.reverse()) {
+      if (turn.pending) this.#store.forget(turn.pending);
+      this.#options.onPutBack(turn.message, turn.excerpt);
+    }
+    this.leave();
+    this.#shown = { session: next, before: null };
+    this.#isReading = false;
+    this.#isDrawn = false;
     this.#clear();
   }
+
+  /** Whether the service never got this question, and no other tab is about to send it. @param {Turn} turn */
+  #isUnsent(turn) {
+    if (!turn.pending || sessionOf(turn.pending)) return false;
+    return turn.pending.state === "failed" || this.#queued.includes(turn) || turn === this.#running?.turn;
+  }
+}
+
+/** Returns the conversation that this question is in; null if that has not begun. @param {Pending} pending */
+function sessionOf({ session, question }) {
+  return session ?? question.session_id ?? null;
+}
+
+/** Returns what the question is about, to ask it once more. @param {Question} question */
+function asAsked({ message, selected_text, scope, page_url }) {
+  return { message, excerpt: selected_text, page: scope && page_url ? { url: page_url, title: "" } : null };
 }
 
 /** Returns what was found and not cited, each page once; nothing for an answer that cites nothing. @param {Source[]} cited @param {Source[]} found */

@@ -83,10 +83,11 @@ export class Panel {
       store: this.#store,
       book,
       questions,
-      isShown: () => this.dialog.open,
+      isShown: () => this.dialog.isConnected && this.dialog.open,
       announce: (text) => this.#announce(text),
       onVisit: (event, url) => this.#visit(event, url),
       onPutBack: (message, excerpt) => this.composer.putBack(message, excerpt),
+      onFocusLost: () => this.#focusConversation(),
       onOwnWords: (isOpen) => this.composer.setAside(isOpen),
       onChange: () => this.#showState(),
       onTell: (what, detail) => this.#tell(what, detail),
@@ -96,7 +97,7 @@ export class Panel {
       lang,
       service: this.#service,
       hasReader: () => this.#store.hasReader,
-      current: () => this.#store.session,
+      current: () => this.conversation.session,
       onChoose: (session) => this.#openConversation(session),
     });
     const onBack = () => this.#goBack();
@@ -222,13 +223,12 @@ export class Panel {
       if (event.key !== "Escape" || event.isComposing) return;
       event.preventDefault();
       event.stopPropagation();
-      if (this.#view) this.#goBack();
-      else this.close();
+      this.#leave();
     });
     // The gesture that goes back on a phone.
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
-      this.close();
+      this.#leave();
     });
     // Some browsers close a dialog whatever its page says.
     dialog.addEventListener("close", () => this.#afterClosing());
@@ -249,6 +249,7 @@ export class Panel {
       timer = setTimeout(() => this.conversation.refresh(), 200);
     };
     this.#store.onChange(onChange, signal);
+    signal.addEventListener("abort", () => clearTimeout(timer));
     this.#watchPage(signal);
   }
 
@@ -261,7 +262,10 @@ export class Panel {
     });
     // The chat is beside the body, and what changes in it is not a change of the page.
     observer.observe(document.documentElement, { childList: true, subtree: true });
-    signal.addEventListener("abort", () => observer.disconnect());
+    signal.addEventListener("abort", () => {
+      observer.disconnect();
+      clearTimeout(timer);
+    });
   }
 
   // On the screen
@@ -288,8 +292,14 @@ export class Panel {
     if (request) this.composer.request(request);
     if (isByItself) return;
     // On a phone the field's keyboard would hide what the reader opened the panel for.
-    if (SMALL.matches && !range && !question) this.dialog.querySelector("h2")?.focus();
+    if (SMALL.matches && (request || (!range && !question))) this.dialog.querySelector("h2")?.focus();
     else this.composer.textbox.focus();
+  }
+
+  /** Goes a step back: to the conversation, or else to the page. */
+  #leave() {
+    if (this.#view) this.#goBack();
+    else this.close();
   }
 
   close() {
@@ -369,21 +379,32 @@ export class Panel {
     this.status.replaceChildren(text);
   }
 
+  /** Gives the focus to the field, or where its keyboard would cover the conversation, to that. */
+  #focusConversation() {
+    const { log } = this.conversation;
+    if (SMALL.matches) log.element.focus({ preventScroll: true });
+    else this.composer.textbox.focus();
+  }
+
   /** @param {string} session */
   #openConversation(session) {
     this.#show(null);
-    this.composer.choose(null);
-    this.composer.attach(null);
-    this.conversation.open(session);
+    // The one that is shown stays as it is, with what the next question is about.
+    if (session !== this.conversation.session) {
+      this.composer.choose(null);
+      this.composer.attach(null);
+      this.conversation.open(session);
+    }
     this.conversation.log.toLatest();
-    this.composer.textbox.focus();
+    this.#focusConversation();
   }
 
   #startAnew() {
     this.#show(null);
-    this.conversation.startAnew();
     this.composer.choose(null);
     this.composer.attach(null);
+    // It may give back what it was about.
+    this.conversation.startAnew();
     this.composer.textbox.focus();
   }
 
@@ -398,6 +419,7 @@ export class Panel {
     this.#startAnew();
     this.#store.forgetReader();
     this.composer.write("");
+    this.composer.choose(null);
     this.conversation.note(this.#words.deletedAll);
     return true;
   }

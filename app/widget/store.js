@@ -27,18 +27,25 @@
  * @typedef {object} Pending  a question that is not answered yet
  * @property {string} key  the Idempotency-Key: however often the question is sent, it is answered once
  * @property {Question} question
+ * @property {string | null} [session]  the conversation that it is in, as soon as there is one; `question` stays as it was sent
  * @property {string | null} after  the last message before it, as far as this page knew
  * @property {number} askedAt  in milliseconds
  * @property {"queued" | "asking" | "stopped" | "failed"} state  what became of it so far; only what waits or is being asked is asked
  *   again unbidden
  */
 
+/** @typedef {"localStorage" | "sessionStorage"} Area */
+
+/**
+ * What the browser does not keep: one for the whole page, so that the panel that takes another's place has it too.
+ * @type {Map<string, string>}
+ */
+const memory = new Map();
+
 const TOKEN = /^[A-Za-z0-9._~-]{16,128}$/;
 const MOST_PENDING_DAYS = 7;
 
 export class Store {
-  /** @type {Map<string, string>} */
-  #memory = new Map();
   #prefix;
 
   /** @param {string} service  conversations with different services are kept apart */
@@ -140,34 +147,20 @@ export class Store {
 
   /** What is typed but not sent, which only this tab needs. */
   get draft() {
-    try {
-      return sessionStorage.getItem(`${this.#prefix}draft`) ?? "";
-    } catch {
-      return "";
-    }
+    return this.#get("draft", "sessionStorage") ?? "";
+  }
+
+  set draft(text) {
+    this.#set("draft", text || null, "sessionStorage");
   }
 
   /** The page that this tab's questions are about. @type {Page | null} */
   get page() {
-    try {
-      return JSON.parse(sessionStorage.getItem(`${this.#prefix}page`) ?? "null");
-    } catch {
-      return null;
-    }
+    return this.#read("page", "sessionStorage");
   }
 
   set page(page) {
-    try {
-      if (page) sessionStorage.setItem(`${this.#prefix}page`, JSON.stringify(page));
-      else sessionStorage.removeItem(`${this.#prefix}page`);
-    } catch {}
-  }
-
-  set draft(text) {
-    try {
-      if (text) sessionStorage.setItem(`${this.#prefix}draft`, text);
-      else sessionStorage.removeItem(`${this.#prefix}draft`);
-    } catch {}
+    this.#set("page", page && JSON.stringify(page), "sessionStorage");
   }
 
   /**
@@ -183,44 +176,45 @@ export class Store {
     addEventListener("storage", onStorage, { signal });
   }
 
-  /** @param {string} name */
-  #get(name) {
+  /** @param {string} name @param {Area} [area] */
+  #get(name, area = "localStorage") {
+    const key = this.#prefix + name;
     try {
-      return localStorage.getItem(this.#prefix + name) ?? this.#memory.get(name) ?? null;
-    } catch {
-      return this.#memory.get(name) ?? null;
-    }
-  }
-
-  /** Returns what is kept as JSON. @param {string} name @returns {any} */
-  #read(name) {
-    try {
-      return JSON.parse(this.#get(name) ?? "null");
+      // What could not be kept is newer than what is.
+      return memory.get(key) ?? window[area].getItem(key);
     } catch {
       return null;
     }
   }
 
-  /** @param {string} name @param {string | null} value */
-  #set(name, value) {
-    this.#memory.delete(name);
+  /** Returns what is kept as JSON. @param {string} name @param {Area} [area] @returns {any} */
+  #read(name, area) {
     try {
-      if (value === null) localStorage.removeItem(this.#prefix + name);
-      else localStorage.setItem(this.#prefix + name, value);
+      return JSON.parse(this.#get(name, area) ?? "null");
     } catch {
-      if (value !== null) this.#memory.set(name, value);
+      return null;
+    }
+  }
+
+  /** @param {string} name @param {string | null} value @param {Area} [area] */
+  #set(name, value, area = "localStorage") {
+    const key = this.#prefix + name;
+    memory.delete(key);
+    try {
+      if (value === null) window[area].removeItem(key);
+      else window[area].setItem(key, value);
+    } catch {
+      if (value !== null) memory.set(key, value);
     }
   }
 
   /** @param {string} start */
   #names(start) {
-    const names = new Set(this.#memory.keys());
+    const keys = new Set(memory.keys());
     try {
-      for (const key of Object.keys(localStorage)) {
-        if (key.startsWith(this.#prefix)) names.add(key.slice(this.#prefix.length));
-      }
+      for (const key of Object.keys(localStorage)) keys.add(key);
     } catch {}
-    return [...names].filter((name) => name.startsWith(start));
+    return [...keys].filter((key) => key.startsWith(this.#prefix + start)).map((key) => key.slice(this.#prefix.length));
   }
 }
 

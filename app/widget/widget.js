@@ -147,18 +147,23 @@ class BookChat extends HTMLElement {
     return this.#root?.activeElement?.matches("textarea, input") ?? false;
   }
 
-  /** @param {{ range?: Range, question?: string, request?: string, isByItself?: boolean }} [how]  what nobody has asked for takes no focus */
-  async #open({ range, question, request, isByItself = false } = {}) {
+  /**
+   * @param {{ range?: Range, excerpt?: string | null, question?: string, request?: string, isByItself?: boolean }} [how]
+   *   what nobody has asked for takes no focus
+   */
+  async #open({ isByItself = false, ...how } = {}) {
     this.#launcher.setAttribute("aria-busy", "true");
     this.#problem.hidden = true;
     this.#theme.update();
     try {
       const panel = await this.#load();
-      panel.open({ range, question, request, isByItself });
+      panel.open({ ...how, isByItself });
     } catch (error) {
       console.error(error);
       this.#problem.textContent = labels[this.lang].notLoaded;
-      this.#problem.hidden = isByItself;
+      // Who had the chat open, in another language, is told.
+      this.#problem.hidden = isByItself && !this.#launcher.hidden;
+      this.#launcher.hidden = false;
     } finally {
       this.#launcher.removeAttribute("aria-busy");
     }
@@ -225,7 +230,7 @@ class BookChat extends HTMLElement {
     this.#panel = undefined;
     const { isOpen, excerpt } = (await before).destroy();
     this.#launcher.hidden = isOpen;
-    if (isOpen) (await this.#load()).open({ excerpt, isByItself: true });
+    if (isOpen) this.#open({ excerpt, isByItself: true });
   }
 
   #watchKeys() {
