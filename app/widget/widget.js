@@ -144,7 +144,7 @@ class BookChat extends HTMLElement {
 
   /** What the reader writes in is inside: scripts of the page that ask whether this is a field are told so. */
   get isContentEditable() {
-    return this.#root?.activeElement?.matches("textarea, input") ?? false;
+    return this.#root?.activeElement?.matches("textarea, input, select") ?? false;
   }
 
   /**
