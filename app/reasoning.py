@@ -216,7 +216,7 @@ class AnswerText:
 
 _SHORTEST_FENCE, _LONGEST_RUN = 3, 40
 _BEFORE_FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
-_END_OF_CODE_TO_COME = re.compile(r"(?:\n[ \t>]{0,40}[`~]{0,40}[ \t]{0,40}|[`~]{1,40})\Z")
+_END_OF_CODE_TO_COME = re.compile(r"(?:\n(?:[ \t]{0,100}\n)?[ \t>]{0,40}[`~]{0,40}[ \t]{0,40}|[`~]{1,40})\Z")
 
 
 @lru_cache

@@ -102,6 +102,10 @@ def test_reasoning_alone_is_no_answer(text: str) -> None:
     assert_answer(text, "")
 
 
+def test_a_blank_line_ends_code_wherever_it_is_cut() -> None:
+    assert read("</think>aa`\n\n", "</think>A machine.") == read("</think>aa`\n\n</think>A machine.")
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_how_the_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject) -> None:
