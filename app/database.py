@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 REVISION = max(file.name.partition("_")[0] for file in Path(__file__).parents[1].glob("migrations/versions/[0-9]*.py"))
 """The newest migration, whose file's name begins with it; the code needs a database that has it."""
 
+MIGRATION_LOCK = 0x626F6F6B
+"""The advisory lock of the one process that may change what tables and indexes there are; earlier releases hold it too."""
+
 VERSION_TABLE = "book_chat_alembic_version"
 """Where Alembic keeps this service's revision; `alembic_version` may be another application's."""
 

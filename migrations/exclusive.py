@@ -14,14 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel import SQLModel
 
-from app.database import FAILURES, error_code
+from app.database import FAILURES, MIGRATION_LOCK, error_code
 from app.pool import RefusedError
 from migrations.vectors import FIND_PGVECTOR
 
 logger = logging.getLogger("alembic.runtime.migration")
-
-ADVISORY_LOCK = 0x626F6F6B
-"""What the one process that may migrate holds; earlier releases hold it too."""
 
 LOCK_SECONDS = 2.0
 """How long a migration waits for a lock, and lets others wait behind it."""
@@ -83,7 +80,7 @@ async def _lock(connection: AsyncConnection) -> None:
     # A statement that waits for the lock would be waited for by the index build of the process that has it.
     deadline = monotonic() + PATIENCE_SECONDS
     is_told = False
-    while not await connection.scalar(_TRY_ADVISORY_LOCK, {"lock": ADVISORY_LOCK}):
+    while not await connection.scalar(_TRY_ADVISORY_LOCK, {"lock": MIGRATION_LOCK}):
         await connection.rollback()
         if monotonic() > deadline:
             raise TimeoutError("another process has been migrating the database for too long")

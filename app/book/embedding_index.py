@@ -7,7 +7,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.book.shelf import EMBEDDING_INDEX, version_of
-from app.database import FAILURES, reason
+from app.database import FAILURES, MIGRATION_LOCK, reason
 from app.models import EMBEDDING_DIMENSIONS
 
 EXACT_CHUNKS = 10_000
@@ -16,8 +16,7 @@ EXACT_CHUNKS = 10_000
 _HALFVEC_VERSION = (0, 7)
 """The first version of pgvector that can index half-precision numbers: vectors of two bytes a dimension instead of four."""
 
-_MIGRATING = 0x626F6F6B
-"""The advisory lock that migrations hold too: they make this index for a library that was large before."""
+# Migrations hold it too: they make this index for a library that was large before.
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 # An index is built as soon as no snapshot is left, and a query keeps its own until the next statement.
 _STAY = text("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -54,7 +53,7 @@ async def index_embeddings(engine: AsyncEngine, *, exact_chunks: int = EXACT_CHU
             if await _state(connection, exact_chunks) is None:
                 return Indexing()
             async with engine.connect() as holding:
-                if not await holding.scalar(_LOCK, {"lock": _MIGRATING}):
+                if not await holding.scalar(_LOCK, {"lock": MIGRATION_LOCK}):
                     return Indexing()
                 await holding.execute(_STAY)
                 return await _index(connection, exact_chunks)
