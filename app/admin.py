@@ -196,6 +196,7 @@ def _of_turn(name: str) -> Label[int]:
     return func.coalesce(failed + answered, failed, answered).label(name)
 
 
+_IS_WITHOUT_BOOK = and_(col(_answer.cited) == 0, col(_answer.retrieved).is_(None))
 _TURNS = (
     select(
         col(_question.created_at),
@@ -210,6 +211,7 @@ _TURNS = (
             getattr(_answer, name)
             for name in ("model", "duration_ms", "retrieved", "cited", "service_tier", "truncated")
         ),
+        _IS_WITHOUT_BOOK.label("is_without_book"),
         *(_of_turn(name) for name in TOKEN_COUNTS),
     )
     .outerjoin(_answer, col(_answer.reply_to) == col(_question.id))
@@ -217,7 +219,6 @@ _TURNS = (
     .where(col(_question.role) == literal_column("'user'"))
 )
 _CITES_NOTHING = and_(col(_question.selected_text).is_(None), col(_answer.cited) == 0)
-_IS_WITHOUT_BOOK = and_(col(_answer.cited) == 0, col(_answer.retrieved).is_(None))
 _UNANSWERED = or_(col(_answer.id).is_(None), _CITES_NOTHING)
 _IS_GAP = or_(and_(_CITES_NOTHING, ~_IS_WITHOUT_BOOK), col(_answer.feedback) == "negative")
 
@@ -317,9 +318,8 @@ async def _write_table(page: TextIO, turns: AsyncIterator[Row[Any]]) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     print(f"{'TIME (UTC)':16}  {'RATED':8}  {'CITED':>5}  {'TOKENS':>7}  {'SECONDS':>7}  QUESTION → ANSWER", file=page)
     async for turn in turns:
-        is_without_book = turn.cited is not None and turn.retrieved is None
-        without_book += is_without_book
-        cited = "lost" if is_without_book else f"{turn.cited}/{turn.retrieved}" if turn.retrieved else ""
+        without_book += bool(turn.is_without_book)
+        cited = "lost" if turn.is_without_book else f"{turn.cited}/{turn.retrieved}" if turn.retrieved else ""
         tokens = (turn.prompt_tokens or 0) + (turn.completion_tokens or 0)
         seconds = f"{turn.duration_ms / 1000:.1f}" if turn.duration_ms is not None else ""
         excerpt = f"“{_on_one_line(turn.selected_text, 40)}” " if turn.selected_text else ""
