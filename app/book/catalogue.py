@@ -18,12 +18,9 @@ _COUNT_WORDS = text("""
     ),
     forgotten AS (
         DELETE FROM book_words WHERE book_id = :book AND lexeme NOT IN (SELECT word FROM counted)
-    ),
-    kept AS (
-        INSERT INTO book_words (lexeme, book_id, chunks) SELECT word, :book, ndoc FROM counted
-        ON CONFLICT (lexeme, book_id) DO UPDATE SET chunks = excluded.chunks WHERE book_words.chunks <> excluded.chunks
     )
-    SELECT count(*) FROM counted
+    INSERT INTO book_words (lexeme, book_id, chunks) SELECT word, :book, ndoc FROM counted
+    ON CONFLICT (lexeme, book_id) DO UPDATE SET chunks = excluded.chunks WHERE book_words.chunks <> excluded.chunks
 """).bindparams(bindparam("book", type_=Uuid()))
 _WORDS = text("SELECT coalesce(sum(length), 0) FROM document_words WHERE book_id = :book")
 
