@@ -364,11 +364,13 @@ class _Looked:
         found = next((row for row in self.rows if row.kind == "hit"), None)
         if found is None or self.shelf.chunks < _FEW_CHUNKS:
             return found is not None
-        if any(_is_heading(hit.title, question) for hit in self.hits):
-            return True
         if found.cosine is None:
-            return bool(found.is_telling)
-        return found.cosine >= _LEAST_COSINE or any(_covers(f"{hit.title} {hit.text}", question) for hit in self.hits)
+            fits = bool(found.is_telling)
+        else:
+            fits = found.cosine >= _LEAST_COSINE or any(
+                _covers(f"{hit.title} {hit.text}", question) for hit in self.hits
+            )
+        return fits or any(_is_heading(hit.title, question) for hit in self.hits)
 
 
 def _covers(text: str, question: str) -> bool:
