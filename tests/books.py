@@ -16,7 +16,8 @@ from app.book.pages import pages_of
 from app.book.shelf import book_id, comparable
 from app.book.words import index_words, prune_words
 from app.database import Database
-from app.models import Document, StoredBook
+from app.models import Document, PaidEmbedding, StoredBook
+from tests import kept
 from tests.fake_openai import embedding
 
 BOOK = "https://book.example.org/docs/"
@@ -66,6 +67,14 @@ def documents(sections: Iterable[Section], *, model: str | None = MODEL) -> list
     return rows
 
 
+async def clear(database: Database) -> None:
+    """Delete every book, chunks of none, and what was paid for."""
+    async with database.engine.begin() as connection:
+        for table in (StoredBook, Document, PaidEmbedding):
+            await connection.execute(delete(table))
+        await prune_words(connection)
+
+
 async def replace_book(database: Database, *sections: Section, model: str | None = MODEL, keep: bool = False) -> None:
     """Put these sections in the place of what is in the database, or beside it, in one transaction."""
     rows = documents(sections, model=model)
@@ -99,7 +108,7 @@ def _chunk(row: Row[Any]) -> Chunk:
 @asynccontextmanager
 async def opened(url: str, *, pool_size: int = 2) -> AsyncIterator[Database]:
     """Connect to a migrated database, which has no book before and after."""
-    database = Database(dsn.parse(url), pool_size=pool_size)
+    database = kept.database(dsn.parse(url), pool_size=pool_size)
     try:
         await replace_book(database)
         yield database

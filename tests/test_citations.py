@@ -4,13 +4,10 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.citations import cite, marker_ends, without_markers
-
-# A slow machine disproves nothing.
-fast = settings(max_examples=200, deadline=None)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +171,6 @@ def answers(draw: st.DrawFn) -> tuple[str, set[int], list[str]]:
     return "\n\n".join(paragraphs), numbers, lookalikes
 
 
-@fast
 @given(answers(), st.integers(1, 8))
 def test_of_whatever_answer_every_marker_names_a_passage_and_what_is_no_marker_is_unchanged(
     answer: tuple[str, set[int], list[str]], passages: int
@@ -191,7 +187,6 @@ def test_of_whatever_answer_every_marker_names_a_passage_and_what_is_no_marker_i
     assert cite(cited, passages) == (cited, cited_numbers)
 
 
-@fast
 @given(answers())
 def test_without_its_markers_an_answer_has_the_same_words(answer: tuple[str, set[int], list[str]]) -> None:
     text, numbers, lookalikes = answer
@@ -207,7 +202,6 @@ def test_without_its_markers_an_answer_has_the_same_words(answer: tuple[str, set
     assert (bare == text) == (not numbers)
 
 
-@fast
 @given(st.text(alphabet="[]1279,- \n`$\\()【】†~^:>é") | st.text(), st.integers(0, 3))
 def test_of_any_text_whatever_is_cited_exists_and_no_other_character_comes_in(text: str, passages: int) -> None:
     cited, numbers = cite(text, passages)
@@ -216,7 +210,6 @@ def test_of_any_text_whatever_is_cited_exists_and_no_other_character_comes_in(te
     assert set(cited) <= {*text, *"[]123"}
 
 
-@fast
 @given(st.text(alphabet=st.characters(exclude_categories=["Nd"])), st.integers(0, 3))
 def test_a_text_without_digits_stays_as_it_is(text: str, passages: int) -> None:
     assert cite(text, passages) == (text, [])

@@ -5,12 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.completions import CompletionReader, ProviderError, provider_error
-
-fast = settings(max_examples=100, deadline=None)
 
 ANSWER = "A machine."
 
@@ -321,7 +319,6 @@ def test_every_code_of_an_error_is_known() -> None:
     assert provider_error(error).codes == {"429", "insufficient_quota", "resource_exhausted"}
 
 
-@fast
 @given(data=st.data(), text=st.text(st.sampled_from("<>/thinkoug[]THINK \n\ud83e\udd16a\x00"), max_size=40))
 def test_how_a_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject, text: str) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
@@ -334,7 +331,6 @@ def test_how_a_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject, 
     assert "\x00" not in at_once.text
 
 
-@fast
 @given(thoughts=st.text(st.characters(exclude_categories=["Cs"])), text=st.text(st.sampled_from("ab <>\n"), min_size=1))
 @pytest.mark.parametrize(
     ("begin", "end"), [("<think>", "</think>"), ("<thought>", "</thought>"), ("[THINK]", "[/THINK]")]
@@ -357,7 +353,6 @@ lines = st.sampled_from(
 )
 
 
-@fast
 @given(body=st.lists(lines, max_size=12), end=st.sampled_from([b"\n", b"\r\n", b"\r"]), share=st.integers(1, 9))
 def test_how_a_body_is_cut_into_reads_makes_no_difference(body: list[bytes], end: bytes, share: int) -> None:
     at_once, in_shares = read(end.join(body)), read(end.join(body), share)

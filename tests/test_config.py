@@ -224,8 +224,8 @@ def test_a_proxy_or_certificate_that_cannot_be_used_is_named(
 
 
 @pytest.mark.usefixtures("_development")
-def test_values_from_the_env_file_reach_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(".env").write_text(
+def test_values_from_the_env_file_reach_the_sdk(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
         'OPENAI_ORG_ID="org-1"\nOPENAI_PROJECT_ID=proj_1\nOPENAI_CUSTOM_HEADERS="X-Team: books\\nX-Title: Our book"\n'
     )
 

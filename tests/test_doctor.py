@@ -35,7 +35,6 @@ def examine(
     admin_command: AdminCommand,
     model_server: FakeOpenAI,
     url: str,
-    one_authority: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Examine:
     """Look at a deployment to which nothing is wrong but what these variables say; gives the status and the lines."""
@@ -47,7 +46,6 @@ def examine(
             "OPENAI_BASE_URL": model_server.url,
             "DAILY_TOKEN_BUDGET": "1000000",
             "CORS_ORIGINS": ORIGIN,
-            "SSL_CERT_FILE": str(one_authority),
         }
         for name, value in {**sound, **environment}.items():
             monkeypatch.setenv(name, value)
@@ -248,6 +246,7 @@ async def test_row_level_security_that_hides_every_row_is_found(examine: Examine
     assert (hidden, with_policy, repaired) == (1, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed here")
 async def test_a_pooler_that_the_address_does_not_show_is_found(
     examine: Examine, postgres: PostgresServer, empty_url: str

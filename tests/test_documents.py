@@ -37,7 +37,9 @@ def vector(create_database: CreateDatabase) -> str:
     return url
 
 
-@pytest.fixture(params=["json", "vector", "array", "vector_elsewhere"])
+@pytest.fixture(
+    params=["json", "vector", *(pytest.param(name, marks=pytest.mark.slow) for name in ("array", "vector_elsewhere"))]
+)
 def url(request: pytest.FixtureRequest) -> str:
     """A migrated database with each kind of column."""
     address: str = request.getfixturevalue(request.param)

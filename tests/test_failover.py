@@ -174,6 +174,7 @@ async def has_left(admin: asyncpg.Connection, processes: set[int]) -> bool:
     return not processes & await pids(admin)
 
 
+@pytest.mark.slow
 async def test_connections_that_are_killed_under_load_lose_no_message(serve: Serve, admin: asyncpg.Connection) -> None:
     service = await serve()
 

@@ -174,7 +174,7 @@ async def test_a_server_that_only_reads_is_not_ready_until_it_writes(serve: Serv
     earlier = await serve()
     await execute(earlier, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     try:
-        service = await serve()
+        service = await serve(DATABASE_URL=f"{database_url}?application_name=connections_of_its_own")
         reading = await service.client.get("/health/ready")
     finally:
         await execute(

@@ -9,7 +9,7 @@ from typing import Any, override
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import delete, text
+from sqlalchemy import text
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -21,8 +21,9 @@ from app.book.tree import read_book
 from app.commands import CommandSettings
 from app.config import Settings
 from app.database import Database
-from app.models import Document, PaidEmbedding, StoredBook
-from tests import commands
+from app.models import Document, PaidEmbedding
+from tests import commands, kept
+from tests.books import clear
 from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, Serve, eventually, migrate
 from tests.fake_openai import FakeOpenAI, cut, embedding, embeddings, failure, held
 from tests.marks import on_postgresql
@@ -104,16 +105,14 @@ class Library:
 @pytest.fixture
 async def library(database_url: str, model_server: FakeOpenAI, tmp_path: Path) -> AsyncIterator[Library]:
     """An empty library in each kind of database."""
-    database = Database(dsn.parse(database_url), pool_size=2)
+    database = kept.database(dsn.parse(database_url), pool_size=2)
     if database.dsn.sqlite:
         await database.migrate()
-    for table in (StoredBook, Document, PaidEmbedding):
-        await database.execute((delete(table), {}))
+    await clear(database)
     folder = tmp_path / "docs"
     folder.mkdir()
     yield Library(folder, database_url, database, model_server)
-    for table in (StoredBook, Document):
-        await database.execute((delete(table), {}))
+    await clear(database)
     await database.close()
 
 

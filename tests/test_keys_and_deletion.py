@@ -17,6 +17,7 @@ from app import dsn
 from app.admin import prune
 from app.database import Database
 from app.models import ChatSession, Message, MessageRole, utc_now
+from tests import kept
 from tests.conftest import READERS_TOKEN, Service
 from tests.events import events_of
 from tests.fake_openai import FakeOpenAI, failure, held
@@ -256,12 +257,12 @@ class Walk:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(dsn.parse(database_url), pool_size=1)
+    database = kept.database(dsn.parse(database_url), pool_size=1)
     yield database
     await database.close()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
 async def test_in_whatever_order_a_key_has_one_answer_and_what_was_deleted_stays_deleted(
     service: Service, model_server: FakeOpenAI, database: Database, seed: int
 ) -> None:

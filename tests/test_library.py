@@ -161,6 +161,7 @@ async def test_a_search_through_the_index_is_one_statement_and_leaves_no_setting
     assert await scans(database) == 2
 
 
+@pytest.mark.slow
 async def test_a_book_is_found_among_others_that_are_nearer(database: Database, model_server: FakeOpenAI) -> None:
     large = a_book(100, around=[0.0, 1.0, *[0.0] * 6], distance=0.1)
     others = a_book(400, book=OTHER_BOOK, around=QUESTION, distance=0.01)
@@ -174,6 +175,7 @@ async def test_a_book_is_found_among_others_that_are_nearer(database: Database, 
     assert len({hit.page for hit in hits} & {*nearest(large, 20)}) >= 18
 
 
+@pytest.mark.slow
 async def test_an_older_pgvector_compares_a_book_exactly_and_all_books_through_the_index(
     database: Database, model_server: FakeOpenAI
 ) -> None:
@@ -213,6 +215,7 @@ async def test_a_pgvector_that_cannot_index_half_precision_is_named(
         await database.execute((version, {"version": row.extversion}))
 
 
+@pytest.mark.slow
 async def test_an_index_whose_making_was_interrupted_is_not_used_and_is_made_anew(
     database: Database, model_server: FakeOpenAI
 ) -> None:
@@ -266,6 +269,7 @@ async def test_without_pgvector_there_is_nothing_to_index(array: str) -> None:
         assert await made(database) == Indexing()
 
 
+@pytest.mark.slow
 async def test_the_index_is_made_and_used_wherever_pgvector_is(vector_elsewhere: str, model_server: FakeOpenAI) -> None:
     async with opened(vector_elsewhere, pool_size=1) as database:
         await database.execute((PLAN_AS_FOR_MANY_CHUNKS, {}))

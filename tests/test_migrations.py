@@ -69,6 +69,7 @@ def url(request: pytest.FixtureRequest) -> str:
     return address
 
 
+@pytest.mark.slow
 def test_up_and_down_and_up_again(url: str) -> None:
     for _ in range(2):
         migrate(url)

@@ -30,6 +30,7 @@ from app.models import (
     MessageRole,
     utc_now,
 )
+from tests import kept
 from tests.conftest import Tables
 from tests.marks import on_postgresql
 
@@ -189,7 +190,7 @@ def test_health_is_healthy_and_nothing_else() -> None:
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A migrated database of each kind, without rows, connected to as the service does."""
-    database = Database(dsn.parse(database_url), pool_size=2)
+    database = kept.database(dsn.parse(database_url), pool_size=2)
     if database.dsn.sqlite:
         await database.migrate()
     await Tables(database.engine).clear()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dirty_equals import IsStr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.prompt import OLDER_EXCERPT_CHARS, PastTurn, assemble_prompt, fenced
@@ -45,9 +45,6 @@ texts = st.text() | st.lists(st.sampled_from(TAGS) | st.text(max_size=5), max_si
 past_turns = st.builds(PastTurn, texts, st.none() | texts, texts)
 histories = st.lists(past_turns, max_size=12)
 passages = st.builds(Passage, text=texts, source=texts, title=texts)
-
-# A slow machine disproves nothing.
-fast = settings(max_examples=100, deadline=None)
 
 
 def unfenced(kind: str, content: str) -> tuple[dict[str, str], str]:
@@ -144,7 +141,6 @@ def test_the_rules_speak_of_what_the_prompt_holds(
     assert [phrase for phrase in [*present, *absent] if phrase in rules["content"]] == present
 
 
-@fast
 @given(message=texts, excerpt=st.none() | texts, given_passages=st.lists(passages, max_size=3), history=histories)
 def test_whatever_the_history_the_roles_alternate_and_the_message_is_last_word_for_word(
     message: str, excerpt: str | None, given_passages: list[Passage], history: list[PastTurn]
@@ -170,7 +166,6 @@ def test_whatever_the_history_the_roles_alternate_and_the_message_is_last_word_f
     assert prompt[-1]["content"] == "\n\n".join([*quoted, message])
 
 
-@fast
 @given(history=st.lists(past_turns, min_size=1, max_size=12))
 def test_the_excerpts_of_old_turns_cost_little(history: list[PastTurn]) -> None:
     excerpts = [turn.excerpt for turn in history if turn.excerpt]
@@ -183,7 +178,6 @@ def test_the_excerpts_of_old_turns_cost_little(history: list[PastTurn]) -> None:
     assert quoted <= longest + (around + len(excerpts[-1]) if excerpts else 0)
 
 
-@fast
 @given(message=texts, excerpt=texts, given_passages=st.lists(passages, max_size=3), history=histories)
 def test_with_an_excerpt_there_are_neither_history_nor_passages(
     message: str, excerpt: str, given_passages: list[Passage], history: list[PastTurn]
@@ -198,7 +192,6 @@ def test_with_an_excerpt_there_are_neither_history_nor_passages(
     assert prompt == assemble_prompt(message, book_title="Machines", excerpt=excerpt)
 
 
-@fast
 @given(message=texts, given_passages=st.lists(passages, max_size=3), history=histories)
 def test_the_model_never_sees_a_passages_address(
     message: str, given_passages: list[Passage], history: list[PastTurn]
@@ -248,7 +241,6 @@ def test_hostile_passages_stay_inside_their_fences_under_their_own_numbers() -> 
     assert rules == assemble_prompt("What flies?", book_title="Machines", found=Findings(PASSAGES))[0]
 
 
-@fast
 @given(excerpts=st.lists(texts, min_size=2, max_size=2), message=texts, history=histories)
 def test_what_is_quoted_never_changes_the_rules(excerpts: list[str], message: str, history: list[PastTurn]) -> None:
     prompts = [assemble_prompt(message, book_title="Machines", excerpt=e, history=history) for e in excerpts]
@@ -256,7 +248,6 @@ def test_what_is_quoted_never_changes_the_rules(excerpts: list[str], message: st
     assert prompts[0][0] == prompts[1][0]
 
 
-@fast
 @given(pair=st.lists(passages, min_size=2, max_size=2), message=texts, history=histories)
 def test_what_a_passage_says_or_is_called_never_changes_the_rules(
     pair: list[Passage], message: str, history: list[PastTurn]
@@ -266,13 +257,11 @@ def test_what_a_passage_says_or_is_called_never_changes_the_rules(
     assert prompts[0][0] == prompts[1][0]
 
 
-@fast
 @given(text=texts)
 def test_a_text_cannot_end_its_fence_and_can_be_read_back(text: str) -> None:
     assert unfenced("excerpt", fenced("excerpt", text)) == ({}, text)
 
 
-@fast
 @given(text=texts)
 def test_a_fence_inside_a_fence_does_not_end_it(text: str) -> None:
     inner = fenced("excerpt", text)
@@ -280,7 +269,6 @@ def test_a_fence_inside_a_fence_does_not_end_it(text: str) -> None:
     assert unfenced("excerpt", fenced("excerpt", inner)) == ({}, inner)
 
 
-@fast
 @given(text=texts, title=texts, source=texts)
 def test_attributes_cannot_break_out_of_the_opening_tag(text: str, title: str, source: str) -> None:
     fence = fenced("passage", text, title=title, source=source)

@@ -9,8 +9,8 @@ from dirty_equals import IsPartialDict, IsStr, IsUUID
 from sqlalchemy import text
 
 from app import dsn, readers
-from app.database import Database
 from app.dependencies import owner_of
+from tests import kept
 from tests.conftest import Service
 from tests.fake_openai import FakeOpenAI, completion, held
 from tests.marks import on_one_database
@@ -121,7 +121,7 @@ async def test_an_export_goes_on_where_something_was_deleted_meanwhile(
     sessions = [await ask(service, MINE, f"{number}?") for number in range(5)]
     for _ in range(2):
         await ask(service, MINE, "And?", session_id=sessions[4])
-    database = Database(dsn.parse(database_url), pool_size=2)
+    database = kept.database(dsn.parse(database_url), pool_size=2)
     found: list[str] = []
     try:
         async for session in readers.own_sessions(database, str(owner_of(MINE))):

@@ -4,7 +4,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.reasoning import AnswerText
@@ -106,7 +106,6 @@ def test_a_blank_line_ends_code_wherever_it_is_cut() -> None:
     assert read("</think>aa`\n\n", "</think>A machine.") == read("</think>aa`\n\n</think>A machine.")
 
 
-@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_how_the_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject) -> None:
     parts = st.sampled_from(

@@ -103,6 +103,7 @@ def url(create_database: CreateDatabase) -> str:
     return create_database("postgres")
 
 
+@pytest.mark.slow
 def test_no_revision_holds_readers_up_or_breaks_the_release_before(url: str) -> None:
     """If your revision fails here, see "Add a column" in CONTRIBUTING.md; `migrations/online.py` has what it needs."""
     migrate(url, REVISIONS[0])
@@ -122,6 +123,7 @@ def test_no_revision_holds_readers_up_or_breaks_the_release_before(url: str) -> 
     assert query(url, "SELECT count(*) FROM messages") == [(3,)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_revision_can_be_run_again(url: str) -> None:
     migrate(url, REVISIONS[0])
     query(url, *ROWS)
@@ -164,6 +166,7 @@ async def dumping(url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
+@pytest.mark.slow
 async def test_questions_are_asked_while_a_migration_waits_for_a_reader(
     url: str, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +202,7 @@ async def test_a_lock_that_is_not_to_be_had_ends_the_migration_with_its_holder(
     assert await asyncio.to_thread(query, url, "SELECT version_num FROM book_chat_alembic_version") == [("0001",)]
 
 
+@pytest.mark.slow
 def test_a_server_that_serves_one_connection_is_migrated(
     postgres: PostgresServer, create_database: CreateDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -278,6 +278,7 @@ async def test_what_both_find_comes_before_what_one_finds(
     assert hits[0].score == pytest.approx(1 / 61 + 1 / (60 + (hits[0].meaning_rank or 0)))
 
 
+@pytest.mark.slow
 async def test_the_nearest_of_many_are_found(database: Database, search: BookSearch, model_server: FakeOpenAI) -> None:
     numbers = random.Random(1)
     vectors = [[numbers.gauss() for _ in range(384)] for _ in range(700)]

@@ -165,6 +165,7 @@ def new_key() -> dict[str, str]:
     return {"Idempotency-Key": str(uuid.uuid4())}
 
 
+@pytest.mark.slow
 @one_worker_or_slowly_two
 async def test_turns_in_flight_end_properly_within_the_grace(
     start: Start, tables: Tables, model_server: FakeOpenAI, workers: int

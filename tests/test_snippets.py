@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from dirty_equals import IsPartialDict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.retrieval import Passage, Query
@@ -47,7 +47,6 @@ def test_a_snippet_is_the_beginning_of_the_prose(text: str, snippet: str) -> Non
     assert snippet_of(text) == snippet
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab *_`~$[](){}<>!#|-\\\n\x001.語"), max_size=400) | st.text(max_size=400))
 def test_a_snippet_of_any_text_is_short_and_has_no_blank_line(text: str) -> None:
     snippet = snippet_of(text)

@@ -434,13 +434,14 @@ async def test_a_request_ends_only_with_the_turns_that_it_began() -> None:
         turns.start(answer(gate))
         left.set()
 
-    turns.start(answer(asyncio.Event()))  # Another request's.
+    others = turns.start(answer(asyncio.Event()))
     request = asyncio.create_task(TurnMiddleware(begin_and_leave)({}, no_message, send_nothing))
     await left.wait()
     before = await asyncio.wait([request], timeout=0)
     gate.set()
     async with asyncio.timeout(10):
         await request
+    others.cancel()
 
     assert before == (set(), {request})
 

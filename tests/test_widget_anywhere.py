@@ -51,6 +51,7 @@ HOSTILE = """
 """
 
 
+@pytest.mark.slow
 async def test_keys_end_at_the_chat_and_the_page_takes_it_for_a_field(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await page.evaluate(LISTEN)
@@ -202,6 +203,7 @@ async def test_a_page_gets_its_language_whatever_its_tag_adds(service: Service, 
     assert found == expected
 
 
+@pytest.mark.slow
 async def test_what_is_selected_is_offered_where_it_is_seen_and_told_when_it_is_too_long(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:

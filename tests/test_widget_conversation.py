@@ -117,6 +117,7 @@ async def test_an_answer_cites_the_passages_that_were_found_for_the_page(
     await expect(answers(page)).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_a_reload_in_the_middle_of_an_answer_asks_once(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:

@@ -278,6 +278,7 @@ async def test_a_site_can_open_sources_itself(service: Service, visit: Visit, mo
     assert page.url == "http://localhost:3000/"
 
 
+@pytest.mark.slow
 async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -464,6 +465,7 @@ async def test_on_a_phone_the_chat_fills_the_screen_and_holds_the_focus(service:
     await expect(page.get_by_role("textbox")).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.slow
 async def test_an_urdu_page_gets_urdu_words_from_right_to_left_and_a_finnish_one_english_ones(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -523,7 +525,14 @@ async def contrast(button: Locator) -> float:
 
 
 @needs_axe
-@pytest.mark.parametrize("how", [{}, {**URDU, **PHONE}, PHONE], ids=["laptop", "urdu phone", "phone"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({}, id="laptop", marks=pytest.mark.slow),
+        pytest.param({**URDU, **PHONE}, id="urdu phone", marks=pytest.mark.slow),
+        pytest.param(PHONE, id="phone"),
+    ],
+)
 async def test_axe_finds_no_fault_in_light_or_dark(
     service: Service, visit: Visit, model_server: FakeOpenAI, how: dict[str, Any]
 ) -> None:

@@ -18,6 +18,7 @@ from tests.test_widget_interface import needs_axe
 pytestmark = [needs_chromium, on_one_database]
 
 
+@pytest.mark.slow
 @needs_axe
 async def test_earlier_conversations_are_found_opened_and_continued(service: Service, visit: Visit) -> None:
     page = await visit(service)
@@ -56,6 +57,7 @@ async def test_earlier_conversations_are_found_opened_and_continued(service: Ser
     await expect(questions(page)).to_have_text(["What is a joint?", "And then?"])
 
 
+@pytest.mark.slow
 async def test_what_is_asked_while_a_conversation_is_read_back_or_left_is_answered_where_it_was_asked(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:

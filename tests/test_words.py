@@ -11,6 +11,8 @@ from app import dsn
 from app.book.words import configuration, index_words, prune_words, searchable
 from app.database import Database
 from app.models import Document
+from tests import kept
+from tests.books import clear
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,10 @@ def test_the_configuration_of_a_locale(locale: str | None, name: str) -> None:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(dsn.parse(database_url), pool_size=1)
-    await database.execute((delete(Document), {}))
+    database = kept.database(dsn.parse(database_url), pool_size=1)
+    await clear(database)
     yield database
-    await database.execute((delete(Document), {}))
+    await clear(database)
     await database.close()
 
 
