@@ -638,7 +638,7 @@ async def test_the_command_tells_what_it_skipped_and_replaced(
     folder = tmp_path / "docs"
     folder.mkdir()
     add("docs/arms.md", BOOK["arms.md"])
-    add("docs/draft.md", "---\ndraft: true\n---\nText.")
+    add("docs/draft\x1b[2J.md", "---\ndraft: true\n---\nText.")
     arguments = ("ingest", "docs", "--url", URL, "--locale", "en", "--exclude", "x/**")
     environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": model_server.url}
 
@@ -653,7 +653,7 @@ async def test_the_command_tells_what_it_skipped_and_replaced(
         "  2 chunks embedded with other",
         f"  1 embedding of {MODEL} with 1536 dimensions replaced",
         "  1 file skipped:",
-        "    draft.md is a draft",
+        "    draft%1B[2J.md is a draft",
     ]
 
 

@@ -14,6 +14,7 @@ from app.book.apart import Apart
 from app.book.crawl import Check, Crawler, check
 from app.book.embeddings import PRICES, Embedder
 from app.book.ingest import IngestError, Report, ingest, known_pages, remove
+from app.book.links import printable
 from app.book.site import is_site, read_site
 from app.book.tree import SUFFIXES, Book, TreeError, book_url, counted, files_in, generator_of, locale_of, read_book
 from app.config import Settings
@@ -81,7 +82,7 @@ async def read_in(source: Source, settings: Settings, embedder: Embedder) -> boo
 
 def _tell(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(line)
+        console.print(printable(line))
 
 
 def _of_index(report: Report) -> Iterator[str]:

@@ -45,15 +45,15 @@ def faults(pages: Sequence[Linked], kept: Sequence[str], root: str, exists: Call
     for (target, reason), [first, *others] in dead.items():
         more = f" and {len(others):,} other page{'s' if len(others) > 1 else ''} link" if others else " links"
         found.append(f"{first}{more} to {target}, {reason}")
-    return [_printable(line) for line in found]
+    return [printable(line) for line in found]
 
 
 def repeated_anchor(name: str, anchor: str) -> str:
     """Return the line about an anchor that leads to something before its heading."""
-    return _printable(f"{name} has the anchor #{anchor} more than once, and links lead to the first")
+    return printable(f"{name} has the anchor #{anchor} more than once, and links lead to the first")
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """Return the line with its invisible characters percent-encoded: what pages say must not control a terminal."""
     return "".join(char if char.isprintable() else quote(char, errors="surrogatepass") for char in line)
 

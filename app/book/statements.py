@@ -22,7 +22,9 @@ _PER_PAGE = 3
 _SMALL_BOOK = 100
 """In a book of fewer chunks, words that most of them have are looked up too."""
 _MOST_MATCHES = 10_000
-"""The rarest words of a question are looked up until they are in so many chunks together, and one word always."""
+"""In one book, the rarest words of a question are looked up until they are in so many chunks together, and one word always."""
+_MOST_MATCHES_IN_ALL = 1_500
+"""The same for all books together: a question that no page gives a book is not to take longer with each book."""
 _BEST = 200
 """For how many of the chunks that they find the other words count too."""
 _COMPARED = 60
@@ -87,7 +89,7 @@ _WORDS_POSTGRESQL = f"""
                 WHERE words @@ query AND {{of_book}} OFFSET 0
             )
         )
-        WHERE before < {_MOST_MATCHES}
+        WHERE before < {{most_matches}}
     ),
     best AS (
         SELECT id, bool_or(is_telling) AS is_telling, sum(score) AS score
@@ -98,7 +100,7 @@ _WORDS_POSTGRESQL = f"""
         FROM (
             SELECT id, is_telling, score + coalesce((
                 SELECT sum({_BM25})
-                FROM (SELECT *, greatest(kept, 1) AS chunks FROM needed WHERE before >= {_MOST_MATCHES}) AS frequent
+                FROM (SELECT *, greatest(kept, 1) AS chunks FROM needed WHERE before >= {{most_matches}}) AS frequent
                      CROSS JOIN LATERAL (
                          SELECT CAST(length AS float8) AS length, {_FREQUENCY} AS frequency FROM document_words
                          WHERE document_words.id = best.id AND words @@ query
@@ -229,6 +231,11 @@ class Where:
         return f"(SELECT sum(chunks) FROM book_words WHERE {condition})"  # noqa: S608  # Constants.
 
     @property
+    def most_matches(self) -> int:
+        """In how many chunks the words that find chunks may be together."""
+        return _MOST_MATCHES if self.in_one_book else _MOST_MATCHES_IN_ALL
+
+    @property
     def chunks(self) -> str:
         """The number of chunks that have the word which is being looked up."""
         return "greatest(kept, 1)" if self.is_counted else "CAST(count(*) OVER () AS float8)"
@@ -310,7 +317,9 @@ def search_postgresql(meaning: Meaning | None, where: Where) -> TextClause:
     parameters = [bindparam("configurations", type_=ARRAY(Text)), bindparam("chunks", type_=Double)]
     if meaning:
         parameters.append(bindparam("embedding", type_=ARRAY(REAL)))
-    words = _WORDS_POSTGRESQL.format(of_book=where.of_book, kept=where.kept, chunks=where.chunks)
+    words = _WORDS_POSTGRESQL.format(
+        of_book=where.of_book, kept=where.kept, chunks=where.chunks, most_matches=where.most_matches
+    )
     fused = _FUSED.format(page="(metadata ->> 'page')")
     by_meaning = meaning.of(where) if meaning else _NO_MEANING
     return where.of(words + by_meaning + fused).bindparams(*parameters)
