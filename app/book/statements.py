@@ -23,7 +23,7 @@ _SMALL_BOOK = 100
 """In a book of fewer chunks, words that most of them have are looked up too."""
 _MOST_MATCHES = 10_000
 """In one book, the rarest words of a question are looked up until they are in so many chunks together, and one word always."""
-_MOST_MATCHES_IN_ALL = 1_500
+_MOST_MATCHES_IN_ALL = 1_000
 """The same for all books together: a question that no page gives a book is not to take longer with each book."""
 _BEST = 200
 """For how many of the chunks that they find the other words count too."""
