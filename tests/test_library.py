@@ -25,6 +25,7 @@ from app.retrieval import Query
 from tests.books import BOOK, Section, opened, replace_book
 from tests.conftest import API_KEY, check
 from tests.fake_openai import FakeOpenAI, json_body
+from tests.kept import with_own_connections
 
 EXACT = 50
 """Above how many chunks the index is used in these tests."""
@@ -38,7 +39,7 @@ OTHER_BOOK = "https://book.example.org/other/"
 @pytest.fixture
 async def database(postgres_url: str) -> AsyncIterator[Database]:
     # Of one connection, so that what it has done is known: see `scans`.
-    async with opened(postgres_url, pool_size=1) as database:
+    async with opened(with_own_connections(postgres_url), pool_size=1) as database:
         await database.execute((PLAN_AS_FOR_MANY_CHUNKS, {}))
         yield database
         await database.execute((text(f"DROP INDEX IF EXISTS {EMBEDDING_INDEX}"), {}))
@@ -376,6 +377,50 @@ async def test_frequent_words_count_where_the_rare_ones_are(database: Database, 
     await database.execute((text("UPDATE book_words SET chunks = 10000 WHERE lexeme = 'gyroscop'"), {}))
 
     assert await by_words(database, model_server, "balanced gyroscope") == ["both", "rare"]
+
+
+@pytest.mark.parametrize(("chunks", "found"), [(900, 3), (1_100, 2), (9_900, 2), (11_000, 2)])
+async def test_in_several_books_at_once_fewer_places_are_looked_at(
+    database: Database, model_server: FakeOpenAI, chunks: int, found: int
+) -> None:
+    sections = [
+        Section("rare", "The gyroscope."),
+        Section("both", "The gyroscope, balanced."),
+        Section("often", "Balanced."),
+    ]
+    await replace_book(database, *sections, Section("legs", "Its knees bend.", book=OTHER_BOOK), model=None)
+    await database.execute((text("UPDATE books SET chunks = 100000"), {}))
+    await database.execute((text("UPDATE book_words SET chunks = 20000 WHERE lexeme = 'balanc'"), {}))
+    await database.execute(
+        (text("UPDATE book_words SET chunks = :chunks WHERE lexeme = 'gyroscop'"), {"chunks": chunks})
+    )
+
+    assert len(await by_words(database, model_server, "balanced gyroscope")) == found
+    in_one = await by_words(database, model_server, "balanced gyroscope", page=f"{BOOK}rare")
+    assert len(in_one) == (3 if chunks < 10_000 else 2)
+
+
+async def test_a_database_of_one_book_is_searched_as_that_book_without_a_page(
+    database: Database, model_server: FakeOpenAI
+) -> None:
+    sections = [Section("rare", "The gyroscope."), Section("often", "Balanced.")]
+    await replace_book(database, *sections, model=None)
+    await database.execute((text("UPDATE books SET chunks = 100000"), {}))
+    await database.execute((text("UPDATE book_words SET chunks = 5000"), {}))
+
+    assert sorted(await by_words(database, model_server, "balanced gyroscope")) == ["often", "rare"]
+
+
+async def test_the_words_of_the_question_are_looked_up_before_those_of_the_one_before_it(
+    database: Database, model_server: FakeOpenAI
+) -> None:
+    sections = [Section("legs", "Its knees bend."), Section("arms", "Its elbow turns.")]
+    await replace_book(database, *sections, Section("x", "Nothing.", book=OTHER_BOOK), model=None)
+    await database.execute((text("UPDATE books SET chunks = 100000"), {}))
+    await database.execute((text("UPDATE book_words SET chunks = 5000 WHERE lexeme = 'elbow'"), {}))
+    await database.execute((text("UPDATE book_words SET chunks = 1500 WHERE lexeme = 'knee'"), {}))
+
+    assert await by_words(database, model_server, "And the elbow?", previous="Where are the knees?") == ["arms"]
 
 
 async def test_a_book_that_a_release_without_counts_has_read_in_is_searched_as_well(

@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from app.book import answers, evaluation, reading
 from app.book.embeddings import Embedder, EmbeddingError
+from app.book.links import printable
 from app.book.search import PASSAGES, BookSearch, Hit
 from app.book.shelf import comparable, known_books
 from app.commands import CommandError, CommandSettings, opened_database, run
@@ -143,7 +144,7 @@ async def _list(_arguments: argparse.Namespace) -> None:
     async with opened_database(settings) as database:
         books = await database.execute((known_books(is_sqlite=database.dsn.sqlite), {}))
     for book in books:
-        print("\n".join(_as_entry(book, settings.book_title)))  # noqa: T201
+        print("\n".join(map(printable, _as_entry(book, settings.book_title))))  # noqa: T201
     if not books:
         print(_NO_BOOK)  # noqa: T201
 
@@ -205,9 +206,8 @@ def _as_lines(number: int, hit: Hit) -> str:
     ranks = (("words", hit.words_rank), ("meaning", hit.meaning_rank))
     found_by = ", ".join(f"{name} {rank}" for name, rank in ranks if rank is not None)
     first_line = next(iter(hit.text.strip().splitlines()), "")
-    return (
-        f"{number:2}. {hit.title}\n    {hit.source}\n    score {hit.score:.4f} ({found_by})\n    {first_line[:100]}\n"
-    )
+    title, source, text = map(printable, (hit.title, hit.source, first_line[:100]))
+    return f"{number:2}. {title}\n    {source}\n    score {hit.score:.4f} ({found_by})\n    {text}\n"
 
 
 async def _llms_txt(arguments: argparse.Namespace) -> None:

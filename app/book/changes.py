@@ -89,10 +89,8 @@ def _of_index(report: Report) -> Iterator[str]:
     if report.indexing.made:
         yield f"  {counted(report.indexing.made, 'embedding')} of all books indexed"
     if report.indexing.failure:
-        yield (
-            "  The embeddings could not be indexed, so a question is compared with all of them: "
-            f"{report.indexing.failure}"
-        )
+        yield "  The embeddings could not be indexed, so a question is compared with all of them:"
+        yield from (f"    {line}" for line in report.indexing.failure.splitlines())
 
 
 def _as_lines(checked: Check) -> list[str]:

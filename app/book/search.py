@@ -274,6 +274,7 @@ class BookSearch:
         parameters: dict[str, Any] = {"page": comparable(query.page_url or ""), "limit": limit}
         where = Where(
             in_one_book=shelf.book is not None,
+            has_many_books=len(shelf.rows) > 1,
             has_here=shelf.book is not None,
             has_contents=shelf.single is not None and is_about_structure(query.question),
             is_counted=shelf.is_counted,

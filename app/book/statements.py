@@ -22,9 +22,9 @@ _PER_PAGE = 3
 _SMALL_BOOK = 100
 """In a book of fewer chunks, words that most of them have are looked up too."""
 _MOST_MATCHES = 10_000
-"""In one book, the rarest words of a question are looked up until they are in so many chunks together, and one word always."""
-_MOST_MATCHES_IN_ALL = 1_000
-"""The same for all books together: a question that no page gives a book is not to take longer with each book."""
+"""The rarest words of a question are looked up until they are in so many chunks together, and one word always."""
+_MOST_MATCHES_IN_MANY_BOOKS = 1_000
+"""The same where several books are searched at once: fewer, since their chunks lie further apart."""
 _BEST = 200
 """For how many of the chunks that they find the other words count too."""
 _COMPARED = 60
@@ -73,7 +73,9 @@ _WORDS_POSTGRESQL = f"""
         SELECT lexeme, weight, is_own, query, CAST(coalesce({{kept}}, 0) AS float8) AS kept FROM asked
     ),
     in_order AS (
-        SELECT *, kept * 2 <= :chunks AS is_telling, sum(kept) OVER (ORDER BY kept, lexeme) - kept AS before FROM known
+        SELECT *, kept * 2 <= :chunks AS is_telling,
+               sum(kept) OVER (ORDER BY kept * 2 <= :chunks DESC, is_own DESC, kept, lexeme) - kept AS before
+        FROM known
     ),
     needed AS MATERIALIZED (
         SELECT * FROM in_order
@@ -209,6 +211,8 @@ class Where:
 
     in_one_book: bool
     """In the book of `:book` only, and not in all."""
+    has_many_books: bool = False
+    """There are several books in which it searches."""
     has_here: bool = False
     """Also the page of `:page`, in that book."""
     has_contents: bool = False
@@ -233,7 +237,7 @@ class Where:
     @property
     def most_matches(self) -> int:
         """In how many chunks the words that find chunks may be together."""
-        return _MOST_MATCHES if self.in_one_book else _MOST_MATCHES_IN_ALL
+        return _MOST_MATCHES_IN_MANY_BOOKS if self.has_many_books else _MOST_MATCHES
 
     @property
     def chunks(self) -> str:
