@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
     from starlette.types import ASGIApp
 
-    from app.database import Database
     from app.retrieval import Retriever
     from tests.browser import Browser, Visit
-
-gc.disable()  # Until the tests are collected, next to nothing is garbage, and looking for it takes seconds.
 
 ROOT = Path(__file__).parents[1]
 API_KEY = "sk-test-0123456789-secret"
@@ -58,7 +55,7 @@ hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None
 hypothesis.settings.load_profile("quick")
 
 _FUZZED = "test_fuzzed_requests.py"
-_ALIKE = {"test_bulk.py", "test_chatkit.py", "test_mcp.py", "test_page.py", "test_retrieval.py"}
+_SAME_ON_BOTH_DATABASES = {"test_bulk.py", "test_chatkit.py", "test_mcp.py", "test_page.py", "test_retrieval.py"}
 
 type AdminCommand = Callable[..., Awaitable[tuple[int, str]]]
 type BookCommand = Callable[..., tuple[int, str]]
@@ -85,7 +82,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Import the plugin that one file needs and that takes as long to import as others to run, only for that one."""
+    """Import schemathesis only if `test_fuzzed_requests.py` may run: most files take less time than this import."""
     if config.option.markexpr != "not slow" and any(
         Path(argument).is_dir() or _FUZZED in argument for argument in config.args
     ):
@@ -93,25 +90,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave that file unread too where all its tests are left out."""
+    """Leave `test_fuzzed_requests.py` unread where slow tests are left out, since all of its are."""
     return (config.option.markexpr == "not slow" and collection_path.name == _FUZZED) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # Before the marks choose.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Count SQLite's turn as slow where others show already what depends on the database."""
+    """Mark the SQLite runs of these files slow: others show already what depends on the database."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec and item.path.name in _ALIKE and callspec.params.get("database_url") == "sqlite":
+        if callspec and item.path.name in _SAME_ON_BOTH_DATABASES and callspec.params.get("database_url") == "sqlite":
             item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """Have Python look for garbage from now on, but never among what was imported and collected."""
-    yield
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage meanwhile: there is next to none, and looking for it takes seconds."""
+    gc.disable()
+    result = yield
     gc.freeze()
     gc.enable()
+    return result
 
 
 _SHARED = pytest.StashKey[SharedPostgres]()
@@ -298,7 +297,7 @@ def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
+def database_url(request: pytest.FixtureRequest, _kept: None) -> str:
     """The process's migrated database of each kind."""
     from tests import kept
 
@@ -346,14 +345,10 @@ class Tables:
         assert expired.rowcount == 1
 
     async def clear(self) -> None:
+        # This engine does not enforce SQLite's foreign keys, so messages would outlive their session.
+        tables = (Message, ChatSession, TokenUsage, Pause, ToolUsage)
         async with self.engine.begin() as connection:
-            for table in (
-                Message,
-                ChatSession,
-                TokenUsage,
-                Pause,
-                ToolUsage,
-            ):  # SQLite deletes nothing else with a session here.
+            for table in tables:
                 await connection.execute(delete(table))
 
 
@@ -393,7 +388,7 @@ async def _kept() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def tables(database_url: str, _kept: None) -> AsyncIterator[Tables]:
+async def tables(database_url: str) -> AsyncIterator[Tables]:
     """The tables of the database, without a session or anything that was counted."""
     from tests import kept
 
@@ -421,10 +416,7 @@ async def serve(
     """Start the service in production mode, with further environment variables; it stops when the test ends."""
     from tests import kept
 
-    def database(parsed: dsn.Dsn, *, pool_size: int) -> "Database":
-        return kept.database(parsed, pool_size=pool_size)
-
-    monkeypatch.setattr("app.main.Database", database)
+    monkeypatch.setattr("app.main.Database", kept.database)
     async with AsyncExitStack() as stack:
 
         async def start(**environment: str) -> Service:

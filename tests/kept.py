@@ -5,6 +5,7 @@ PostgreSQL takes longer to open a connection than to answer what most tests ask.
 
 from typing import override
 
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app import dsn
@@ -25,10 +26,9 @@ _databases: dict[tuple[str, int], _KeptDatabase] = {}
 _engines: dict[str, AsyncEngine] = {}
 
 
-def keep(url: str) -> str:
-    """Keep connections to this database from now on; returns its address."""
+def keep(url: str) -> None:
+    """Keep connections to this database from now on."""
     _urls.add(url)
-    return url
 
 
 def is_kept(url: str) -> bool:
@@ -51,6 +51,11 @@ def engine(url: str) -> AsyncEngine:
         parsed = dsn.parse(url)
         _engines[url] = create_async_engine(parsed.url, connect_args=parsed.connect_args, pool_pre_ping=True)
     return _engines[url]
+
+
+def with_own_connections(url: str) -> str:
+    """Return another spelling of the address, whose connections no other test uses."""
+    return make_url(url).update_query_dict({"application_name": "own"}).render_as_string(hide_password=False)
 
 
 async def close() -> None:

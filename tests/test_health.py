@@ -8,6 +8,7 @@ from sqlalchemy import make_url, text
 
 from app.database import REVISION, VERSION_TABLE
 from tests.conftest import Serve, Service
+from tests.kept import with_own_connections
 from tests.marks import on_postgresql
 from tests.postgres import free_port
 
@@ -174,7 +175,7 @@ async def test_a_server_that_only_reads_is_not_ready_until_it_writes(serve: Serv
     earlier = await serve()
     await execute(earlier, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     try:
-        service = await serve(DATABASE_URL=f"{database_url}?application_name=connections_of_its_own")
+        service = await serve(DATABASE_URL=with_own_connections(database_url))
         reading = await service.client.get("/health/ready")
     finally:
         await execute(

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, override
 
 import pytest
@@ -380,15 +380,22 @@ async def test_a_recorded_answer_does_not_wait_for_its_look_up(
     assert service.log("retrieval.failed") == []
 
 
+@pytest.fixture
+async def unhandled(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[dict[str, Any]]]:
+    """What the event loop is told of exceptions that nobody handles, while look-ups may take their time."""
+    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 300)
+    contexts: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: contexts.append(context))
+    yield contexts
+    asyncio.get_running_loop().set_exception_handler(None)
+
+
 @pytest.mark.parametrize("shelf", [Watched(), Shelf(error=LookupError("no index"))], ids=["never returns", "fails"])
 async def test_a_turn_that_fails_before_it_needs_passages_leaves_nothing_behind(
-    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn, shelf: Shelf, unhandled: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr("app.retrieval.RETRIEVAL_TIMEOUT_SECONDS", 300)
     service.client.headers["Idempotency-Key"] = str(uuid.uuid4())
     await service.chat("How many legs?")
-    unhandled: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     before = asyncio.all_tasks()
     plug_in(shelf)
 
