@@ -12,7 +12,8 @@ from dirty_equals import IsPartialDict
 
 from app.database import REVISION
 from tests import commands
-from tests.conftest import Serve, Service, eventually, migrate
+from tests.conftest import API_KEY, BookCommand, Serve, Service, eventually, migrate
+from tests.fake_openai import FakeOpenAI
 from tests.load import ask_at_once, assert_rows_add_up, reading
 from tests.patience import PATIENCE_SECONDS
 from tests.pooler import PGBOUNCER, SERVER_CONNECTIONS, Front, PgBouncer, TlsPooler, pgbouncer
@@ -397,3 +398,30 @@ async def test_two_deploys_migrate_through_the_pooler_at_once(
     version = await connection.fetchval("SELECT version_num FROM book_chat_alembic_version")
     await connection.close()
     assert version == REVISION
+
+
+@pytest.mark.usefixtures("database_url")
+async def test_a_book_is_read_in_through_a_pooler(
+    bouncer: PgBouncer,
+    book_command: BookCommand,
+    model_server: FakeOpenAI,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("app.book.rows.RowWriter._insert")  # All rows are copied.
+    (tmp_path / "arms.md").write_text("# Arms\n\nAn arm has joints.\n")
+    arguments = ("ingest", tmp_path, "--url", "https://book.example.org/docs/")
+    environment = {
+        "DATABASE_URL": bouncer.url(DATABASE, sslmode="require"),
+        "OPENAI_API_KEY": API_KEY,
+        "OPENAI_BASE_URL": model_server.url,
+    }
+
+    status, output = await asyncio.to_thread(book_command, *arguments, **environment)
+    again = await asyncio.to_thread(book_command, *arguments, **environment)
+
+    assert (status, "1 page, 1 chunk: 1 new" in output) == (0, True), output
+    assert (again[0], "0 new, 1 unchanged" in again[1]) == (0, True), again[1]
+    assert "1 chunk embedded" in output
+    removed = await asyncio.to_thread(book_command, "remove", *arguments[2:], **environment)
+    assert removed == (0, "https://book.example.org/docs/: 1 chunk deleted\n")
