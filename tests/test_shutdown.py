@@ -15,10 +15,7 @@ import httpx2
 import pytest
 from dirty_equals import IsStr, IsUUID
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from app import dsn
 from app.models import MessageRole
 from tests import commands
 from tests.bodies import OVERLOADED
@@ -123,13 +120,9 @@ async def start(postgres_url: str, model_server: FakeOpenAI, tmp_path: Path) -> 
 
 
 @pytest.fixture
-async def tables(postgres_url: str) -> AsyncIterator[Tables]:
-    parsed = dsn.parse(postgres_url)
-    engine = create_async_engine(parsed.url, connect_args=parsed.connect_args, poolclass=NullPool)
-    tables = Tables(engine)
-    await tables.clear()
-    yield tables
-    await engine.dispose()
+def database_url(postgres_url: str) -> str:
+    """The database of the commands, for `tables`."""
+    return postgres_url
 
 
 @asynccontextmanager
