@@ -57,6 +57,8 @@ async def store_library(dsn: Dsn, books: Sequence[int]) -> None:
                 await finishing.execute(_INDEX_WORDS, {"book": key})
                 await finish_book(finishing, key, title=None, locale="en", pages=[])
         await connection.execute("VACUUM ANALYZE")
+        # As docs/book.md advises for a large library.
+        await connection.execute(f"ALTER DATABASE {dsn.url.database} SET maintenance_work_mem = '2GB'")
         indexing = await index_embeddings(engine)
         assert indexing.failure is None, indexing.failure
     finally:

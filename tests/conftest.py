@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 import uuid
@@ -21,7 +22,7 @@ import certifi
 import httpx2
 import hypothesis
 import pytest
-from sqlalchemy import and_, delete, make_url, select, text, update
+from sqlalchemy import and_, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import aliased
 from sqlalchemy.pool import NullPool
@@ -55,7 +56,16 @@ hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None
 hypothesis.settings.load_profile("quick")
 
 _FUZZED = "test_fuzzed_requests.py"
-_SAME_ON_BOTH_DATABASES = {"test_bulk.py", "test_chatkit.py", "test_mcp.py", "test_page.py", "test_retrieval.py"}
+_OTHERWISE_ON_SQLITE = {
+    "test_admin.py",
+    "test_chat.py",
+    "test_health.py",
+    "test_ingest.py",
+    "test_models.py",
+    "test_search.py",
+    "test_words.py",
+}
+"""Files of which what they test has statements or types of its own for SQLite."""
 
 type AdminCommand = Callable[..., Awaitable[tuple[int, str]]]
 type BookCommand = Callable[..., tuple[int, str]]
@@ -96,10 +106,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # Before the marks choose.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the SQLite runs of these files slow: others show already what depends on the database."""
+    """Mark the SQLite runs of the other files slow: these show already what depends on the database."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec and item.path.name in _SAME_ON_BOTH_DATABASES and callspec.params.get("database_url") == "sqlite":
+        if callspec and callspec.params.get("database_url") == "sqlite" and item.path.name not in _OTHERWISE_ON_SQLITE:
             item.add_marker(pytest.mark.slow)
 
 
@@ -237,6 +247,36 @@ def create_database(postgres: PostgresServer) -> CreateDatabase:
     return create
 
 
+@pytest.fixture(scope="session")
+def postgresql_template(postgres: PostgresServer) -> str:
+    """The name of a migrated database, to make others from."""
+    name = f"template_{uuid.uuid4().hex}"
+    query(postgres.url(), f"CREATE DATABASE {name}")
+    migrate(postgres.url(name))
+    return name
+
+
+@pytest.fixture
+def migrated_url(postgres: PostgresServer, postgresql_template: str) -> str:
+    """A migrated PostgreSQL database of this test's own, with pgvector."""
+    name = f"test_{uuid.uuid4().hex}"
+    query(postgres.url(), f"CREATE DATABASE {name} TEMPLATE {postgresql_template}")
+    return postgres.url(name)
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("template") / "chat.db"
+    migrate(f"sqlite+aiosqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def migrated_sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of this test's own."""
+    return f"sqlite+aiosqlite:///{shutil.copy(_sqlite_template, tmp_path / 'chat.db')}"
+
+
 @pytest.fixture
 def empty_url(create_database: CreateDatabase) -> str:
     """A PostgreSQL database that is not migrated."""
@@ -289,11 +329,9 @@ def column_type(url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+def sqlite_url(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a migrated SQLite database."""
-    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('sqlite')}/chat.db"
-    migrate(url)
-    return url
+    return f"sqlite+aiosqlite:///{shutil.copy(_sqlite_template, tmp_path_factory.mktemp('sqlite') / 'chat.db')}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -345,11 +383,13 @@ class Tables:
         assert expired.rowcount == 1
 
     async def clear(self) -> None:
+        """Delete every row, in one round trip."""
         # This engine does not enforce SQLite's foreign keys, so messages would outlive their session.
         tables = (Message, ChatSession, TokenUsage, Pause, ToolUsage)
-        async with self.engine.begin() as connection:
-            for table in tables:
-                await connection.execute(delete(table))
+        script = "".join(f"DELETE FROM {table.__tablename__};" for table in tables)
+        async with self.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await (driver.executescript if connection.dialect.name == "sqlite" else driver.execute)(script)
 
 
 class Service:

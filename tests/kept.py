@@ -14,6 +14,10 @@ from app.database import Database
 
 class _KeptDatabase(Database):
     @override
+    async def migrate(self) -> None:
+        """Do nothing: whoever keeps a database has migrated it."""
+
+    @override
     async def close(self) -> None:
         """Leave that to the end of all tests."""
 

@@ -215,6 +215,7 @@ def test_a_text_without_digits_stays_as_it_is(text: str, passages: int) -> None:
     assert cite(text, passages) == (text, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [

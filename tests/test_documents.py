@@ -1,7 +1,6 @@
 """The book's chunks through their model, on every kind of column that an embedding can have."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import dsn
 from app.database import Database
 from app.models import Document
-from tests.conftest import CreateDatabase, column_type, migrate
+from tests.conftest import column_type
 
 # PostgreSQL's `real` holds them exactly.
 RISING = [number / 1024 for number in range(1536)]
@@ -21,20 +20,16 @@ FALLING = [-number for number in RISING]
 
 
 @pytest.fixture
-def json(tmp_path: Path) -> str:
+def json(migrated_sqlite_url: str) -> str:
     """An SQLite database."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/book.db"
-    migrate(url)
-    return url
+    return migrated_sqlite_url
 
 
 @pytest.fixture
-def vector(create_database: CreateDatabase) -> str:
+def vector(migrated_url: str) -> str:
     """A PostgreSQL database with pgvector."""
-    url = create_database("postgres")
-    migrate(url)
-    assert column_type(url) == "vector"
-    return url
+    assert column_type(migrated_url) == "vector"
+    return migrated_url
 
 
 @pytest.fixture(

@@ -73,11 +73,10 @@ def error_body(response: httpx2.Response, code: str, details: Sequence[dict[str,
 
 
 def error_record(service: Service, event: str, response: httpx2.Response) -> dict[str, Any]:
-    """Return the one record of the event, having seen that it belongs to the request and holds a stack trace."""
-    [record] = service.log(event)
+    """Return the request's one record of the event, having seen that it holds a stack trace."""
+    [record] = [record for record in service.log(event) if record["request_id"] == response.headers["X-Request-ID"]]
     assert record == IsPartialDict(
         level="ERROR",
-        request_id=response.headers["X-Request-ID"],
         error=IsStr(min_length=1),
         traceback=IsStr(regex=r'(?s).*File ".*/app/\w+\.py", line \d+.*'),
     )
@@ -110,61 +109,56 @@ SURROGATE = "must not contain unpaired surrogates"
 NO_STRING = "Input should be a valid string"
 
 
-@on_one_database
-@pytest.mark.parametrize(
-    ("body", "detail"),
-    [
-        pytest.param(b"", {"field": "body", "reason": "is missing"}, id="no body"),
-        pytest.param(b"Zanzibar", NOT_JSON, id="not JSON"),
-        pytest.param(b'{"message": "Zanzibar', NOT_JSON, id="truncated"),
-        pytest.param(b'{"message": "\xffZanzibar"}', NOT_JSON, id="invalid UTF-8"),
-        pytest.param(b'{"message": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", NOT_JSON, id="deeply nested"),
-        pytest.param(b'{"message": ' + b"9" * 5_000 + b"}", NOT_JSON, id="integer with too many digits"),
-        pytest.param(b'["Zanzibar"]', NO_OBJECT, id="list"),
-        pytest.param(b'"Zanzibar"', NO_OBJECT, id="string"),
-        pytest.param(b"2718281828", NO_OBJECT, id="number"),
-        pytest.param(b"null", NO_OBJECT, id="null"),
-        pytest.param(b'{"text": "Zanzibar"}', {"field": "message", "reason": "is missing"}, id="no message"),
-        pytest.param(b'{"message": ""}', {"field": "message", "reason": "must not be blank"}, id="empty message"),
-        pytest.param(b'{"message": " \\n\\t\\u00a0"}', {"field": "message", "reason": "must not be blank"}, id="blank"),
-        pytest.param(b'{"message": null}', {"field": "message", "reason": NO_STRING}, id="message null"),
-        pytest.param(b'{"message": 2718281828}', {"field": "message", "reason": NO_STRING}, id="message a number"),
-        pytest.param(
-            b'{"message": {"Zanzibar": 1}}', {"field": "message", "reason": NO_STRING}, id="message an object"
-        ),
-        pytest.param(b'{"message": "Zanzibar\\u0000"}', {"field": "message", "reason": NUL}, id="NUL in message"),
-        pytest.param(b'{"message": "Zanzibar\\ud800"}', {"field": "message", "reason": SURROGATE}, id="lone surrogate"),
-        pytest.param(
-            b'{"message": "Hi", "selected_text": ["Zanzibar"]}',
-            {"field": "selected_text", "reason": NO_STRING},
-            id="selected_text a list",
-        ),
-        pytest.param(
-            b'{"message": "Hi", "selected_text": "Zanzibar\\u0000"}',
-            {"field": "selected_text", "reason": NUL},
-            id="NUL in selected_text",
-        ),
-        pytest.param(
-            b'{"message": "Hi", "selected_text": "\\udc00Zanzibar"}',
-            {"field": "selected_text", "reason": SURROGATE},
-            id="lone surrogate in selected_text",
-        ),
-        pytest.param(
-            b'{"message": "Hi", "session_id": {"Zanzibar": 1}}',
-            {"field": "session_id", "reason": NO_STRING},
-            id="session_id an object",
-        ),
-    ],
-)
-async def test_an_invalid_body_is_refused_with_field_and_reason_and_without_quoting_it(
-    service: Service, model_server: FakeOpenAI, body: bytes, detail: dict[str, str]
-) -> None:
-    response = await service.client.post("/chat", content=body, headers={"Content-Type": "application/json"})
+INVALID: dict[str, tuple[bytes, dict[str, str]]] = {
+    "no body": (b"", {"field": "body", "reason": "is missing"}),
+    "not JSON": (b"Zanzibar", NOT_JSON),
+    "truncated": (b'{"message": "Zanzibar', NOT_JSON),
+    "invalid UTF-8": (b'{"message": "\xffZanzibar"}', NOT_JSON),
+    "deeply nested": (b'{"message": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", NOT_JSON),
+    "integer with too many digits": (b'{"message": ' + b"9" * 5_000 + b"}", NOT_JSON),
+    "list": (b'["Zanzibar"]', NO_OBJECT),
+    "string": (b'"Zanzibar"', NO_OBJECT),
+    "number": (b"2718281828", NO_OBJECT),
+    "null": (b"null", NO_OBJECT),
+    "no message": (b'{"text": "Zanzibar"}', {"field": "message", "reason": "is missing"}),
+    "empty message": (b'{"message": ""}', {"field": "message", "reason": "must not be blank"}),
+    "blank": (b'{"message": " \\n\\t\\u00a0"}', {"field": "message", "reason": "must not be blank"}),
+    "message null": (b'{"message": null}', {"field": "message", "reason": NO_STRING}),
+    "message a number": (b'{"message": 2718281828}', {"field": "message", "reason": NO_STRING}),
+    "message an object": (b'{"message": {"Zanzibar": 1}}', {"field": "message", "reason": NO_STRING}),
+    "NUL in message": (b'{"message": "Zanzibar\\u0000"}', {"field": "message", "reason": NUL}),
+    "lone surrogate": (b'{"message": "Zanzibar\\ud800"}', {"field": "message", "reason": SURROGATE}),
+    "selected_text a list": (
+        b'{"message": "Hi", "selected_text": ["Zanzibar"]}',
+        {"field": "selected_text", "reason": NO_STRING},
+    ),
+    "NUL in selected_text": (
+        b'{"message": "Hi", "selected_text": "Zanzibar\\u0000"}',
+        {"field": "selected_text", "reason": NUL},
+    ),
+    "lone surrogate in selected_text": (
+        b'{"message": "Hi", "selected_text": "\\udc00Zanzibar"}',
+        {"field": "selected_text", "reason": SURROGATE},
+    ),
+    "session_id an object": (
+        b'{"message": "Hi", "session_id": {"Zanzibar": 1}}',
+        {"field": "session_id", "reason": NO_STRING},
+    ),
+}
 
-    assert response.status_code == 400
-    assert response.json() == error_body(response, "validation_error", [detail])
-    assert MARK not in response.text
-    assert "2718281828" not in response.text
+
+@on_one_database
+async def test_an_invalid_body_is_refused_with_field_and_reason_and_without_quoting_it(
+    service: Service, model_server: FakeOpenAI, subtests: pytest.Subtests
+) -> None:
+    for invalid, (body, detail) in INVALID.items():
+        with subtests.test(invalid):
+            response = await service.client.post("/chat", content=body, headers={"Content-Type": "application/json"})
+
+            assert response.status_code == 400
+            assert response.json() == error_body(response, "validation_error", [detail])
+            assert MARK not in response.text
+            assert "2718281828" not in response.text
     assert await service.tables.sessions() == []
     assert model_server.requests == []
 
@@ -323,40 +317,41 @@ def odd_completion(**fields: Any) -> Reply:
     return json_body({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", **fields})
 
 
-UNUSABLE = [
-    pytest.param(html_page(), id="a web page"),
-    pytest.param(json_body({}), id="an empty object"),
-    pytest.param(json_body([]), id="a list"),
-    pytest.param(json_body("text"), id="a string"),
-    pytest.param(json_body({"error": {"message": "no"}}), id="an error with status 200"),
-    pytest.param(json_body({"choices": [{}]}), id="a choice without a message"),
-    pytest.param(odd_completion(choices={"0": {}}), id="choices that are an object"),
-    pytest.param(completion(["Robots"]), id="content that is a list"),  # type: ignore[arg-type]  # The point.
-    pytest.param(completion(42), id="content that is a number"),  # type: ignore[arg-type]  # The point.
-    pytest.param(raw_body(b'{"choices": [', "application/json"), id="invalid JSON"),
-    pytest.param(raw_body(b"[" * 100_000, "application/json"), id="deeply nested JSON"),
-    pytest.param(empty_choices(), id="no choices"),
-    pytest.param(completion(" \n"), id="a blank answer"),
-    pytest.param(completion("Robots are", "content_filter"), id="an answer cut by the content filter"),
-    pytest.param(cut, id="a cut connection"),
-]
+UNUSABLE: dict[str, Reply] = {
+    "a web page": html_page(),
+    "an empty object": json_body({}),
+    "a list": json_body([]),
+    "a string": json_body("text"),
+    "an error with status 200": json_body({"error": {"message": "no"}}),
+    "a choice without a message": json_body({"choices": [{}]}),
+    "choices that are an object": odd_completion(choices={"0": {}}),
+    "content that is a list": completion(["Robots"]),  # type: ignore[arg-type]  # The point.
+    "content that is a number": completion(42),  # type: ignore[arg-type]  # The point.
+    "invalid JSON": raw_body(b'{"choices": [', "application/json"),
+    "deeply nested JSON": raw_body(b"[" * 100_000, "application/json"),
+    "no choices": empty_choices(),
+    "a blank answer": completion(" \n"),
+    "an answer cut by the content filter": completion("Robots are", "content_filter"),
+    "a cut connection": cut,
+}
 """What an upstream may answer that is neither a failure with a status nor an answer."""
 
 
 @on_one_database
-@pytest.mark.parametrize("reply", UNUSABLE)
 async def test_an_answer_that_cannot_be_used_is_an_openai_error_and_the_question_is_kept(
-    service: Service, model_server: FakeOpenAI, reply: Reply
+    service: Service, model_server: FakeOpenAI, subtests: pytest.Subtests
 ) -> None:
-    model_server.enqueue(reply)
+    for unusable, reply in UNUSABLE.items():
+        with subtests.test(unusable):
+            model_server.enqueue(reply)
 
-    response = await service.chat("What is a robot?")
+            response = await service.chat(unusable)
 
-    assert response.status_code == 500
-    assert response.json() == error_body(response, "openai_error")
-    assert "Retry-After" not in response.headers
-    assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
-    assert error_record(service, "openai.error", response)["error"] == "app.errors.ModelError"
+            assert response.status_code == 500
+            assert response.json() == error_body(response, "openai_error")
+            assert "Retry-After" not in response.headers
+            assert error_record(service, "openai.error", response)["error"] == "app.errors.ModelError"
+    assert await stored(service.tables) == [(MessageRole.user, unusable) for unusable in UNUSABLE]
 
 
 @on_one_database

@@ -24,7 +24,7 @@ from app.book.search import Hit
 from app.retrieval import Passage, Query
 from tests import commands
 from tests.books import BOOK, LEGS, WHEELS, Section, opened, replace_book
-from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, migrate
+from tests.conftest import API_KEY, ROOT, BookCommand
 from tests.fake_openai import Exchange, FakeOpenAI, completion, embedding, failure, json_body
 
 QUESTIONS = [
@@ -148,14 +148,9 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes |
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest) -> str:
     """A migrated database of each kind that holds no book."""
-    if request.param == "sqlite":
-        address = f"sqlite:///{tmp_path}/book.db"
-    else:
-        create: CreateDatabase = request.getfixturevalue("create_database")
-        address = create("postgres")
-    migrate(address)
+    address: str = request.getfixturevalue("migrated_sqlite_url" if request.param == "sqlite" else "migrated_url")
     return address
 
 

@@ -9,6 +9,8 @@ from app.book.article import read_article
 from app.book.chunks import chunk_page
 from app.book.words import searchable
 
+pytestmark = pytest.mark.slow
+
 GROWTH = 6
 MOST = 3.0
 """Were the time to grow with the square of the length, this would be the growth; as it should be, it is 1."""

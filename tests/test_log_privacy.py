@@ -15,7 +15,8 @@ from dirty_equals import IsPartialDict
 
 from app.logs import JsonFormatter, TextFormatter
 from app.retrieval import Passage, Query
-from tests.conftest import API_KEY, PlugIn, Serve, Service, migrate
+from tests import kept
+from tests.conftest import API_KEY, PlugIn, Serve, Service
 from tests.fake_openai import (
     Exchange,
     FakeOpenAI,
@@ -221,13 +222,14 @@ FAILURES = {
 
 
 @pytest.fixture(scope="session")
-def database_with_password(postgres: PostgresServer) -> str:
+def database_with_password(postgres: PostgresServer, postgresql_template: str, _kept: None) -> str:
     """A migrated database whose address holds a password; the server does not ask for it."""
     name = f"with_password_{uuid.uuid4().hex}"
-    asyncio.run(run(postgres.url(), f"CREATE DATABASE {name}"))
-    migrate(postgres.url(name))
+    asyncio.run(run(postgres.url(), f"CREATE DATABASE {name} TEMPLATE {postgresql_template}"))
     password = PASSWORD.replace("$", "%24")
-    return postgres.url(name).replace("postgres@", f"postgres:{password}@")
+    url = postgres.url(name).replace("postgres@", f"postgres:{password}@")
+    kept.keep(url)
+    return url
 
 
 async def run(url: str, statement: str) -> None:

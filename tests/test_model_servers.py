@@ -283,23 +283,28 @@ FAILURES: dict[str, tuple[Reply, str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
-@pytest.mark.parametrize(("reply", "code", "message", "record"), FAILURES.values(), ids=FAILURES)
-async def test_a_failure_is_told_in_words_that_fit_and_its_cause_is_in_the_log(  # noqa: PLR0913, PLR0917  # A table's columns.
-    service: Service, model_server: FakeOpenAI, path: str, reply: Reply, code: str, message: str, record: dict[str, Any]
+async def test_a_failure_is_told_in_words_that_fit_and_its_cause_is_in_the_log(
+    service: Service, model_server: FakeOpenAI, path: str, subtests: pytest.Subtests
 ) -> None:
-    # A server that refuses a stream's options is asked once more without them.
-    model_server.enqueue(reply, reply)
+    for failing, (reply, code, message, record) in FAILURES.items():
+        with subtests.test(failing):
+            model_server.forget_replies()
+            # A server that refuses a stream's options is asked once more without them.
+            model_server.enqueue(reply, reply)
 
-    response = await service.client.post(path, json={"message": "Why?"})
+            response = await service.client.post(path, json={"message": "Why?"})
 
-    error = response.json()["error"] if path == "/chat" or response.status_code != 200 else None
-    if error is None:  # Some text had been streamed.
-        *_, last = response.text.removesuffix("\n\n").split("\n\n")
-        error = json.loads(last.removeprefix("event: error\ndata: "))["error"]
-    assert (error["code"], error["message"]) == (code, message)
-    assert await contents(service) == ["Why?"]
-    assert service.log("openai.call") == [IsPartialDict(record)]
-    assert service.log("openai.error")[0]["request_id"] == response.headers["X-Request-ID"]
+            error = response.json()["error"] if path == "/chat" or response.status_code != 200 else None
+            if error is None:  # Some text had been streamed.
+                *_, last = response.text.removesuffix("\n\n").split("\n\n")
+                error = json.loads(last.removeprefix("event: error\ndata: "))["error"]
+            assert (error["code"], error["message"]) == (code, message)
+            request = {"request_id": response.headers["X-Request-ID"]}
+            assert [each for each in service.log("openai.call") if request.items() <= each.items()] == [
+                IsPartialDict(record)
+            ]
+            assert service.log("openai.error")[-1] == IsPartialDict(request)
+    assert await contents(service) == ["Why?"] * len(FAILURES)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 from app.offline import PREFACE, OfflineTransport
 from app.prompt import assemble_prompt
 from app.retrieval import Findings, Passage, Query
+from tests import kept
 from tests.conftest import PlugIn, Serve, Service
 from tests.events import all_events
 
@@ -27,9 +27,10 @@ TEXT = f"{BALANCE} {SENSORS}\n\n{HISTORY}"
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(sqlite_url: str, _kept: None) -> str:
     """The embedded database alone, since nothing here depends on the kind."""
-    return f"sqlite+aiosqlite:///{tmp_path}/chat.db"
+    kept.keep(sqlite_url)
+    return sqlite_url
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ def test_how_the_text_is_cut_into_pieces_makes_no_difference(data: st.DataObject
     assert read(*pieces)[0] == read(text)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [

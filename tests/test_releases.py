@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from app import dsn
 from app.database import REVISION
 from tests import commands
-from tests.conftest import API_KEY, ROOT, CreateDatabase, Service, Tables, migrate
+from tests.conftest import API_KEY, ROOT, Service, Tables
 from tests.fake_openai import FakeOpenAI
 from tests.load import Readers, assert_rows_add_up, reading
 from tests.postgres import free_port
@@ -53,10 +53,8 @@ def downgrade():
 
 
 @pytest.fixture
-def database_url(create_database: CreateDatabase) -> str:
-    url = create_database("postgres")
-    migrate(url)
-    return url
+def database_url(migrated_url: str) -> str:
+    return migrated_url
 
 
 @pytest.fixture

@@ -524,6 +524,7 @@ async def contrast(button: Locator) -> float:
     return ratio
 
 
+@pytest.mark.slow
 @needs_axe
 @pytest.mark.parametrize(
     "how",
