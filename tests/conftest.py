@@ -60,7 +60,6 @@ _OTHERWISE_ON_SQLITE = {
     "test_admin.py",
     "test_chat.py",
     "test_health.py",
-    "test_ingest.py",
     "test_models.py",
     "test_search.py",
     "test_words.py",

@@ -9,8 +9,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from mcp import Client
-from mcp_types import TextContent
 
 from app import dsn
 from app.book.shelf import SEPARATOR
@@ -75,6 +73,10 @@ async def found(service: Service, question: str, **how: Any) -> list[dict[str, A
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_the_official_client_searches_and_reads(service: Service, mode: str) -> None:
+    # Every process of the suite would take two seconds to import this, and one of them needs it.
+    from mcp import Client  # noqa: PLC0415
+    from mcp_types import TextContent  # noqa: PLC0415
+
     async with Client(f"{service.client.base_url}/mcp".replace("//mcp", "/mcp"), mode=mode) as client:
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == ["search", "fetch"]

@@ -317,6 +317,7 @@ async def test_a_column_changes_its_type_under_load(serve: Serve, front: Front, 
     await assert_rows_add_up(services[0].tables, readers.turns)
 
 
+@pytest.mark.slow
 async def test_nothing_stays_prepared_on_the_servers_connections(serve: Serve, bouncer: PgBouncer) -> None:
     service = await serve_pooled(serve, bouncer)
     async with reading(service, readers=10) as readers:
@@ -400,6 +401,7 @@ async def test_two_deploys_migrate_through_the_pooler_at_once(
     assert version == REVISION
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database_url")
 async def test_a_book_is_read_in_through_a_pooler(
     bouncer: PgBouncer,
