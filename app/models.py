@@ -81,6 +81,25 @@ class MessageRole(StrEnum):
     system = "system"
 
 
+class Role(TypeDecorator[MessageRole]):
+    """A role: an enum of PostgreSQL's, whose values travel as text.
+
+    Of a type that is not PostgreSQL's own, asyncpg would ask the database on each new connection, three round trips long, before the
+    first statement.
+    """
+
+    impl = Enum(MessageRole, name="message_role_enum")
+    cache_ok = True
+
+    @override
+    def bind_expression(self, bindparam: BindParameter[MessageRole]) -> ColumnElement[MessageRole]:
+        return cast(type_coerce(bindparam, Text), self.impl_instance)
+
+    @override
+    def column_expression(self, column: ColumnElement[MessageRole]) -> ColumnElement[MessageRole]:
+        return type_coerce(cast(column, Text), self)
+
+
 class Embedding(TypeDecorator[Sequence[float]]):
     """A vector: pgvector's type where PostgreSQL has it, `real[]` where it does not.
 
@@ -162,7 +181,7 @@ class MessageBase(SQLModel):
 
     id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
     session_id: uuid.UUID = Field(foreign_key="chat_sessions.id", ondelete="CASCADE")
-    role: MessageRole = Field(sa_type=Enum(MessageRole, name="message_role_enum"))
+    role: MessageRole = Field(sa_type=Role)
     content: str = Field(sa_type=Text)
     selected_text: str | None = Field(default=None, sa_type=Text)
     """The passage that the reader had marked when asking."""

@@ -41,11 +41,15 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
     """Write the type that the database sees instead of what Python makes of it; False leaves the others to Alembic."""
     if kind != "type":
         return False
-    column_type = item.impl_instance if isinstance(item, TypeDecorator) else item
+    column_type = _in_database(item)
     if isinstance(column_type, VECTOR):
         context.imports.add("from migrations.vectors import vector")
         return f"vector({column_type.dim})"
     return False if column_type is item else f"sa.{column_type!r}"
+
+
+def _in_database(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
+    return column_type.impl_instance if isinstance(column_type, TypeDecorator) else column_type
 
 
 class EnumOp(ops.MigrateOperation):
@@ -73,13 +77,16 @@ def add_enums(_context: object, _revision: object, directives: list[ops.Migratio
     tables = [operation for operation in upgrade.ops if isinstance(operation, ops.ModifyTableOps)]
     added = {step.column for table in tables for step in table.ops if isinstance(step, ops.AddColumnOp)}
     created = {item for table in upgrade.ops if isinstance(table, ops.CreateTableOp) for item in table.columns}
+    enums: dict[str | None, Enum] = {}
     uses: dict[str | None, set[Column[Any]]] = defaultdict(set)
     for table in SQLModel.metadata.sorted_tables:
         for column in table.columns:
-            if isinstance(column.type, Enum):
-                uses[column.type.name].add(column)
-    for columns in uses.values():
-        enum = next(iter(columns)).type
+            enum = _in_database(column.type)
+            if isinstance(enum, Enum):
+                enums[enum.name] = enum
+                uses[enum.name].add(column)
+    for name, columns in uses.items():
+        enum = enums[name]
         if columns <= added:
             upgrade.ops.insert(0, EnumOp("create", enum))
         if columns <= added | created:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, redirect_stdout
+from typing import Any
 
 import asyncpg
 import httpx2
@@ -674,3 +675,31 @@ async def test_a_turn_on_a_warm_direct_connection_takes_three_round_trips_two_of
     assert b"And now?" in before_the_answer[1], "nobody waits for the question to be written while the model thinks"
     assert len(network.flights) == 3, "the reply is written in one round trip"
     assert network.accepted == 1
+
+
+async def test_a_new_connection_asks_the_server_about_no_type(
+    serve: Serve, server: OwnPostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def connect(*args: Any, **kwargs: Any) -> Any:
+        connection = await asyncpg_connect(*args, **kwargs)
+        connection.add_query_logger(lambda record: asked.append(record.query))
+        return connection
+
+    asyncpg_connect = asyncpg.connect
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    service = await serve(DATABASE_URL=database_url)
+
+    session_id = (await service.chat()).json()["session_id"]
+    await service.chat(session_id=session_id)
+    history = await service.client.get(f"/chat/{session_id}/messages")
+    answer = history.json()["data"][1]["id"]
+    regenerated = await service.client.post(f"/chat/{session_id}/messages/{answer}/regenerate")
+
+    assert (history.status_code, regenerated.status_code) == (200, 200)
+    assert [query for query in asked if "typeinfo" in query] == []
+    connection = await connect(server.url())
+    await connection.fetch("SELECT role FROM messages")
+    await connection.close()
+    assert any("typeinfo" in query for query in asked), "this is how it would show"
