@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.stream import MOST_FOLLOWERS
-from tests.conftest import Serve, Service
+from tests.conftest import Serve, Service, eventually
 from tests.events import Event, events_of
 from tests.fake_openai import FakeOpenAI, failure, held, stall, stream
 from tests.marks import on_one_database
@@ -151,6 +151,27 @@ async def test_one_turn_is_followed_by_a_few_only(service: Service, model_server
             assert [name async for name, _ in events][-1] == "done"
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "turn_in_progress")
+
+
+async def test_a_follower_who_leaves_makes_room_for_another(service: Service, model_server: FakeOpenAI) -> None:
+    key, gate = str(uuid.uuid4()), asyncio.Event()
+    model_server.enqueue(stream("It ", "walks.", gate=gate))
+
+    async def is_followed_again() -> bool:
+        async with streaming(service, key) as events:
+            try:
+                return await next_events(events, 2) != []
+            except StopAsyncIteration:  # It was refused.
+                return False
+
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_FOLLOWERS - 1):
+            await next_events(await stack.enter_async_context(streaming(service, key)), 2)
+        for _ in range(MOST_FOLLOWERS):
+            await eventually(is_followed_again)
+        gate.set()
+
+    assert len(model_server.requests) == 1
 
 
 async def test_a_question_that_failed_is_asked_anew(serve: Serve, model_server: FakeOpenAI) -> None:

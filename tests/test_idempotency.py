@@ -114,6 +114,21 @@ async def test_a_key_of_one_session_is_a_conflict_in_another(service: Service, m
     assert (await ask(service, key)).json()["error"]["code"] == "idempotency_conflict"
 
 
+@pytest.mark.parametrize("changed", [{"message": "Why not?"}, {"selected_text": "Because."}, {"selected_text": None}])
+async def test_a_key_of_another_request_in_the_same_session_is_a_conflict(
+    service: Service, model_server: FakeOpenAI, changed: dict[str, str | None]
+) -> None:
+    session_id = (await service.chat()).json()["session_id"]
+    request = {"message": "Why?", "selected_text": "It walks.", "session_id": session_id}
+    key = new_key()
+    await ask(service, key, **request)
+
+    response = await ask(service, key, **{**request, **changed})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "idempotency_conflict")
+    assert len(model_server.requests) == 2
+
+
 async def test_a_session_id_that_utf8_cannot_carry_begins_a_new_session(
     service: Service, model_server: FakeOpenAI
 ) -> None:

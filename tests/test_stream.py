@@ -19,6 +19,7 @@ from tests.fake_openai import (
     empty_choices,
     error_event,
     failure,
+    held,
     html_page,
     stream,
 )
@@ -109,6 +110,21 @@ async def test_while_the_model_is_silent_comments_keep_the_stream_open(
         "event: delta",
         "event: done",
     ]
+
+
+async def test_a_stream_that_was_kept_open_and_then_fails_names_its_session(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.KEEPALIVE_SECONDS", 0.01)
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, failure(503)))
+
+    async with streamed(service) as response:
+        events = [line async for line in _opening_gate(response.aiter_lines(), gate, at=": ping")]
+
+    [session] = await service.tables.sessions()
+    told = [line for line in events if line and not line.startswith(":")]
+    assert told[:3] == ["event: session", f'data: {{"session_id":"{session.id}"}}', "event: error"]
 
 
 async def _opening_gate(lines: AsyncIterator[str], gate: asyncio.Event, *, at: str) -> AsyncIterator[str]:

@@ -487,6 +487,33 @@ async def test_what_outlasts_the_grace_is_cut_off_and_its_reader_told() -> None:
     assert isinstance(under_way.exception(), OverloadedError)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": str(uuid.uuid4())}], ids=["without a key", "with a key"])
+async def test_a_question_that_is_cut_off_is_not_shown_as_being_answered(
+    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    of_the_service: list[Turns] = []
+
+    def make_turns(**how: Any) -> Turns:
+        of_the_service.append(Turns(**how))
+        return of_the_service[-1]
+
+    monkeypatch.setattr("app.main.Turns", make_turns)
+    service = await serve()
+    model_server.enqueue(held(asyncio.Event()))
+    asking = asyncio.create_task(service.client.post("/chat", json={"message": "Why?"}, headers=headers))
+    await eventually(service.tables.messages)
+    [question] = await service.tables.messages()
+    assert question.answering_until is not None
+
+    await of_the_service[0].end()
+
+    assert (await asking).json() == OVERLOADED
+    [question] = await service.tables.messages()
+    assert question.answering_until is None
+    with pytest.raises(OverloadedError):
+        of_the_service[0].start(answer(asyncio.Event()))
+
+
 async def test_closing_again_interrupts_no_turn_that_clears_up() -> None:
     turns, clearing_up, gate = Turns(limit=9, grace_seconds=0), asyncio.Event(), asyncio.Event()
     cleared_up: list[str] = []
