@@ -1,7 +1,7 @@
 """How a search grows with the library, beside plain pgvector: `uv run --group benchmarks python -m benchmarks.curve`.
 
-It measures 500, 5,000 and 50,000 chunks, and with `--large` 500,000 too, which takes 8 GB of the temporary folder and an hour. At the
-end it compares turns in a library of 24 books with turns in one of a single book. Every other figure is one of the same moment:
+It measures 500, 5,000 and 50,000 chunks, and with `--large` 500,000 too, which takes 9 GB of the temporary folder and forty minutes. Before
+that it compares turns in a library of 24 books with turns in one of a single book. Every other figure is one of the same moment:
 the ways of searching take turns with each question, so that other work on the machine slows all of them.
 """
 
