@@ -89,6 +89,19 @@ async def test_what_a_process_has_spent_counts_in_others_and_after_its_end(
     assert_exhausted(await first.chat())
 
 
+async def test_what_a_process_has_spent_itself_is_counted_once(
+    serve: Serve, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.budget._REFRESH_SECONDS", 0)
+    service = await serve(DAILY_TOKEN_BUDGET=str(4 * TOKENS))
+
+    for answered in range(1, 5):
+        assert (await service.chat()).status_code == 200
+        await recorded_as(service, answered * TOKENS)
+
+    assert_exhausted(await service.chat())
+
+
 async def test_deleting_a_conversation_gives_no_tokens_back(serve: Serve, model_server: FakeOpenAI) -> None:
     service = await serve(DAILY_TOKEN_BUDGET=str(TOKENS))
     session_id = (await service.chat()).json()["session_id"]

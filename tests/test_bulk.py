@@ -120,7 +120,6 @@ async def test_rows_are_copied(shop: Shop, copied: list[str]) -> None:
     assert [chunk.content for chunk in await shop.chunks()] == ["Robot 0.", "Robot 1.", "Robot 2."]
 
 
-@pytest.mark.slow
 @on_postgresql
 async def test_where_rows_may_not_be_copied_they_are_inserted_all_the_same(
     shop: Shop, monkeypatch: pytest.MonkeyPatch

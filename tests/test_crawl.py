@@ -3,13 +3,14 @@
 import gzip
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from app.book.article import READER
 from app.book.crawl import Crawler, Known, check, user_agent
 from app.book.tree import Book, Skipped, TreeError
 
@@ -178,6 +179,23 @@ async def test_only_what_has_changed_is_sent_again(site: Site) -> None:
     third = await read(site, known=known(second))
 
     assert (third.chunks, third.origins, third.locale) == (second.chunks, second.origins, "en")
+
+
+async def test_what_was_read_in_another_way_is_sent_again_though_it_has_not_changed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await read(site)
+    before = {
+        address: replace(page, chunks=[replace(chunk, text="Read otherwise.") for chunk in page.chunks])
+        for address, page in known(first).items()
+    }
+    unchanged = await read(site, known=before)
+    monkeypatch.setattr("app.book.crawl.READER", READER + 1)
+
+    anew = await read(site, known=before)
+
+    assert {chunk.text for chunk in unchanged.chunks} == {"Read otherwise."}
+    assert anew.chunks == first.chunks
 
 
 async def test_redirects_are_followed_within_the_book_alone(site: Site) -> None:

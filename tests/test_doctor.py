@@ -116,6 +116,16 @@ async def test_every_setting_that_is_missing_or_wrong_is_said_and_the_rest_is_lo
     assert model_server.embedding_requests == []
 
 
+async def test_a_key_is_sent_to_no_other_server_than_its_own(examine: Examine, url: str) -> None:
+    await put_book(url)
+
+    status, lines = await examine(OPENAI_BASE_URL="gateway.example.org")
+
+    assert status == 1
+    assert any("2 pages, 2 chunks" in line for line in lines)
+    assert not any(" embeddings " in line for line in lines)
+
+
 async def test_without_any_setting_all_that_is_missing_is_said(
     admin_command: AdminCommand, model_server: FakeOpenAI
 ) -> None:

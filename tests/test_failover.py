@@ -13,6 +13,7 @@ import httpx2
 import psutil
 import pytest
 from dirty_equals import IsPartialDict
+from sqlalchemy import make_url, text
 
 from app import dsn
 from app.database import Database
@@ -477,6 +478,31 @@ async def test_a_turn_that_can_have_no_new_connection_waits_for_an_open_one(
 
     assert_answered([*turns, *again])
     await assert_rows_add_up(service.tables, [*turns, *again])
+
+
+async def test_the_places_that_a_server_refused_are_taken_once_it_allows_more(
+    server: OwnPostgresServer, admin: asyncpg.Connection
+) -> None:
+    url = await limited(server, admin, connections=1)
+    database = Database(dsn.parse(url), pool_size=5)
+
+    async def run_at_once(statement: str, count: int = 5) -> None:
+        await asyncio.gather(*(database.execute((text(statement), {})) for _ in range(count)))
+
+    async def all_are_open() -> bool:
+        return bool(
+            await admin.fetchval("SELECT count(*) = 5 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        )
+
+    await run_at_once("SELECT pg_sleep(0.02)", count=25)
+    await admin.execute(f"ALTER ROLE {make_url(url).username} CONNECTION LIMIT 5")
+    await admin.execute("SELECT pg_advisory_lock(1)")
+    waiting = asyncio.create_task(run_at_once("SELECT pg_advisory_xact_lock_shared(1)"))
+    await eventually(all_are_open)
+    await admin.execute("SELECT pg_advisory_unlock(1)")
+
+    await waiting
+    await database.close()
 
 
 async def limited(server: OwnPostgresServer, admin: asyncpg.Connection, *, connections: int) -> str:

@@ -130,3 +130,15 @@ async def test_a_block_that_the_model_gives_unasked_is_no_part_of_an_answer_that
     response = await service.chat(follow_ups=True)
 
     assert response.json()["response"] == ANSWER.rstrip()
+
+
+@pytest.mark.parametrize("end", ["<", "<follow", "\n\n<follow-up", "<follow-ups>\nWhy"])
+async def test_a_stream_tells_the_whole_answer_though_it_ends_like_the_beginning_of_the_block(
+    service: Service, model_server: FakeOpenAI, end: str
+) -> None:
+    model_server.enqueue(stream("3 is ", f"more than 2{end}"))
+
+    events = await all_events(service, follow_ups=True)
+
+    told = "".join(event["text"] for name, event in events if name == "delta")
+    assert told.rstrip() == events[-1][1]["response"]

@@ -717,7 +717,6 @@ def test_a_folder_that_is_neither_says_what_to_do(tmp_path: Path, book_command: 
     assert book_command(*arguments, "--kind", "site")[0] == 0
 
 
-@pytest.mark.slow
 def test_books_are_listed_with_their_titles_languages_and_sizes(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/arms.md").write_text(BOOK["arms.md"])

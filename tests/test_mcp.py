@@ -165,6 +165,18 @@ async def test_a_caller_reads_what_is_wrong_with_its_call(service: Service, subt
     assert not service.log("internal.error")
 
 
+async def test_the_cause_of_a_failure_is_in_the_log_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("/srv/secret is broken")
+
+    monkeypatch.setattr("app.book.search.BookSearch.search", fail)
+
+    told = await error_of(service, "search", query="legs")
+
+    assert told == "Something went wrong on our side."
+    assert "secret is broken" in service.log("internal.error")[0]["error_message"]
+
+
 HOSTILE = [
     b"",
     b"{",

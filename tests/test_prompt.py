@@ -10,7 +10,7 @@ from dirty_equals import IsStr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.prompt import OLDER_EXCERPT_CHARS, PastTurn, assemble_prompt, fenced
+from app.prompt import OLDER_EXCERPT_CHARS, Background, PastTurn, assemble_prompt, fenced
 from app.retrieval import Findings, Passage
 from tests.fake_openai import RULES
 
@@ -66,6 +66,24 @@ def test_the_rules_come_first_then_the_history_then_the_message() -> None:
 
 def test_without_history_there_are_the_rules_and_the_message() -> None:
     assert assemble_prompt("What flies?", book_title="Machines") == [RULES, {"role": "user", "content": "What flies?"}]
+
+
+def test_what_does_not_fit_goes_the_oldest_turns_first_and_then_the_last_passages() -> None:
+    oldest, newest = HISTORY
+    best, last = PASSAGES
+    background = Background((oldest, newest), (best, last))
+
+    kept = [background.without(0)]
+    while kept[-1].chars:
+        kept.append(kept[-1].without(1))
+
+    assert kept == [
+        background,
+        Background((newest,), (best, last)),
+        Background((), (best, last)),
+        Background((), (best,)),
+        Background(),
+    ]
 
 
 @pytest.mark.parametrize("excerpt", [None, "A biped walks."])

@@ -1,5 +1,6 @@
 """A recorded question answered anew, whole and as events."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from app.retrieval import Passage
 from tests.bodies import NOT_FOUND
 from tests.conftest import PlugIn, Serve, Service
 from tests.events import events_of
-from tests.fake_openai import FakeOpenAI, completion, failure, stream
+from tests.fake_openai import FakeOpenAI, completion, failure, held, stream
 
 NO_ANSWER = {"error": {**NOT_FOUND["error"], "message": "There is no such answer."}}
 TOKEN = {"X-Reader-Token": "a-token-of-a-reader"}
@@ -107,6 +108,20 @@ async def test_a_failure_leaves_the_conversation_as_it_was(
 
     assert (response.status_code, response.json()["error"]["code"]) == (500, "openai_error")
     assert await contents(service) == ["First?", "One.", "Second?", "Two."]
+
+
+async def test_a_question_that_was_asked_meanwhile_stays(service: Service, model_server: FakeOpenAI) -> None:
+    session_id, messages = await converse(service, "First?", "Second?")
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate, completion("Anew.")))
+    regenerating = asyncio.create_task(regenerate(service, session_id, messages[1].id))
+    await model_server.wait_for_requests(3)
+    await service.chat("Meanwhile?", session_id=session_id)
+
+    gate.set()
+
+    assert (await regenerating).status_code == 200
+    assert {*await contents(service)} == {"First?", "Anew.", "Meanwhile?", "Answer 4 to: Meanwhile?"}
 
 
 async def test_what_is_not_there_cannot_be_answered_anew(service: Service, model_server: FakeOpenAI) -> None:

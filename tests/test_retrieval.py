@@ -4,7 +4,7 @@ import asyncio
 import gc
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, override
+from typing import Any, Literal, override
 
 import pytest
 from dirty_equals import IsStr, IsUUID
@@ -12,7 +12,7 @@ from sqlalchemy import text, update
 from sqlmodel import col
 
 from app.models import Message, MessageRole
-from app.retrieval import Passage, Query, Retrieval, retrieve_nothing
+from app.retrieval import Findings, Passage, Query, Retrieval, retrieve_nothing
 from tests.conftest import AdminCommand, PlugIn, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import RULES, FakeOpenAI, Reply, completion, failure, stream
@@ -596,3 +596,21 @@ async def test_an_answer_whose_markers_were_rewritten_is_the_recorded_one(
 
     assert events[-1][0] == "done"
     assert events[-1][1]["response"] == "A dog has four[2]."
+
+
+@pytest.mark.parametrize(
+    ("page", "sent", "said"),
+    [
+        ("whole", 2, "whole"),
+        ("whole", 1, "beginnings"),
+        ("unknown", 1, "beginnings"),
+        ("whole", 0, None),
+        (None, 1, None),
+    ],
+)
+def test_a_page_of_which_the_model_is_sent_a_part_is_not_called_whole(
+    page: Literal["whole", "unknown"] | None, sent: int, said: str | None
+) -> None:
+    passages = [Passage(text=text, source=f"legs#{text}", title="Legs") for text in ("One.", "Two.")]
+
+    assert Findings(passages, page=page).with_only(passages[:sent]).page == said

@@ -146,7 +146,6 @@ async def test_a_reload_in_the_middle_of_an_answer_asks_once(
     await expect(questions(page)).to_have_count(1)
 
 
-@pytest.mark.slow
 async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:

@@ -278,7 +278,6 @@ async def test_a_site_can_open_sources_itself(service: Service, visit: Visit, mo
     assert page.url == "http://localhost:3000/"
 
 
-@pytest.mark.slow
 async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
@@ -386,6 +385,22 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await page.keyboard.press("Enter")
     await expect(questions(page)).to_have_text(["First line\nsecond line"])
     await expect(textbox).to_be_focused()
+
+    await textbox.fill("Third line")
+    await page.get_by_role("button", name="Send").focus()
+    await page.keyboard.press("Enter")
+    await expect(questions(page).nth(1)).to_have_text("Third line")
+    await expect(textbox).to_be_focused()
+
+    await page.get_by_role("button", name="More").focus()
+    await page.keyboard.press("Enter")
+    items = page.get_by_role("menuitem")
+    await page.keyboard.press("ArrowUp")
+    await expect(items.last).to_be_focused()
+    await page.keyboard.press("ArrowDown")
+    await expect(items.first).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(items).to_have_count(0)
 
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)

@@ -8,8 +8,9 @@ import re
 import pytest
 
 from app import widget
-from tests.browser import TOOLS
-from tests.conftest import ROOT
+from tests.browser import TOOLS, Visit
+from tests.conftest import ROOT, Service
+from tests.marks import on_one_database
 
 FIRST = ("widget.js", "dom.js", "labels.js", "theme.js")
 """What every page of a book loads."""
@@ -54,3 +55,46 @@ def test_the_same_script_has_the_same_digest_in_every_process() -> None:
     assert first.version == second.version
     assert first.entry.compressed == second.entry.compressed
     assert gzip.decompress(first.entry.compressed) == first.entry.content
+
+
+CALLS: dict[str, list[tuple[str, object]]] = {
+    "answer.js": [
+        ("safeUrl('https://a.example/b')?.href", "https://a.example/b"),
+        ("safeUrl('mailto:a@b.example')?.href", "mailto:a@b.example"),
+        ("safeUrl('javascript:alert(1)')", None),
+        ("safeUrl(' JaVa\\tScRiPt:alert(1)')", None),
+        ("safeUrl('data:text/html,x')", None),
+        ("safeUrl('vbscript:x')", None),
+        ("safeUrl('https://[broken')", None),
+    ],
+    "passage.js": [
+        (
+            "markedAddress(new URL('https://a.example/b'), 'A well-known robot walks, on six legs, over soft ground')",
+            "https://a.example/b#:~:text=A%20well%2Dknown%20robot%20walks%2C%20on%20six%20legs%2C%20over%20soft%20ground",
+        ),
+        (
+            "markedAddress(new URL('https://a.example/b#gait'), 'Robots walk on legs')",
+            "https://a.example/b#gait:~:text=Robots%20walk%20on%20legs",
+        ),
+        ("markedAddress(new URL('https://a.example/b'))", "https://a.example/b"),
+        ("markedAddress(new URL('mailto:a@b.example'), 'Robots walk on legs')", "mailto:a@b.example"),
+    ],
+}
+"""Expressions of the functions of a script, and their values."""
+
+
+@on_one_database
+@pytest.mark.parametrize("script", CALLS)
+async def test_a_scripts_functions_return_what_they_should(service: Service, visit: Visit, script: str) -> None:
+    page = await visit(service)
+    address = f"{str(service.client.base_url).rstrip('/')}/widget/{widget.load_bundle().version}/{script}"
+    expressions = [expression for expression, _ in CALLS[script]]
+
+    values = await page.evaluate(
+        f"""async () => {{
+            const {{ safeUrl, markedAddress }} = await import("{address}");
+            return [{", ".join(expressions)}];
+        }}"""
+    )
+
+    assert dict(zip(expressions, values, strict=True)) == dict(CALLS[script])
