@@ -12,7 +12,7 @@ from app.models import MessageRole
 from app.retrieval import Passage, Query
 from tests.browser import Relay, Visit, answers, ask, needs_chromium, open_chat, questions, requests_of
 from tests.conftest import PlugIn, Serve, Service, eventually
-from tests.fake_openai import FakeOpenAI, cut_stream, failure, held, question_in, stream
+from tests.fake_openai import Exchange, FakeOpenAI, chunk, cut_stream, failure, held, question_in, stream
 from tests.marks import on_one_database
 
 pytestmark = [needs_chromium, on_one_database]
@@ -149,8 +149,14 @@ async def test_a_reload_in_the_middle_of_an_answer_asks_once(
 async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    gate = asyncio.Event()
-    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    gate, end = asyncio.Event(), asyncio.Event()
+
+    async def finish(exchange: Exchange) -> None:
+        await end.wait()
+        await exchange.event(chunk({}, "stop"))
+        await exchange.close()
+
+    model_server.enqueue(stream("On two ", "legs.", gate=gate, then=finish))
     async with Relay(str(service.client.base_url)) as relay:
         page = await visit(relay.url)
         await open_chat(page)
@@ -166,6 +172,10 @@ async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
         await expect(is_lost).to_be_visible()
         gate.set()
         await relay.up()
+        await expect(answers(page)).to_have_text("On two legs.")
+        await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        end.set()
+        await expect(page.get_by_role("button", name="Good answer")).to_be_visible()
         await expect(answers(page)).to_have_text("On two legs.")
 
     assert len(model_server.requests) == 1
