@@ -548,12 +548,16 @@ def plug_in(monkeypatch: pytest.MonkeyPatch) -> PlugIn:
 
 
 @pytest.fixture
-def book_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> BookCommand:
+def book_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, _sqlite_template: Path
+) -> BookCommand:
     """Run `python -m app.book` with these arguments and variables, in this process: to start one takes a second.
 
-    Gives the exit status, and everything that was printed, errors first.
+    Gives the exit status, and everything that was printed, errors first. The embedded database is migrated, which takes as long.
     """
     from app.book.__main__ import main
+
+    shutil.copy(_sqlite_template, tmp_path / "chat.db")
 
     def run(*arguments: str | Path, **environment: str) -> tuple[int, str]:
         with monkeypatch.context() as patch:

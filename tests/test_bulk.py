@@ -135,7 +135,8 @@ async def test_where_rows_may_not_be_copied_they_are_inserted_all_the_same(
         await connection.execute("SELECT 1 / 0")  # As a refusal does, it fails the transaction.
 
     monkeypatch.setattr(asyncpg.Connection, "copy_records_to_table", refuse)
-    await shop.ingest(book(600, url=f"{URL}large/"))
+    monkeypatch.setattr("app.book.ingest._BATCH", 2)
+    await shop.ingest(book(5, url=f"{URL}large/"))
     await shop.ingest(book(3, url=f"{URL}again/"))
 
     inserted = [chunk for chunk in await shop.chunks() if "/again/" in chunk.source]

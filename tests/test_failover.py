@@ -111,6 +111,7 @@ async def kill(admin: asyncpg.Connection) -> int:
     return len(killed)
 
 
+@pytest.mark.slow
 async def test_connections_that_the_server_closed_while_idle_fail_no_turn(
     serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

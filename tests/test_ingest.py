@@ -21,7 +21,7 @@ from app.book.tree import read_book
 from app.commands import CommandSettings
 from app.config import Settings
 from app.database import Database
-from app.models import Document, PaidEmbedding
+from app.models import Document, PaidEmbedding, StoredBook
 from tests import commands, kept
 from tests.books import clear
 from tests.conftest import API_KEY, ROOT, BookCommand, CreateDatabase, Serve, eventually, migrate
@@ -54,8 +54,15 @@ class Library:
     database: Database
     model_server: FakeOpenAI
 
-    async def ingest(
-        self, pages: Pages, *, url: str = URL, locale: str | None = None, key: bool = True, model: str = MODEL
+    async def ingest(  # noqa: PLR0913  # Each is a choice of the owner's.
+        self,
+        pages: Pages,
+        *,
+        url: str = URL,
+        locale: str | None = None,
+        title: str | None = None,
+        key: bool = True,
+        model: str = MODEL,
     ) -> Report:
         """Make these the pages of the folder, and read them in."""
         for file in self.folder.rglob("*.md"):
@@ -66,7 +73,7 @@ class Library:
             file.write_text(page)
         embedder = Embedder(self.settings(model)) if key else None
         try:
-            return await ingest(read_book(self.folder, url), dsn.parse(self.url), embedder, locale=locale)
+            return await ingest(read_book(self.folder, url), dsn.parse(self.url), embedder, locale=locale, title=title)
         finally:
             if embedder:
                 await embedder.close()
@@ -396,6 +403,15 @@ async def test_another_locale_is_noted_without_embedding_again(library: Library)
 
 
 @on_postgresql
+async def test_a_books_title_stays_until_it_gets_another(library: Library) -> None:
+    titles: list[str | None] = []
+    for title in (None, "All about robots", None, "More about robots"):
+        await library.ingest(BOOK, title=title, key=False)
+        titles += [row.title for row in await library.database.execute((select(StoredBook), {}))]
+
+    assert titles == [None, "All about robots", "All about robots", "More about robots"]
+
+
 async def test_the_words_of_a_book_that_gets_another_locale_are_indexed_by_the_rules_of_that_one(
     library: Library,
 ) -> None:
@@ -462,6 +478,7 @@ async def test_a_run_waits_while_another_one_stores_its_book(library: Library) -
     assert (await run).new == 5
 
 
+@pytest.mark.slow
 async def test_readers_are_answered_from_the_old_book_while_the_new_one_is_embedded(
     library: Library, serve: Serve
 ) -> None:
@@ -717,6 +734,7 @@ def test_a_folder_that_is_neither_says_what_to_do(tmp_path: Path, book_command: 
     assert book_command(*arguments, "--kind", "site")[0] == 0
 
 
+@pytest.mark.slow
 def test_books_are_listed_with_their_titles_languages_and_sizes(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/arms.md").write_text(BOOK["arms.md"])

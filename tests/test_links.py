@@ -150,6 +150,7 @@ def test_anchors_that_two_headings_of_the_source_have_are_named(tmp_path: Path) 
     assert read_book(tmp_path, URL).faults == ["a.md has the anchor #b more than once, and links lead to the first"]
 
 
+@pytest.mark.slow
 def test_the_first_ten_are_listed_with_a_count_and_the_run_succeeds(tmp_path: Path, book_command: BookCommand) -> None:
     links = "".join(f"<a href='gone-{number:02}.html'>G</a>" for number in range(12))
     build(tmp_path / "site", **{"index.html": page(f"<main><h1>Home</h1><p>Home.{links}</main>")})

@@ -493,6 +493,7 @@ def document(title: str, embedding: str) -> str:
     """
 
 
+@pytest.mark.slow
 def test_without_pgvector_the_embedding_is_an_array_that_pgvector_can_cast(
     tenants_database: str, install_pgvector: Callable[[], object], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -514,6 +515,7 @@ def test_without_pgvector_the_embedding_is_an_array_that_pgvector_can_cast(
     check(tenants_database)
 
 
+@pytest.mark.slow
 def test_pgvector_is_used_where_someone_else_installed_it(
     tenants_database: str, install_pgvector: Callable[[], object]
 ) -> None:

@@ -378,6 +378,7 @@ async def silence(redis: Redis) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", [refused_password, nothing_there, web_server, silence])
 async def test_a_redis_that_does_not_serve_limits_nobody_and_is_in_the_log(
     serve: Serve, model_server: FakeOpenAI, redis: Redis, address: Callable[[Redis], AbstractAsyncContextManager[str]]

@@ -74,6 +74,7 @@ async def test_keys_end_at_the_chat_and_the_page_takes_it_for_a_field(service: S
     assert await page.evaluate("heard") == ["keydown"] * 3 + ["keyup"] * 3
 
 
+@pytest.mark.slow
 async def test_no_rule_of_the_page_reaches_the_chat(service: Service, visit: Visit) -> None:
     page = await visit(service)
     boxes: list[list[Any]] = []

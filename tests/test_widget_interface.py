@@ -300,6 +300,7 @@ async def test_no_answer_makes_the_browser_fetch_or_run_anything(
     assert foreign == []
 
 
+@pytest.mark.slow
 async def test_what_is_selected_is_sent_with_formulas_as_their_source_unless_it_is_removed(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
