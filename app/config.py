@@ -5,7 +5,8 @@ import re
 import string
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, override
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app import dsn
 from app.dsn import Dsn
@@ -105,6 +106,20 @@ class Environment(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look at `.env` only where there is one: to look for every setting in nothing takes as long as in the variables."""
+        files = [dotenv_settings] if Path(".env").exists() else []
+        return init_settings, env_settings, *files
 
     fastapi_env: str = "production"
     """`development`, set by `fastapi dev`, allows the embedded defaults; any other value is production."""

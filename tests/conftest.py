@@ -398,6 +398,9 @@ class Service:
         self.client = client
         self.tables = tables
         self._stdout = stdout
+        self._records: list[dict[str, Any]] = []
+        self._parsed = 0
+        """How many characters of the output have become records."""
 
     @property
     def output(self) -> str:
@@ -413,8 +416,10 @@ class Service:
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
         """The records written so far, or those of one event."""
-        records = [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
-        return [record for record in records if event in {None, record["event"]}]
+        new, _, _ = self.output[self._parsed :].rpartition("\n")
+        self._parsed += len(new)
+        self._records += [json.loads(line) for line in new.splitlines() if line.startswith("{")]
+        return [record for record in self._records if event in {None, record["event"]}]
 
 
 @pytest.fixture(scope="session")
