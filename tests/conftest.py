@@ -58,7 +58,6 @@ hypothesis.settings.load_profile("quick")
 _FUZZED = "test_fuzzed_requests.py"
 _OTHERWISE_ON_SQLITE = {
     "test_admin.py",
-    "test_chat.py",
     "test_health.py",
     "test_models.py",
     "test_search.py",

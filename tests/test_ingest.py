@@ -285,7 +285,9 @@ async def test_embeddings_with_other_dimensions_are_replaced_as_soon_as_the_mode
     assert all(chunk.embedding and chunk.embedding[8:] == [0.0] * 1528 for chunk in chunks)
 
 
-@pytest.mark.parametrize("reply", [failure(500), failure(429), failure(401), cut])
+@pytest.mark.parametrize(
+    "reply", [failure(500), cut, *(pytest.param(failure(status), marks=pytest.mark.slow) for status in (429, 401))]
+)
 async def test_after_a_failure_in_the_middle_the_book_is_as_it_was_and_nothing_is_paid_twice(
     reply: Any, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,7 @@ async def test_a_role_that_may_not_index_is_told_so(database: Database) -> None:
         await database.execute((text("DROP OWNED BY writer"), {}))
 
 
+@pytest.mark.slow
 async def test_without_pgvector_there_is_nothing_to_index(array: str) -> None:
     async with opened(array) as database:
         await replace_book(database, *a_book(EXACT + 1))

@@ -427,6 +427,7 @@ async def test_an_answer_that_is_too_long_is_cut_off(serve: Serve, model_server:
     assert await service.tables.replies() == [ANSWER[:4]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
 async def test_a_small_body_that_holds_a_large_one_is_given_up(
     service: Service, model_server: FakeOpenAI, path: str

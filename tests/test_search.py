@@ -232,22 +232,25 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize("question", HOSTILE.values(), ids=HOSTILE)
-async def test_a_hostile_question_is_taken_by_its_words(database: Database, search: BookSearch, question: str) -> None:
+async def test_a_hostile_question_is_taken_by_its_words(
+    database: Database, search: BookSearch, subtests: pytest.Subtests
+) -> None:
     await replace_book(database, *ROBOTS)
 
-    for by_meaning in (False, True):
-        hits = await find(search, question, question, by_meaning=by_meaning)
-        assert ("legs" in pages(hits)) or "legs" not in question.split()
+    for (hostile, question), by_meaning in itertools.product(HOSTILE.items(), (False, True)):
+        with subtests.test(hostile, by_meaning=by_meaning):
+            hits = await find(search, question, question, by_meaning=by_meaning)
+            assert ("legs" in pages(hits)) or "legs" not in question.split()
 
 
-@pytest.mark.parametrize("question", NOTHING.values(), ids=NOTHING)
 async def test_a_question_without_words_of_the_book_finds_nothing(
-    database: Database, search: BookSearch, question: str
+    database: Database, search: BookSearch, subtests: pytest.Subtests
 ) -> None:
     await replace_book(database, *ROBOTS, model=None)
 
-    assert await find(search, question) == []
+    for nothing, question in NOTHING.items():
+        with subtests.test(nothing):
+            assert await find(search, question) == []
 
 
 # By meaning

@@ -510,6 +510,7 @@ async def test_a_browser_that_forbids_storage_still_has_a_conversation(service: 
         assert len(await service.tables.sessions()) == 1
 
 
+@pytest.mark.slow
 async def test_a_page_that_is_not_allowed_is_told_so(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     page = await visit(service, origin="http://localhost:3001")
     await open_chat(page)

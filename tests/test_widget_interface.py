@@ -451,6 +451,7 @@ async def test_a_finished_answer_is_announced_once(service: Service, visit: Visi
     await expect(page.get_by_role("log")).to_have_attribute("aria-live", "off")
 
 
+@pytest.mark.slow
 async def test_on_a_phone_the_chat_fills_the_screen_and_holds_the_focus(service: Service, visit: Visit) -> None:
     page = await visit(service, **PHONE)
     await page.get_by_role("button", name="Ask the book").tap()
