@@ -224,6 +224,19 @@ async def test_only_pages_of_the_book_may_call(service: Service) -> None:
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, ORIGIN)
 
 
+async def test_an_origin_has_to_match_the_pattern_from_end_to_end(serve: Serve) -> None:
+    service = await serve(MCP_ENABLED="true", CORS_ORIGIN_REGEX=r"https://[a-z]+\.example\.org")
+    statuses = {
+        origin: (await post(service, request("ping"), Origin=origin)).status_code
+        for origin in (
+            "https://book.example.org",
+            "https://book.example.org.evil.example",
+            "http://https://a.example.org",
+        )
+    }
+    assert [*statuses.values()] == [200, 403, 403], statuses
+
+
 async def test_calls_count_as_questions_of_their_address(serve: Serve, database_url: str) -> None:
     async with opened(database_url) as database:
         await replace_book(database, LEGS, WHEELS)

@@ -100,6 +100,14 @@ async def test_it_quotes_no_more_than_three_sentences_in_the_order_of_the_text(o
     assert reply == QUOTATION + " ".join(sentences[:3])
 
 
+async def test_what_fits_best_does_not_come_before_what_the_text_has_before_it(offline: Service) -> None:
+    text = "Some legs walk far. Some arms wave. Some wheels roll fast on roads."
+
+    reply = await answer(offline, "Do legs walk? Do wheels roll on roads?", selected_text=text)
+
+    assert reply == QUOTATION + "Some legs walk far. Some wheels roll fast on roads."
+
+
 @pytest.mark.parametrize("question", ["Who cooks the dinner?", "¿Qué?"])
 async def test_it_says_so_when_the_text_does_not_hold_the_answer(offline: Service, question: str) -> None:
     assert await answer(offline, question, selected_text=TEXT) == SILENCE

@@ -11,6 +11,7 @@ import pytest
 from dirty_equals import IsPartialDict
 
 from app.database import REVISION
+from app.pool import is_refusal
 from tests import commands
 from tests.conftest import API_KEY, BookCommand, Serve, Service, eventually, migrate
 from tests.fake_openai import FakeOpenAI
@@ -222,6 +223,27 @@ FULL = [
 ]
 
 
+FOR_GOOD = [("08P01", "no such user"), ("3D000", "no such database")]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "may_pass"),
+    [
+        *((code, message, True) for code, message in FULL),
+        ("28P01", "password authentication failed", True),
+        ("53300", "sorry", True),
+        ("57P03", "the database system is starting up", True),
+        *((code, message, False) for code, message in FOR_GOOD),
+        ("28000", "no pg_hba.conf entry", False),
+        ("XX000", "Tenant or user not found", False),
+    ],
+)
+def test_what_a_server_says_tells_whether_it_may_pass(code: str, message: str, *, may_pass: bool) -> None:
+    refusal = type("Refusal", (asyncpg.PostgresError,), {"sqlstate": code})
+
+    assert is_refusal(refusal(message)) == may_pass
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "message"), FULL)
 async def test_a_pooler_that_is_full_at_first_is_waited_for(
@@ -235,7 +257,7 @@ async def test_a_pooler_that_is_full_at_first_is_waited_for(
     assert stand_in.refused == [message] * 3
 
 
-@pytest.mark.parametrize(("code", "message"), [("08P01", "no such user"), ("3D000", "no such database")])
+@pytest.mark.parametrize(("code", "message"), FOR_GOOD)
 async def test_what_a_pooler_refuses_for_good_is_not_waited_for(
     serve: Serve, stand_in: TlsPooler, code: str, message: str
 ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from app import dsn, readers
 from app.dependencies import owner_of
 from tests import kept
-from tests.conftest import Service
+from tests.conftest import Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, held
 from tests.marks import on_one_database
 
@@ -112,6 +112,30 @@ async def test_the_export_has_every_conversation_with_its_messages(
         ],
     }
     assert MINE not in response.text
+
+
+async def test_the_export_has_an_answer_that_came_late_right_after_its_question(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.readers.PAGE", 2)
+    session = await ask(service, MINE, "One?")
+    gate = asyncio.Event()
+    model_server.enqueue(held(gate))
+    slow = asyncio.create_task(ask(service, MINE, "Slow?", session_id=session))
+    await eventually(lambda: is_recorded(service, "Slow?"))
+    await ask(service, MINE, "Quick?", session_id=session)
+    gate.set()
+    await slow
+
+    [exported] = (await service.client.get("/chat/export", headers=of(MINE))).json()["sessions"]
+
+    assert [message["content"] for message in exported["messages"]] == [
+        *("One?", "Answer 1 to: One?", "Slow?", "Answer 2 to: Slow?", "Quick?", "Answer 3 to: Quick?")
+    ]
+
+
+async def is_recorded(service: Service, content: str) -> bool:
+    return content in {message.content for message in await service.tables.messages()}
 
 
 async def test_an_export_goes_on_where_something_was_deleted_meanwhile(

@@ -41,6 +41,7 @@ from tests.test_hostile import MOST, growth
         ("", ""),
         ("word " * 60, "word " * 39 + "word…"),
         ("語" * 300, "語" * MOST_CHARS + "…"),
+        ("序。\n\n" + "語" * 300, "序。\n" + "語" * (MOST_CHARS - 3) + "…"),
     ],
 )  # fmt: skip
 def test_a_snippet_is_the_beginning_of_the_prose(text: str, snippet: str) -> None:
