@@ -12,7 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 from dirty_equals import IsPartialDict
+from pydantic import SecretStr
 
+from app.commands import opened_database
+from app.config import Settings
 from app.logs import JsonFormatter, TextFormatter
 from app.retrieval import Passage, Query
 from tests import kept
@@ -375,3 +378,17 @@ async def test_an_sdk_that_was_told_to_log_tells_nothing_of_the_conversation(
     assert response.status_code == 200
     assert "DEBUG" in {record["level"] for record in service.log() if record["logger"].startswith("openai.")}
     assert leaks(service.output) == []
+
+
+async def test_a_commands_warnings_show_no_secret(
+    migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    settings = Settings(database_url=SecretStr(migrated_sqlite_url), openai_api_key=SecretStr(API_KEY))
+
+    async with opened_database(settings):
+        logging.getLogger("app").warning("failed", exc_info=ValueError(f"of the key {API_KEY}"))
+
+    said = capsys.readouterr().err
+    assert "of the key ***" in said
+    assert API_KEY not in said

@@ -4,16 +4,19 @@ import asyncio
 import json
 import subprocess
 import sys
+from datetime import date
 from itertools import product
 from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import insert
 
 from app import dsn
 from app.book.shelf import SEPARATOR
 from app.config import Settings, SettingsError
 from app.database import Database
+from app.models import ToolUsage
 from tests.books import LEGS, WHEELS, Section, opened, replace_book
 from tests.conftest import ORIGIN, ROOT, AdminCommand, BookCommand, Serve, Service, eventually, query
 from tests.fake_openai import FakeOpenAI, failure
@@ -269,6 +272,39 @@ async def test_queries_are_not_logged_and_calls_are_counted(
     assert "assistants" not in (await admin_command("report", "--until", "2026-01-01"))[1]
     assert "assistants" not in (await admin_command("report", "--csv", "-"))[1]
     await asyncio.to_thread(query, database_url, "DELETE FROM tool_usage")
+
+
+async def test_calls_that_could_not_be_counted_are_counted_with_the_next_one(
+    service: Service, database_url: str
+) -> None:
+    await asyncio.to_thread(query, database_url, "ALTER TABLE tool_usage RENAME TO tool_usage_away")
+    try:
+        await found(service, "hexapod")
+        await eventually(lambda: service.logged("mcp.uncounted"))
+    finally:
+        await asyncio.to_thread(query, database_url, "ALTER TABLE tool_usage_away RENAME TO tool_usage")
+
+    await found(service, "hexapod")
+
+    async def both_are_counted() -> bool:
+        return await asyncio.to_thread(query, database_url, "SELECT calls FROM tool_usage") == [(2,)]
+
+    await eventually(both_are_counted)
+
+
+async def test_the_report_counts_the_calls_of_its_own_days(service: Service, admin_command: AdminCommand) -> None:
+    days = [date(2026, 11, day) for day in (9, 10, 11)]
+    async with service.tables.engine.begin() as connection:
+        rows = [{"day": day, "tool": "search", "calls": 10 ** (day.day - 9)} for day in days]
+        await connection.execute(insert(ToolUsage), rows)
+
+    async def searches(*arguments: str) -> str:
+        return (await admin_command("report", *arguments))[1].rpartition("searches ")[2].partition(",")[0]
+
+    assert await searches() == "111"
+    assert await searches("--since", "2026-11-10") == "110"
+    assert await searches("--until", "2026-11-11T00:00+00:00") == "11"
+    assert await searches("--until", "2026-11-11T00:01+00:00") == "111"
 
 
 async def test_a_database_that_fails_is_a_tool_error(service: Service, database_url: str) -> None:
