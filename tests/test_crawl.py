@@ -1,9 +1,11 @@
 """A running site: which pages are asked for, what a site may forbid, and what becomes of pages that change, move or fail."""
 
+import asyncio
 import gzip
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from app.book.article import READER
 from app.book.crawl import Crawler, Known, check, user_agent
 from app.book.tree import Book, Skipped, TreeError
+from tests.conftest import BookCommand
 
 
 @dataclass
@@ -329,6 +332,24 @@ async def test_links_to_pages_that_are_gone_are_named_and_those_to_pages_that_we
         f"{site.url}/a links to {site.url}/gone, a page that the book does not have",
     ]
     assert again.faults == []  # What has not changed came without its links.
+
+
+async def test_the_command_fails_if_its_check_finds_dead_addresses(
+    site: Site, tmp_path: Path, book_command: BookCommand
+) -> None:
+    for name in ("index.html", "a"):
+        folder = tmp_path / "site" / ("" if name == "index.html" else name)
+        folder.mkdir(exist_ok=True)
+        (folder / "index.html").write_text(f"<title>T</title><main><h1>{name}</h1><p>About {name}.</main>")
+    arguments = ("ingest", tmp_path / "site", "--url", f"{site.url}/", "--kind", "site", "--check")
+
+    site.page("/a/", "It is there.")
+    sound, _ = await asyncio.to_thread(book_command, *arguments)
+    del site.files["/a/"]
+    dead, output = await asyncio.to_thread(book_command, *arguments)
+
+    assert (sound, dead) == (0, 1)
+    assert f"{site.url}/a/" in output
 
 
 async def test_a_check_follows_redirects(site: Site) -> None:

@@ -33,6 +33,24 @@ def test_what_leads_nowhere_is_named_once_with_how_many_pages_link_to_it(tmp_pat
     ]
 
 
+def test_a_link_may_be_right_from_where_the_page_is_or_from_the_address_that_it_names(tmp_path: Path) -> None:
+    head = f'<link rel="canonical" href="{URL}latest/guide/b">'
+    links = "<a href='a.html'>A</a><a href='../../a.html'>A</a><a href='gone.html'>G</a>"
+    build(
+        tmp_path,
+        **{
+            "index.html": page("<main><h1>Home</h1><p>Home.</main>"),
+            "a.html": page("<main><h1>A</h1><p>A.</main>"),
+            "b.html": page(f"<main><h1>B</h1><p>B.{links}</main>", head=head),
+        },
+    )
+
+    [fault] = faults(tmp_path)
+
+    assert fault.startswith("b.html links to")
+    assert "gone.html" in fault
+
+
 @pytest.mark.parametrize(
     "href",
     [

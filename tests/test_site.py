@@ -266,6 +266,8 @@ def test_pages_have_the_addresses_of_their_files_their_canonical_links_or_their_
             "c d.html": page("<main><h1>C</h1><p>Text c.</main>", head=canonical.format("https://elsewhere.org/c")),
             "clean.html": page("<main><h1>E</h1><p>Text e.</main>", head=canonical.format(URL)),
             "wrong.html": page("<main><h1>F</h1><p>Text f.</main>", head=canonical.format(URL)),
+            "first.html": page("<main><h1>G</h1><p>Text g.</main>", head=canonical.format(f"{URL}all")),
+            "second.html": page("<main><h1>H</h1><p>Text h.</main>", head=canonical.format(f"{URL}all")),
             "sitemap.xml": "<urlset><url><loc>http://localhost:3000/docs/clean</loc></url></urlset>",
         },
     )
@@ -279,8 +281,10 @@ def test_pages_have_the_addresses_of_their_files_their_canonical_links_or_their_
         "C": "c%20d.html",
         "E": "clean",
         "F": "wrong.html",
+        "G": "first.html",
+        "H": "second.html",
     }
-    assert (book.pages, book.skipped) == (6, [])
+    assert (book.pages, book.skipped) == (8, [])
 
 
 def test_what_is_no_page_of_the_book_is_left_out_and_named(tmp_path: Path) -> None:
@@ -294,6 +298,7 @@ def test_what_is_no_page_of_the_book_is_left_out_and_named(tmp_path: Path) -> No
             "empty.html": page("<main></main>"),
             "genindex.html": page("<main><p>Index of terms.</main>"),
             "hidden.html": page("<main><p>Hidden.</main>", head='<meta name="robots" content="noindex, follow">'),
+            "hidden_too.html": page("<main><p>Hidden.</main>", head='<META NAME="ROBOTS" CONTENT="NOINDEX">'),
             "huge.html": "<p>" + "x" * 5_000_001,
             "moved.html": page("<p>Moved.", head='<meta http-equiv="refresh" content="0; url=index.html">'),
             "print.html": page("<main><p>Everything.</main>"),
@@ -313,6 +318,7 @@ def test_what_is_no_page_of_the_book_is_left_out_and_named(tmp_path: Path) -> No
         "empty.html": "says nothing",
         "genindex.html": "is no page of the book, by its name",
         "hidden.html": "is not to be indexed (noindex)",
+        "hidden_too.html": "is not to be indexed (noindex)",
         "huge.html": "is larger than 5 MB",
         "link.html": "leads out of the folder",
         "moved.html": "only leads to another page (meta refresh)",

@@ -9,7 +9,8 @@ from dirty_equals import IsStr, IsUUID
 
 from app.errors import render
 from app.models import MessageRole
-from tests.conftest import Serve, Service, eventually
+from app.retrieval import Passage, Query
+from tests.conftest import PlugIn, Serve, Service, eventually
 from tests.events import all_events, events_of, streamed
 from tests.fake_openai import (
     Exchange,
@@ -160,6 +161,20 @@ async def test_while_the_model_speaks_no_comments_come_in_between(
     # A comment comes after a whole silence, which begins anew with each piece and each comment.
     assert len(silences) >= 2
     assert min(silences) > 0.4
+
+
+async def test_a_failure_has_its_proper_status_also_when_passages_were_found(
+    service: Service, model_server: FakeOpenAI, plug_in: PlugIn
+) -> None:
+    async def find(_query: Query) -> list[Passage]:
+        return [Passage("A biped has two legs.", "https://book.example.org/gait", "Gait")]
+
+    plug_in(find)
+    model_server.enqueue(failure(429))
+
+    response = await service.client.post("/chat/stream", json={"message": "Why?"})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "openai_rate_limited")
 
 
 @pytest.mark.parametrize(
