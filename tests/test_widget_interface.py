@@ -372,19 +372,19 @@ async def test_an_empty_conversation_suggests_what_the_page_is_about(service: Se
 
 
 async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
-    page = await visit(service)
+    page = await visit(service, attributes='data-shortcut="?"')
     launcher, textbox = page.get_by_role("button", name="Ask the book"), page.get_by_role("textbox")
     await launcher.focus()
     await page.keyboard.press("Enter")
     await expect(textbox).to_be_focused()
 
-    await textbox.fill("First line")
+    await page.keyboard.type("First line?")
     await page.keyboard.press("Shift+Enter")
     await textbox.dispatch_event("keydown", {"key": "Enter", "isComposing": True})
     await page.keyboard.type("second line")
     await expect(questions(page)).to_have_count(0)
     await page.keyboard.press("Enter")
-    await expect(questions(page)).to_have_text(["First line\nsecond line"])
+    await expect(questions(page)).to_have_text(["First line?\nsecond line"])
     await expect(textbox).to_be_focused()
 
     await textbox.fill("Third line")
@@ -406,6 +406,8 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)
     await expect(launcher).to_be_focused()
+    await page.keyboard.press("?")
+    await expect(textbox).to_be_focused()
 
 
 @pytest.mark.slow

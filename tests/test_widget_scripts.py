@@ -79,6 +79,11 @@ CALLS: dict[str, list[tuple[str, object]]] = {
         ("markedAddress(new URL('https://a.example/b'))", "https://a.example/b"),
         ("markedAddress(new URL('mailto:a@b.example'), 'Robots walk on legs')", "mailto:a@b.example"),
     ],
+    "store.js": [
+        ("new Store('a').token === new Store('a').token", True),
+        ("new Store('a').token === new Store('b').token", False),
+        ("((store) => [store.token, store.forgetReader()][0] === store.token)(new Store('a'))", False),
+    ],
 }
 """Expressions of the functions of a script, and their values."""
 
@@ -92,7 +97,7 @@ async def test_a_scripts_functions_return_what_they_should(service: Service, vis
 
     values = await page.evaluate(
         f"""async () => {{
-            const {{ safeUrl, markedAddress }} = await import("{address}");
+            const {{ safeUrl, markedAddress, Store }} = await import("{address}");
             return [{", ".join(expressions)}];
         }}"""
     )
