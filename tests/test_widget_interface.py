@@ -374,6 +374,7 @@ async def test_an_empty_conversation_suggests_what_the_page_is_about(service: Se
 async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     page = await visit(service, attributes='data-shortcut="?"')
     launcher, textbox = page.get_by_role("button", name="Ask the book"), page.get_by_role("textbox")
+    await expect(launcher).to_have_attribute("aria-keyshortcuts", "?")
     await launcher.focus()
     await page.keyboard.press("Enter")
     await expect(textbox).to_be_focused()

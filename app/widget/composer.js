@@ -193,19 +193,20 @@ export class Composer {
   }
 
   #offerToSend() {
+    const { activeElement } = /** @type {ShadowRoot} */ (this.element.getRootNode());
+    this.stop.hidden = !this.#isRunning;
     this.send.disabled = this.textbox.value.trim() === "" || this.#isTooLong;
     // While an answer is being written, the next question can be sent as soon as there is one.
     this.send.hidden = this.#isRunning && this.send.disabled;
+    const isGone =
+      (activeElement === this.stop && this.stop.hidden) || (activeElement === this.send && this.send.disabled);
+    if (isGone) this.textbox.focus({ preventScroll: true });
   }
 
   /** Offers to stop while an answer is being written. @param {boolean} isRunning */
   showRunning(isRunning) {
-    const root = /** @type {ShadowRoot} */ (this.element.getRootNode());
-    const hadFocus = root.activeElement;
     this.#isRunning = isRunning;
-    this.stop.hidden = !isRunning;
     this.#offerToSend();
-    if (hadFocus === this.send || hadFocus === this.stop) this.textbox.focus({ preventScroll: true });
   }
 }
 
