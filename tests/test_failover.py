@@ -135,7 +135,14 @@ async def test_connections_that_the_server_closed_while_idle_fail_no_turn(
     assert [record["database_statements"] for record in service.log("request")] == [3] * 20
 
 
-@pytest.mark.parametrize("sqlstate", ["57P01", "57P05", "08006"], ids=["admin shutdown", "idle timeout", "failure"])
+@pytest.mark.parametrize(
+    "sqlstate",
+    [
+        pytest.param("57P01", id="admin shutdown"),
+        pytest.param("57P05", id="idle timeout", marks=pytest.mark.slow),
+        pytest.param("08006", id="failure", marks=pytest.mark.slow),
+    ],
+)
 async def test_what_a_server_breaks_off_is_repeated_on_another_connection(
     serve: Serve, admin: asyncpg.Connection, sqlstate: str
 ) -> None:

@@ -514,6 +514,7 @@ async def test_a_large_book_is_stored_whole(library: Library) -> None:
     assert (await library.ingest(pages)).unchanged == 500
 
 
+@pytest.mark.slow
 def test_where_embeddings_cannot_be_compared_none_are_paid_for(tenants_database: str, tmp_path: Path) -> None:
     migrate(tenants_database)
     (tmp_path / "a.md").write_text(section("Arm"))
@@ -726,6 +727,7 @@ def test_the_kind_says_what_to_read_where_a_folder_could_be_both(tmp_path: Path,
         assert page in book_command("search", "text")[1]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_neither_says_what_to_do(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/a.html").write_text("<main><h1>A</h1><p>Text.</main>")

@@ -74,7 +74,7 @@ async def found(service: Service, question: str, **how: Any) -> list[dict[str, A
     return results
 
 
-@pytest.mark.parametrize("mode", ["legacy", "auto"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("legacy", marks=pytest.mark.slow)])
 async def test_the_official_client_searches_and_reads(service: Service, mode: str) -> None:
     # Every process of the suite would take two seconds to import this, and one of them needs it.
     from mcp import Client  # noqa: PLC0415

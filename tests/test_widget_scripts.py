@@ -89,17 +89,18 @@ CALLS: dict[str, list[tuple[str, object]]] = {
 
 
 @on_one_database
-@pytest.mark.parametrize("script", CALLS)
-async def test_a_scripts_functions_return_what_they_should(service: Service, visit: Visit, script: str) -> None:
+async def test_a_scripts_functions_return_what_they_should(
+    service: Service, visit: Visit, subtests: pytest.Subtests
+) -> None:
     page = await visit(service)
-    address = f"{str(service.client.base_url).rstrip('/')}/widget/{widget.load_bundle().version}/{script}"
-    expressions = [expression for expression, _ in CALLS[script]]
+    scripts = f"{str(service.client.base_url).rstrip('/')}/widget/{widget.load_bundle().version}"
 
-    values = await page.evaluate(
-        f"""async () => {{
-            const {{ safeUrl, markedAddress, Store }} = await import("{address}");
-            return [{", ".join(expressions)}];
-        }}"""
-    )
-
-    assert dict(zip(expressions, values, strict=True)) == dict(CALLS[script])
+    for script, calls in CALLS.items():
+        with subtests.test(script):
+            values = await page.evaluate(
+                f"""async () => {{
+                    const {{ safeUrl, markedAddress, Store }} = await import("{scripts}/{script}");
+                    return [{", ".join(expression for expression, _ in calls)}];
+                }}"""
+            )
+            assert dict(zip(dict(calls), values, strict=True)) == dict(calls)
