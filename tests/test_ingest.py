@@ -404,7 +404,6 @@ async def test_another_locale_is_noted_without_embedding_again(library: Library)
     assert len(await library.found_by_words()) == 5
 
 
-@on_postgresql
 async def test_a_books_title_stays_until_it_gets_another(library: Library) -> None:
     titles: list[str | None] = []
     for title in (None, "All about robots", None, "More about robots"):
@@ -414,6 +413,7 @@ async def test_a_books_title_stays_until_it_gets_another(library: Library) -> No
     assert titles == [None, "All about robots", "All about robots", "More about robots"]
 
 
+@on_postgresql
 async def test_the_words_of_a_book_that_gets_another_locale_are_indexed_by_the_rules_of_that_one(
     library: Library,
 ) -> None:
@@ -574,6 +574,7 @@ def test_the_command_without_any_setting_uses_the_database_of_fastapi_dev(
 @pytest.mark.slow
 def test_the_command_reads_dotenv(tmp_path: Path, book_command: BookCommand) -> None:
     (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///other.db\n")
+    (tmp_path / "chat.db").unlink()
 
     status, output = book_command(*SAMPLE)
 
