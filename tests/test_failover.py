@@ -16,7 +16,7 @@ from dirty_equals import IsPartialDict
 from sqlalchemy import make_url, text
 
 from app import dsn
-from app.database import Database
+from app.database import POOL_TIMEOUT_SECONDS, Database
 from tests.conftest import API_KEY, Serve, Service, eventually, migrate, running_service
 from tests.fake_openai import FakeOpenAI, failure, held
 from tests.load import Asked, ask_at_once, assert_rows_add_up, reading
@@ -525,8 +525,9 @@ async def limited(server: OwnPostgresServer, admin: asyncpg.Connection, *, conne
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [2, 3, 5])
 async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
-    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, limit: int
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
+    monkeypatch.setattr("app.database.POOL_TIMEOUT_SECONDS", stretched(POOL_TIMEOUT_SECONDS))
     url = await limited(server, admin, connections=limit)
     service = await serve(DATABASE_URL=url)
 
@@ -543,8 +544,9 @@ async def test_two_instances_share_what_the_server_allows_when_both_are_busy(
 
 @pytest.mark.slow
 async def test_an_idle_instance_leaves_connections_to_one_that_has_none(
-    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection
+    serve: Serve, server: OwnPostgresServer, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.database.POOL_TIMEOUT_SECONDS", stretched(POOL_TIMEOUT_SECONDS))
     url = await limited(server, admin, connections=4)
     idle = await serve(DATABASE_URL=url, DATABASE_POOL_SIZE="4")
     turns = await ask_at_once(idle, questions=15)
