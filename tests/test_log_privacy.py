@@ -392,3 +392,18 @@ async def test_a_commands_warnings_show_no_secret(
     said = capsys.readouterr().err
     assert "of the key ***" in said
     assert API_KEY not in said
+
+
+@on_one_database
+async def test_a_comment_that_cannot_be_recorded_is_not_quoted(serve: Serve, database_with_password: str) -> None:
+    service = await serve(DATABASE_URL=database_with_password)
+    address = f"/chat/{(await service.chat()).json()['session_id']}/messages"
+    _, answer = (await service.client.get(address)).json()["data"]
+
+    async with demanding(database_with_password, "feedback_comment NOT LIKE '%Zanzibar%'"):
+        comment = {"rating": "negative", "comment": "It limps in Zanzibar."}
+        response = await service.client.put(f"{address}/{answer['id']}/feedback", json=comment)
+
+    assert response.json()["error"]["code"] == "database_error"
+    assert WITHHELD in service.output
+    assert "Zanzibar" not in service.output

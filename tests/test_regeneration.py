@@ -159,3 +159,24 @@ async def test_a_new_answer_counts_as_a_question(serve: Serve) -> None:
     refused = await regenerate(service, session_id, messages[1].id)
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+
+
+async def test_a_question_that_is_taken_over_can_be_asked_again_at_once(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    model_server.enqueue(held(first), held(second), completion("It walks."))
+    request: dict[str, Any] = {"json": {"message": "Why?"}, "headers": {"Idempotency-Key": UNKNOWN}}
+    asking = asyncio.create_task(service.client.post("/chat", **request))
+    await model_server.wait_for_requests(1)
+    [question] = await service.tables.messages()
+    taking_over = asyncio.create_task(regenerate(service, question.session_id, question.id))
+    await model_server.wait_for_requests(2)
+
+    again = await service.client.post("/chat", **request)
+
+    assert (again.status_code, again.json()["response"]) == (200, "It walks.")
+    first.set()
+    second.set()
+    await asyncio.gather(asking, taking_over)
+    assert await contents(service) == ["Why?", "It walks."]
