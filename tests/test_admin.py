@@ -1,5 +1,6 @@
 """`python -m app.admin`: what readers asked, as people and spreadsheets read it, and what is no longer kept."""
 
+import asyncio
 import csv
 import io
 import tracemalloc
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import pytest
 from dirty_equals import IsPartialDict, IsStr
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 from sqlmodel import col
 
 from app import admin
 from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
 from app.retrieval import Passage, Query
 from tests import commands
-from tests.conftest import AdminCommand, PlugIn, Service
+from tests.conftest import AdminCommand, PlugIn, Service, eventually
 from tests.fake_openai import FakeOpenAI, completion, failure
+from tests.marks import on_postgresql
 
 TOKEN = "a-token-that-nobody-else-knows"
 PASSAGE = Passage("A biped has two legs.", "https://book.example.org/gait", "Gait")
@@ -220,6 +222,27 @@ async def test_sessions_in_which_nothing_was_asked_for_long_are_deleted_in_batch
     assert {m.content for m in await service.tables.messages()} == {"What is a robot?", "Answer 1 to: What is a robot?"}
     async with service.tables.engine.connect() as connection:
         assert list((await connection.execute(select(col(TokenUsage.day)))).scalars()) == [now.date()]
+
+
+@on_postgresql
+async def test_a_session_that_moves_on_while_it_is_being_deleted_stays(service: Service, run: AdminCommand) -> None:
+    await service.chat()
+    engine = service.tables.engine
+    async with engine.begin() as connection:
+        await connection.execute(update(ChatSession).values(updated_at=utc_now() - timedelta(days=31)))
+
+    async def deletion_waits() -> bool:
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE%'")
+        async with engine.connect() as connection:
+            return bool((await connection.execute(waiting)).scalar_one())
+
+    async with engine.begin() as connection:
+        await connection.execute(update(ChatSession).values(updated_at=utc_now()))
+        pruning = asyncio.create_task(run("prune", "--days", "30"))
+        await eventually(deletion_waits)
+
+    assert list(await pruning) == [0, IsStr(regex=r"0 sessions deleted, .+\n")]
+    assert len(await service.tables.messages()) == 2
 
 
 @pytest.mark.parametrize(
