@@ -238,7 +238,7 @@ async def test_a_session_that_moves_on_while_it_is_being_deleted_stays(service: 
 
     async with engine.begin() as connection:
         await connection.execute(update(ChatSession).values(updated_at=utc_now()))
-        pruning = asyncio.create_task(run("prune", "--days", "30"))
+        pruning = asyncio.ensure_future(run("prune", "--days", "30"))
         await eventually(deletion_waits)
 
     assert list(await pruning) == [0, IsStr(regex=r"0 sessions deleted, .+\n")]
