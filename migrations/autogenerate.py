@@ -77,16 +77,14 @@ def add_enums(_context: object, _revision: object, directives: list[ops.Migratio
     tables = [operation for operation in upgrade.ops if isinstance(operation, ops.ModifyTableOps)]
     added = {step.column for table in tables for step in table.ops if isinstance(step, ops.AddColumnOp)}
     created = {item for table in upgrade.ops if isinstance(table, ops.CreateTableOp) for item in table.columns}
-    enums: dict[str | None, Enum] = {}
     uses: dict[str | None, set[Column[Any]]] = defaultdict(set)
     for table in SQLModel.metadata.sorted_tables:
         for column in table.columns:
             enum = _in_database(column.type)
             if isinstance(enum, Enum):
-                enums[enum.name] = enum
                 uses[enum.name].add(column)
-    for name, columns in uses.items():
-        enum = enums[name]
+    for columns in uses.values():
+        enum = _in_database(next(iter(columns)).type)
         if columns <= added:
             upgrade.ops.insert(0, EnumOp("create", enum))
         if columns <= added | created:
