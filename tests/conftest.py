@@ -237,29 +237,28 @@ def check(url: str) -> None:
 def create_database(postgres: PostgresServer) -> CreateDatabase:
     """Make an empty PostgreSQL database for its owner; returns the owner's address for it."""
 
-    def create(owner: str) -> str:
-        name = f"test_{uuid.uuid4().hex}"
-        query(postgres.url(), f"CREATE DATABASE {name} OWNER {owner}")
-        return postgres.url(name).replace("postgres@", f"{owner}@")
+    return lambda owner: _make_database(postgres, f"OWNER {owner}").replace("postgres@", f"{owner}@")
 
-    return create
+
+def _make_database(postgres: PostgresServer, how: str = "") -> str:
+    """Make a database with a name of its own; returns its address."""
+    name = f"test_{uuid.uuid4().hex}"
+    query(postgres.url(), f"CREATE DATABASE {name} {how}")
+    return postgres.url(name)
 
 
 @pytest.fixture(scope="session")
 def postgresql_template(postgres: PostgresServer) -> str:
     """The name of a migrated database, to make others from."""
-    name = f"template_{uuid.uuid4().hex}"
-    query(postgres.url(), f"CREATE DATABASE {name}")
-    migrate(postgres.url(name))
-    return name
+    url = _make_database(postgres)
+    migrate(url)
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture
 def migrated_url(postgres: PostgresServer, postgresql_template: str) -> str:
     """A migrated PostgreSQL database of this test's own, with pgvector."""
-    name = f"test_{uuid.uuid4().hex}"
-    query(postgres.url(), f"CREATE DATABASE {name} TEMPLATE {postgresql_template}")
-    return postgres.url(name)
+    return _make_database(postgres, f"TEMPLATE {postgresql_template}")
 
 
 @pytest.fixture(scope="session")
@@ -408,6 +407,10 @@ class Service:
 
     async def chat(self, message: str = "What is a robot?", **fields: Any) -> httpx2.Response:
         return await self.client.post("/chat", json={"message": message, **fields})
+
+    async def has_recorded(self, content: str) -> bool:
+        """Whether there is a message that says this."""
+        return content in {message.content for message in await self.tables.messages()}
 
     async def logged(self, event: str) -> bool:
         """Whether there is a record of this event."""

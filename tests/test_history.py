@@ -161,7 +161,7 @@ async def test_an_answer_that_came_late_stands_right_after_its_question(
     model_server.enqueue(held(gate))
     slow = asyncio.create_task(service.chat("Slow?", session_id=session_id))
     await model_server.wait_for_requests(2)
-    await eventually(lambda: recorded(service, "Slow?"))
+    await eventually(lambda: service.has_recorded("Slow?"))
     await service.chat("Quick?", session_id=session_id)
     gate.set()
     await slow
@@ -177,10 +177,6 @@ async def test_an_answer_that_came_late_stands_right_after_its_question(
 
     spoken = ["One?", "Answer 1 to: One?", "Slow?", "Answer 2 to: Slow?", "Quick?", "Answer 3 to: Quick?"]
     assert (told if order == "asc" else told[::-1]) == spoken
-
-
-async def recorded(service: Service, content: str) -> bool:
-    return content in {message.content for message in await service.tables.messages()}
 
 
 async def test_a_session_without_messages_is_an_empty_page(service: Service) -> None:
@@ -409,7 +405,7 @@ async def test_a_question_says_that_its_answer_is_on_its_way_until_it_is_there(
         service.client.post("/chat", json=body, headers={"Idempotency-Key": key} if key else {})
     )
     await model_server.wait_for_requests(2)
-    await eventually(lambda: recorded(service, "Two?"))
+    await eventually(lambda: service.has_recorded("Two?"))
 
     during = [await answering(service, session_id, limit=limit) for limit in (3, 50)]
     backwards = await answering(service, session_id, order="desc", limit=1)

@@ -122,7 +122,7 @@ async def test_the_export_has_an_answer_that_came_late_right_after_its_question(
     gate = asyncio.Event()
     model_server.enqueue(held(gate))
     slow = asyncio.create_task(ask(service, MINE, "Slow?", session_id=session))
-    await eventually(lambda: is_recorded(service, "Slow?"))
+    await eventually(lambda: service.has_recorded("Slow?"))
     await ask(service, MINE, "Quick?", session_id=session)
     gate.set()
     await slow
@@ -132,10 +132,6 @@ async def test_the_export_has_an_answer_that_came_late_right_after_its_question(
     assert [message["content"] for message in exported["messages"]] == [
         *("One?", "Answer 1 to: One?", "Slow?", "Answer 2 to: Slow?", "Quick?", "Answer 3 to: Quick?")
     ]
-
-
-async def is_recorded(service: Service, content: str) -> bool:
-    return content in {message.content for message in await service.tables.messages()}
 
 
 async def test_an_export_goes_on_where_something_was_deleted_meanwhile(

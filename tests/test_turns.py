@@ -309,7 +309,7 @@ async def test_a_turn_whose_session_is_deleted_ends_in_not_found_and_leaves_no_r
     body = {"message": "Why?", "session_id": session_id}
     asked = asyncio.create_task(service.client.post("/chat", json=body, headers=key))
     await model_server.wait_for_requests(2)
-    await eventually(lambda: recorded(service, "Why?"))
+    await eventually(lambda: service.has_recorded("Why?"))
 
     deleted = await service.client.delete(f"/chat/{session_id}")
     gate.set()
@@ -319,10 +319,6 @@ async def test_a_turn_whose_session_is_deleted_ends_in_not_found_and_leaves_no_r
     assert response.status_code == 404
     assert response.json() == NOT_FOUND
     assert (await service.tables.sessions(), await service.tables.messages()) == ([], [])
-
-
-async def recorded(service: Service, content: str) -> bool:
-    return content in {m.content for m in await service.tables.messages()}
 
 
 async def test_a_stream_whose_session_is_deleted_ends_in_not_found_and_leaves_no_row(
