@@ -78,11 +78,33 @@ _SAYS_PAGE = re.compile(
     r"|\biss? (?:page|chapter|safhe|safha|sabaq|bab) (?:ka|ki|ke|ko|mein|main|se|par)\b"
 )
 
-_NUMBER = r"(?:\d+|[ivx]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|ایک|دو|تین|چار|پانچ|چھ|سات|آٹھ|نو|دس)"
-_ORDINAL = (
-    r"(?:\d+(?:st|nd|rd|th)|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|next|previous|opening|final|"
-    r"پہلا|پہلے|دوسرا|دوسرے|تیسرا|تیسرے|چوتھا|چوتھے|پانچواں|پانچویں|چھٹا|چھٹے|ساتواں|ساتویں|آٹھواں|آٹھویں|آخری|اگلا|اگلے|پچھلا|پچھلے)"
-)
+_NUMBERS = {
+    word: number
+    for words in (
+        "one two three four five six seven eight nine ten eleven twelve",
+        "i ii iii iv v vi vii viii ix x xi xii",
+        "ایک دو تین چار پانچ چھ سات آٹھ نو دس",
+    )
+    for number, word in enumerate(words.split(), 1)
+}
+_ORDINALS: dict[str, int | str] = {
+    **{
+        word: number
+        for words in (
+            "first second third fourth fifth sixth seventh eighth ninth tenth",
+            "پہلا دوسرا تیسرا چوتھا پانچواں چھٹا ساتواں آٹھواں",
+            "پہلے دوسرے تیسرے چوتھے پانچویں چھٹے ساتویں آٹھویں",
+        )
+        for number, word in enumerate(words.split(), 1)
+    },
+    **dict.fromkeys(("last", "final", "آخری"), "last"),
+    **dict.fromkeys(("next", "اگلا", "اگلے"), "next"),
+    **dict.fromkeys(("previous", "پچھلا", "پچھلے"), "previous"),
+    "opening": 1,
+}
+
+_NUMBER = rf"(?:\d+|[ivx]+|{'|'.join(_NUMBERS)})"
+_ORDINAL = rf"(?:\d+(?:st|nd|rd|th)|{'|'.join(_ORDINALS)})"
 _PART = (
     r"(?:chapters?|parts?|modules?|units?|lessons?|sections?|weeks?|volumes?|lectures?|topics?|"
     r"ابواب|باب|حصہ|حصے|حصوں|سبق|اسباق|ماڈیول|یونٹ|چیپٹرز?|kapitel|chapitres?|cap[ií]tulos?|capitol[oi]|hoofdstuk(?:ken)?|bölüm|глав[аы]|فصل|فصول)"
@@ -99,6 +121,15 @@ _STRUCTURE = re.compile(
     r"|\b(?:the|this) (?:book|course|textbook) (?:cover|teach|contain|deal with|treat|about)\w*"
     r"|\bwhere (?:in|does) (?:the|this) book\b|\bin (?:the|this) (?:book|course) (?:are|is) there\b"
     r"|فہرست(?: مضامین)?|فہرستِ|\bکتاب (?:کس بارے|میں کیا کیا|کے (?:موضوعات|ابواب|حصے|بارے)|کا خاکہ|کی (?:ساخت|فہرست|ترتیب))"  # noqa: RUF001
+)
+
+_GREETINGS = _words(
+    "hello hi hey hiya there greetings good morning afternoon evening night day bye goodbye thanks thank you thx ty ok okay cool great nice welcome dear friend bot assistant everyone سلام السلام علیکم وعلیکم اسلام شکریہ بہت آداب ہیلو "
+    "خدا اللہ حافظ صبح بخیر شب جی آپ کا خوش آمدید salam assalam o alaikum shukriya khuda hafiz"
+)
+_GREETING_PHRASE = re.compile(
+    r"\bhow(?: are|'re|'s) (?:you|u|it going|things)(?: doing)?(?: today)?\b|\b(?:so|very) much\b|\ba lot\b|\bsee you(?: later| soon)?\b"
+    r"|\bnice to meet you\b|(?:آپ )?(?:کیسے|کیسی|کیسا) (?:ہیں|ہو|ہے)\b|کیا حال (?:ہے|ہیں)"
 )
 
 _VARIANTS = str.maketrans("يىكةۀ", "ییکہہ", "\N{ARABIC TATWEEL}\N{ZERO WIDTH NON-JOINER}")
@@ -153,44 +184,6 @@ def _number(text: str) -> int | None:
     if text.isdecimal():
         return int(text)
     return _NUMBERS.get(text)
-
-
-_NUMBERS = {
-    word: number
-    for words in (
-        "one two three four five six seven eight nine ten eleven twelve",
-        "i ii iii iv v vi vii viii ix x xi xii",
-        "ایک دو تین چار پانچ چھ سات آٹھ نو دس",
-    )
-    for number, word in enumerate(words.split(), 1)
-}
-_ORDINALS: dict[str, int | str] = {
-    **{
-        word: number
-        for words in (
-            "first second third fourth fifth sixth seventh eighth ninth tenth",
-            "پہلا دوسرا تیسرا چوتھا پانچواں چھٹا ساتواں آٹھواں",
-            "پہلے دوسرے تیسرے چوتھے پانچویں چھٹے ساتویں آٹھویں",
-        )
-        for number, word in enumerate(words.split(), 1)
-    },
-    **dict.fromkeys(("last", "final", "آخری"), "last"),
-    **dict.fromkeys(("next", "اگلا", "اگلے"), "next"),
-    **dict.fromkeys(("previous", "پچھلا", "پچھلے"), "previous"),
-    "opening": 1,
-}
-
-
-_GREETINGS = _words(
-    "hello hi hey hiya there greetings good morning afternoon evening night day bye goodbye thanks thank you thx ty ok okay cool great nice welcome dear friend bot assistant everyone سلام السلام علیکم وعلیکم اسلام شکریہ بہت آداب ہیلو "
-    "خدا اللہ حافظ صبح بخیر شب جی آپ کا خوش آمدید salam assalam o alaikum shukriya khuda hafiz"
-)
-
-
-_GREETING_PHRASE = re.compile(
-    r"\bhow(?: are|'re|'s) (?:you|u|it going|things)(?: doing)?(?: today)?\b|\b(?:so|very) much\b|\ba lot\b|\bsee you(?: later| soon)?\b"
-    r"|\bnice to meet you\b|(?:آپ )?(?:کیسے|کیسی|کیسا) (?:ہیں|ہو|ہے)\b|کیا حال (?:ہے|ہیں)"
-)
 
 
 def _plain(question: str) -> str:
