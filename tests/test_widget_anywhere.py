@@ -147,7 +147,7 @@ async def test_the_chat_follows_the_pages_language_and_its_suggestions(
     page = await visit(service)
     await open_chat(page)
     await page.evaluate("document.querySelector('h1').textContent = 'Wheels'")
-    await expect(page.get_by_role("button", name="Summarize “Wheels”")).to_be_visible()
+    await expect(page.get_by_role("button", name="Summarise “Wheels”")).to_be_visible()
 
     await page.get_by_role("textbox").fill("How does it walk?")
     await page.keyboard.press("Enter")

@@ -53,7 +53,7 @@ async def test_a_source_opens_its_page_without_a_reload_and_the_conversation_goe
     model_server.enqueue(stream("It stays inside the sole [1]."))
     page = await visit(service, files=site)
     await open_chat(page)
-    await expect(page.get_by_role("button", name="Summarize “Kinematics”")).to_be_visible()
+    await expect(page.get_by_role("button", name="Summarise “Kinematics”")).to_be_visible()
     await page.evaluate("globalThis.isSamePage = true")
     await ask(page, "What keeps it up?")
 
@@ -69,7 +69,7 @@ async def test_a_source_opens_its_page_without_a_reload_and_the_conversation_goe
     await expect(page.get_by_role("heading", level=1)).to_have_text("Balance")
 
     await page.get_by_role("button", name="New conversation").click()
-    await expect(page.get_by_role("button", name="Summarize “Balance”")).to_be_visible()
+    await expect(page.get_by_role("button", name="Summarise “Balance”")).to_be_visible()
     await ask(page, "And now?")
     await expect(answers(page)).to_have_text("Answer 2 to: And now?")
     # The pages say where the site really is.

@@ -126,12 +126,12 @@ async def _takes_the_colours(page: Page, site: Site) -> None:
 
 
 async def _stays_from_page_to_page(page: Page, site: Site) -> None:
-    await expect(page.get_by_role("button", name="Summarize “Kinematics”")).to_be_visible()
+    await expect(page.get_by_role("button", name="Summarise “Kinematics”")).to_be_visible()
     await page.evaluate("globalThis.isSamePage = true")
     # The chat may cover it.
     await page.get_by_role("link", name=site.link, exact=True).evaluate("link => link.click()")
     await expect(page.get_by_role("heading", level=1).filter(has_text="Balance")).to_be_visible()
-    await expect(page.get_by_role("button", name="Summarize “Balance”")).to_be_visible()
+    await expect(page.get_by_role("button", name="Summarise “Balance”")).to_be_visible()
     assert await page.evaluate("Boolean(globalThis.isSamePage)") is site.changes_without_reload
     await page.get_by_role("textbox", name="Your question").fill("What keeps it up?")
     await page.get_by_role("button", name="Send").click()

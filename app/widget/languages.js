@@ -40,7 +40,7 @@ const en = {
   welcome: "What would you like to know?",
   hint: "Ask anything about the book. Or select some text on the page, to get an answer from that text alone.",
   suggestions: "On this page",
-  summarize: "Summarize “{heading}”",
+  summarize: "Summarise “{heading}”",
   explain: "Explain “{heading}”",
   summarizePage: "Summarise this page",
   quizMe: "Quiz me",
