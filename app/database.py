@@ -71,6 +71,7 @@ def _names(table: type[SQLModel]) -> str:
 
 
 _SESSION, _MESSAGE = _names(ChatSession), _names(Message)
+_READ = ("documents", "document_words", "books", "book_pages", "book_words", "pauses")
 
 # SQLite's file has been migrated at the start, and so can be written.
 _SQLITE_CHECK = text(
@@ -88,7 +89,7 @@ _POSTGRESQL_CHECK = f"""
            (SELECT bool_or({{is_barred}}) FROM pg_class
             WHERE oid IN ('chat_sessions'::regclass, 'messages'::regclass)) AS is_barred
     FROM {VERSION_TABLE}
-    WHERE NOT EXISTS (SELECT FROM documents, document_words, books, book_pages, book_words, pauses WHERE false)
+    WHERE NOT EXISTS (SELECT FROM {", ".join(_READ)} WHERE false)
 """  # noqa: S608  # Constants.
 _IS_BARRED = "row_security_active(pg_class.oid) AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid)"
 _RECORDING_TOKENS = """
@@ -103,19 +104,15 @@ _POSTGRESQL_CHECKS = {
     for counts_tokens in (False, True)
 }
 
-_NEEDED = {
+PRIVILEGES = {
     VERSION_TABLE: ("SELECT",),
     "chat_sessions": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "messages": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "token_usage": ("SELECT", "INSERT", "UPDATE"),
-    "documents": ("SELECT",),
-    "document_words": ("SELECT",),
-    "books": ("SELECT",),
-    "book_pages": ("SELECT",),
-    "book_words": ("SELECT",),
-    "pauses": ("SELECT",),
+    "tool_usage": ("SELECT", "INSERT", "UPDATE"),
+    **dict.fromkeys(_READ, ("SELECT",)),
 }
-"""What the service does with each table."""
+"""What the service does with each table: only with a budget with that of tokens, only with MCP with that of tools."""
 
 _REMEDIES: Statement = (
     text(f"""
@@ -132,8 +129,8 @@ _REMEDIES: Statement = (
         FROM needed JOIN pg_class ON relname = name AND pg_table_is_visible(pg_class.oid) WHERE {_IS_BARRED}
     """),  # noqa: S608  # Constants.
     {
-        "tables": [table for table, privileges in _NEEDED.items() for _ in privileges],
-        "privileges": [privilege for privileges in _NEEDED.values() for privilege in privileges],
+        "tables": [table for table, privileges in PRIVILEGES.items() for _ in privileges],
+        "privileges": [privilege for privileges in PRIVILEGES.values() for privilege in privileges],
     },
 )
 

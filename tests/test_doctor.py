@@ -224,16 +224,26 @@ async def test_the_statements_that_it_names_give_the_role_what_it_lacks(
     assert not any("grants" in line for line in advice(last))
 
 
-async def test_without_a_budget_its_table_is_not_needed(examine: Examine, url: str, stranger: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "needing", "without"),
+    [
+        ("token_usage", {}, {"DAILY_TOKEN_BUDGET": "", "RATE_LIMIT": "20/minute"}),
+        ("tool_usage", {"MCP_ENABLED": "true"}, {"MCP_ENABLED": "false"}),
+    ],
+)
+async def test_a_table_is_needed_only_for_what_is_counted_in_it(  # noqa: PLR0913  # Fixtures.
+    examine: Examine, url: str, stranger: str, *, table: str, needing: dict[str, str], without: dict[str, str]
+) -> None:
     role = make_url(stranger).username
     await asyncio.to_thread(
-        query, url, f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{role}"', f'REVOKE ALL ON token_usage FROM "{role}"'
+        query, url, f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{role}"', f'REVOKE ALL ON {table} FROM "{role}"'
     )
 
-    with_budget, _ = await examine(DATABASE_URL=stranger)
-    without, _ = await examine(DATABASE_URL=stranger, DAILY_TOKEN_BUDGET="", RATE_LIMIT="20/minute")
+    needed, lines = await examine(DATABASE_URL=stranger, **needing)
+    not_needed, _ = await examine(DATABASE_URL=stranger, **without)
 
-    assert (with_budget, without) == (1, 0)
+    assert (needed, not_needed) == (1, 0)
+    assert f"in {table}, which the service needs" in faults(lines)[0]
 
 
 async def test_row_level_security_that_hides_every_row_is_found(examine: Examine, url: str, stranger: str) -> None:

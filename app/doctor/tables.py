@@ -8,13 +8,8 @@ from sqlalchemy import Row, bindparam, text
 from sqlmodel import SQLModel
 
 from app.config import Settings
-from app.database import REVISION, VERSION_TABLE, Database
+from app.database import PRIVILEGES, REVISION, VERSION_TABLE, Database
 from app.doctor.findings import Finding
-
-_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
-
-_OF_TURNS = {"chat_sessions": _ALL, "messages": _ALL, "embeddings": ()}
-"""What a turn, and a reader's deletion, do with a table; every other one is only read. The commands do everything."""
 
 _TABLES = text("""
     SELECT relname AS name, quote_ident(nspname) AS schema, quote_ident(current_user) AS role,
@@ -25,14 +20,14 @@ _TABLES = text("""
                  WHERE NOT has_table_privilege(pg_class.oid, privilege)) AS missing
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relname = ANY (CAST(:names AS text[])) AND relkind IN ('r', 'p') AND nspname NOT LIKE 'pg\\_%'
-""").bindparams(bindparam("privileges", list(_ALL)))
+""").bindparams(bindparam("privileges", ["SELECT", "INSERT", "UPDATE", "DELETE"]))
 
 
 async def examine_tables(database: Database, settings: Settings) -> list[Finding]:
     """Return whether the tables are there, as new as this release needs them, and the role may use them; raises DatabaseError."""
     if database.dsn.sqlite:
         return [Finding("ok", "tables", "The service migrates SQLite itself when it starts.")]
-    names = [*SQLModel.metadata.tables, "document_words", "book_words", VERSION_TABLE]
+    names = sorted({*SQLModel.metadata.tables, *PRIVILEGES})
     rows = await database.execute((_TABLES, {"names": names}))
     visible = {row.name: row for row in rows if row.is_visible and row.is_usable}
     findings = list(_schema(rows, visible))
@@ -71,27 +66,27 @@ async def _revision(database: Database) -> Finding:
 
 
 def _grants(tables: Iterable[Row[Any]], settings: Settings) -> Iterator[Finding]:
-    """Yield the statements that give the role what it lacks: what turns need, and what only the commands do."""
-    of_turns = {**_OF_TURNS, **({"token_usage": _ALL[:3]} if settings.daily_token_budget else {"token_usage": ()})}
+    """Yield the statements that give the role what it lacks: what the service needs, and what only the commands do."""
+    is_counted = {"token_usage": settings.daily_token_budget is not None, "tool_usage": settings.mcp_enabled}
     needed: dict[tuple[str, ...], list[str]] = defaultdict(list)
     useful: dict[tuple[str, ...], list[str]] = defaultdict(list)
     role = ""
     for table in tables:
         role = table.role
-        turns = of_turns.get(table.name, ("SELECT",))
-        if lacking := tuple(privilege for privilege in table.missing if privilege in turns):
+        of_service = PRIVILEGES.get(table.name, ()) if is_counted.get(table.name, True) else ()
+        if lacking := tuple(privilege for privilege in table.missing if privilege in of_service):
             needed[lacking].append(table.name)
         is_ours = table.name != VERSION_TABLE
-        if rest := tuple(privilege for privilege in table.missing if privilege not in turns and is_ours):
+        if rest := tuple(privilege for privilege in table.missing if privilege not in of_service and is_ours):
             useful[rest].append(table.name)
     for privileges, names in needed.items():
-        said = f"{role} may not {' or '.join(privileges)} in {', '.join(sorted(names))}, which questions need."
+        said = f"{role} may not {' or '.join(privileges)} in {', '.join(sorted(names))}, which the service needs."
         yield Finding("FAULT", "grants", f"{said} {_grant(privileges, names, role)}")
     for privileges, names in useful.items():
         said = f"{role} may not {' or '.join(privileges)} in {', '.join(sorted(names))}, which only commands need."
         yield Finding("advice", "grants", f"{said} {_grant(privileges, names, role)}")
     if not needed:
-        yield Finding("ok", "grants", "The role may do what questions need.")
+        yield Finding("ok", "grants", "The role may do what the service needs to.")
 
 
 def _grant(privileges: Sequence[str], names: Sequence[str], role: str) -> str:
