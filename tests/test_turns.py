@@ -22,6 +22,7 @@ from tests.conftest import ORIGIN, Serve, Service, eventually
 from tests.events import all_events, events_of, streamed
 from tests.fake_openai import FakeOpenAI, failure, held, stream
 from tests.marks import on_postgresql
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(params=["moving", "standing"])
@@ -372,7 +373,7 @@ async def answer(gate: asyncio.Event) -> str:
 
 
 async def test_no_more_turns_start_than_the_limit() -> None:
-    turns, gate = Turns(limit=2, grace_seconds=60), asyncio.Event()
+    turns, gate = Turns(limit=2, grace_seconds=600), asyncio.Event()
     under_way = [turns.start(answer(gate)) for _ in range(2)]
 
     with pytest.raises(OverloadedError) as refused:
@@ -387,7 +388,7 @@ async def test_no_more_turns_start_than_the_limit() -> None:
 
 
 async def test_a_turn_that_failed_makes_room() -> None:
-    turns = Turns(limit=1, grace_seconds=60)
+    turns = Turns(limit=1, grace_seconds=600)
 
     async def fail() -> None:
         raise LookupError
@@ -398,7 +399,7 @@ async def test_a_turn_that_failed_makes_room() -> None:
 
 
 async def test_a_turn_outlives_its_caller() -> None:
-    turns, gate = Turns(limit=1, grace_seconds=60), asyncio.Event()
+    turns, gate = Turns(limit=1, grace_seconds=600), asyncio.Event()
     ended: list[str] = []
 
     async def turn() -> None:
@@ -424,7 +425,7 @@ async def send_nothing(message: AsgiMessage) -> None:
 
 
 async def test_a_request_ends_only_with_the_turns_that_it_began() -> None:
-    turns, gate, left = Turns(limit=2, grace_seconds=60), asyncio.Event(), asyncio.Event()
+    turns, gate, left = Turns(limit=2, grace_seconds=600), asyncio.Event(), asyncio.Event()
 
     async def begin_and_leave(scope: Scope, receive: Receive, send: Send) -> None:
         turns.start(answer(gate))
@@ -435,7 +436,7 @@ async def test_a_request_ends_only_with_the_turns_that_it_began() -> None:
     await left.wait()
     before = await asyncio.wait([request], timeout=0)
     gate.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await request
     others.cancel()
 
@@ -443,7 +444,7 @@ async def test_a_request_ends_only_with_the_turns_that_it_began() -> None:
 
 
 async def test_closing_lets_turns_end_within_the_grace_also_those_that_begin_in_it() -> None:
-    turns, gates = Turns(limit=9, grace_seconds=60), [asyncio.Event(), asyncio.Event()]
+    turns, gates = Turns(limit=9, grace_seconds=600), [asyncio.Event(), asyncio.Event()]
     under_way = turns.start(answer(gates[0]))
     closing = asyncio.create_task(turns.close())
     await asyncio.sleep(0)
@@ -461,12 +462,12 @@ async def test_closing_lets_turns_end_within_the_grace_also_those_that_begin_in_
 
 
 async def test_an_end_does_not_wait_for_the_grace() -> None:
-    turns = Turns(limit=9, grace_seconds=60)
+    turns = Turns(limit=9, grace_seconds=600)
     under_way = turns.start(answer(asyncio.Event()))
     closing = asyncio.create_task(turns.close())
     await asyncio.sleep(0)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await turns.end()
         await closing
 
@@ -547,7 +548,7 @@ async def test_closing_does_not_wait_for_ever_for_a_turn_that_clears_up(monkeypa
     stubborn = turns.start(clear_up_for_ever())
     await begun.wait()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await turns.close()
 
     assert not stubborn.done()

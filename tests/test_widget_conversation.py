@@ -14,6 +14,7 @@ from tests.browser import Relay, Visit, answers, ask, needs_chromium, open_chat,
 from tests.conftest import PlugIn, Serve, Service, eventually
 from tests.fake_openai import Exchange, FakeOpenAI, chunk, cut_stream, failure, held, question_in, stream
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = [needs_chromium, on_one_database]
 
@@ -134,7 +135,7 @@ async def test_a_reload_in_the_middle_of_an_answer_asks_once(
     page.on("requestfailed", lambda request: failed.set() if f"{session}/messages" in request.url else None)
     await page.route("**/messages?*", lambda route: route.abort(), times=1)
     await page.reload()
-    await asyncio.wait_for(failed.wait(), 10)
+    await asyncio.wait_for(failed.wait(), PATIENCE_SECONDS)
     gate.set()
     await expect(answers(page)).to_have_text("On two legs.")
     await expect(questions(page)).to_have_text(["How does it walk?"])

@@ -13,6 +13,7 @@ from tests.browser import Visit, accessibility_findings, answers, ask, needs_chr
 from tests.conftest import PlugIn, Serve, Service
 from tests.fake_openai import FakeOpenAI, stream
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 from tests.test_widget_interface import needs_axe
 
 pytestmark = [needs_chromium, on_one_database]
@@ -71,7 +72,7 @@ async def test_what_is_asked_while_a_conversation_is_read_back_or_left_is_answer
 
     await page.route("**/messages?*", hold, times=1)
     await choose(page, "What is a joint?")
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
     await ask(page, "And then?")
     # It is read back anew once the answer is there, whatever becomes of the first attempt.
     await expect(answers(page)).to_have_text(["Answer 1 to: What is a joint?", "Answer 3 to: And then?"])
@@ -125,7 +126,7 @@ async def test_what_is_being_answered_stays_in_its_conversation_in_every_tab(
 
     await page.route("**/messages?*", drop, times=1)
     await page.reload()
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
     await choose(page, "What is a joint?")
     await expect(questions(page)).to_have_text(["What is a joint?"])
     await choose(page, "What is a leg?")
