@@ -1,7 +1,10 @@
 """The owner's pause: questions are refused in the owner's words, and nothing else is."""
 
 import asyncio
+import itertools
+import time
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -20,8 +23,8 @@ WORDS = "We are back at 18:00. ہم شام چھ بجے واپس آئیں گے"
 
 @pytest.fixture(autouse=True)
 def _at_every_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the pause read with every question, so that nothing has to be waited for."""
-    monkeypatch.setattr(pause, "READING_SECONDS", -1.0)
+    """Have minutes pass from one question to the next: the pause is read with each, so that nothing has to be waited for."""
+    monkeypatch.setattr(pause, "time", SimpleNamespace(monotonic=itertools.count(step=60).__next__))
 
 
 def paused(message: str = WORDS) -> dict[str, Any]:
@@ -129,7 +132,7 @@ async def test_chatkit_shows_the_owners_words(
 async def test_what_is_known_of_a_pause_is_read_beside_the_questions_and_seldom(
     service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pause, "READING_SECONDS", 60.0)
+    monkeypatch.setattr(pause, "time", time)
     reads = 0
     read = pause.read_pause
 
