@@ -155,6 +155,17 @@ async def test_what_robots_forbids_is_not_asked_for_and_told(site: Site) -> None
     assert site.asked["/a"] == 0
 
 
+async def test_no_redirect_leads_to_what_robots_forbids(site: Site) -> None:
+    site.files |= {"/robots.txt": "User-agent: *\nDisallow: /new", "/a": moved("/new/")}
+    site.page("/new/", "Moved here.")
+
+    book = await read(site)
+
+    assert pages(book) == ["", "b"]
+    assert book.skipped == [Skipped(f"{site.url}/a", f"redirects to {site.url}/new/, which robots.txt forbids")]
+    assert site.asked["/new/"] == 0
+
+
 async def test_a_site_whose_robots_cannot_be_read_is_not_read(site: Site) -> None:
     site.files["/robots.txt"] = web.Response(status=503, headers={"Retry-After": "0"})
 

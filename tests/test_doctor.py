@@ -302,6 +302,18 @@ async def test_a_book_whose_pages_may_not_ask_is_a_fault(examine: Examine, url: 
     assert [ORIGIN in line for line in faults(lines)] == [True]
 
 
+async def test_a_database_that_is_far_away_is_advice(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def take_long(_connection: object) -> float:
+        return 0.05
+
+    monkeypatch.setattr("app.doctor.server._round_trip", take_long)
+
+    status, lines = await examine()
+
+    assert status == 0
+    assert any("A round trip takes 50.0 ms, and a turn waits for three." in line for line in advice(lines))
+
+
 async def test_what_is_no_fault_is_advice(examine: Examine, url: str, model_server: FakeOpenAI) -> None:
     no_book, without = await examine()
     await put_book(url)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dirty_equals import IsStr
-from sqlalchemy import insert
+from sqlalchemy import insert, make_url
 
 from app.book import gaps
 from app.book.embeddings import Embedder
@@ -19,7 +19,7 @@ from app.models import ChatSession, Message, MessageRole, utc_now
 from app.retrieval import Passage, Query
 from tests.conftest import AdminCommand, PlugIn, Serve, Service
 from tests.fake_openai import FakeOpenAI, completion, failure
-from tests.marks import on_one_database
+from tests.marks import on_one_database, on_postgresql
 from tests.test_admin import rate
 
 PASSAGE = Passage("A biped has two legs.", "https://book.example.org/gait", "Gait")
@@ -216,6 +216,19 @@ async def test_the_cost_of_each_day_is_shown_by_model(
         "No price is known of an unnamed model, other: see OPENAI_PRICES.",
         "The model's server did not count the tokens of 2 of the answers.",
     ]
+
+
+@on_postgresql
+async def test_a_day_is_one_of_utc_in_whatever_time_zone_the_database_is(
+    service: Service, admin_command: AdminCommand, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    in_karachi = make_url(database_url).update_query_dict({"options": "-c TimeZone=Asia/Karachi"})
+    monkeypatch.setenv("DATABASE_URL", in_karachi.render_as_string(hide_password=False))
+    await answered(service, ("2026-11-01T23:59:59+00:00", "own", 1, None, 1))
+
+    _, output = await admin_command("report", "--cost", "--csv", "-")
+
+    assert output.splitlines()[1:] == ["2026-11-01,own,1,0,1,0,1,"]
 
 
 @on_one_database

@@ -237,6 +237,12 @@ async def test_every_connection_to_sqlite_refuses_rows_of_no_session(database: D
                 )
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_whoever_writes_to_sqlite_waits_five_seconds_for_others(database: Database) -> None:
+    async with database.engine.connect() as connection:
+        assert await connection.scalar(text("PRAGMA busy_timeout")) == 5_000
+
+
 async def add(database: Database, *rows: ChatSession | Message | Document) -> None:
     """Write the rows, each after those that it refers to."""
     async with AsyncSession(database.engine) as orm:

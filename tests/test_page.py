@@ -1,5 +1,6 @@
 """Questions about the reader's page and book: what the model is sent of them, and that books never mix."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -140,6 +141,22 @@ async def test_the_table_of_contents_answers_what_is_asked_of_chapters(
     assert "The book has 10 parts:\n- 1. Moving (Legs)\n- 2. Sensing (Eyes)\n" in sent(model_server)
     assert ("2. Sensing has 1 page:\n- Eyes: Lenses" in sent(model_server)) is ("2" in question)
     assert "Legs of old" not in sent(model_server)
+
+
+@on_one_database
+@pytest.mark.parametrize("shelf", [None], indirect=True, ids=["words"])
+async def test_the_first_chapter_has_none_before_it_and_the_last_none_after_it(
+    shelf: Service, model_server: FakeOpenAI
+) -> None:
+    for here, question, named in (
+        ("moving/", "next", ["2. Sensing"]),
+        ("sensing/eyes", "previous", ["1. Moving"]),
+        ("moving/", "previous", []),
+        ("filler-7", "next", []),
+    ):
+        await shelf.chat(f"What is in the {question} chapter?", page_url=f"{BOOK}{here}")
+
+        assert re.findall(r"^(.+) has \d+ (?:part|page)s?:$", sent(model_server), re.MULTILINE) == ["The book", *named]
 
 
 @pytest.mark.parametrize("question", ["hello", "شکریہ", "?", "Whose frobnicator quuxes?"])

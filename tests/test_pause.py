@@ -12,7 +12,8 @@ import pytest
 from dirty_equals import IsUUID
 from sqlalchemy import text
 
-from app import pause
+from app import dsn, pause
+from app.database import Database
 from tests.conftest import AdminCommand, Serve, Service, eventually
 from tests.events import all_events
 from tests.fake_openai import FakeOpenAI, held
@@ -168,6 +169,19 @@ async def test_questions_are_answered_if_the_pause_cannot_be_read(service: Servi
 
     assert (without_table.status_code, failing.status_code) == (200, 200)
     assert len(service.log("pause.unread")) == 1
+
+
+async def test_other_words_for_a_pause_leave_its_beginning(database_url: str) -> None:
+    database = Database(dsn.parse(database_url), pool_size=1)
+    await pause.begin_pause(database, None)
+    first = await pause.read_pause(database)
+    await pause.begin_pause(database, WORDS)
+    second = await pause.read_pause(database)
+    await pause.end_pause(database)
+    await database.close()
+
+    assert first
+    assert second == (WORDS, first.began_at)
 
 
 @pytest.mark.parametrize("message", ["", " ", "x" * 501, "a\x00b"])

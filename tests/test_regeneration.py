@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from app.models import Message, MessageRole
-from app.retrieval import Passage
+from app.retrieval import Passage, Query
 from tests.bodies import NOT_FOUND
 from tests.conftest import PlugIn, Serve, Service
 from tests.events import events_of
@@ -72,6 +72,24 @@ async def test_the_new_answer_has_the_excerpt_and_no_history(service: Service, m
     [_, asked] = model_server.prompt
     assert "Legs walk." in asked["content"]
     assert asked["content"].endswith("What walks?")
+
+
+async def test_the_page_stays_the_subject(service: Service, plug_in: PlugIn) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    async def find(query: Query) -> list[Passage]:
+        asked.append((query.page_url, query.scope))
+        return []
+
+    plug_in(find)
+    page = {"page_url": "https://book.example.org/legs", "scope": "page"}
+    session_id, messages = await converse(service, "What walks?", **page)
+
+    path = f"/chat/{session_id}/messages/{messages[1].id}/regenerate"
+    assert (await service.client.post(path, json=page)).status_code == 200
+    assert (await service.client.post(path)).status_code == 200
+
+    assert asked == [(page["page_url"], "page")] * 2 + [(None, "book")]
 
 
 async def test_the_passages_are_looked_up_anew_and_streamed(

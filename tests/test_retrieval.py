@@ -465,7 +465,8 @@ async def test_an_answer_of_nothing_but_markers_without_passages_is_none(
     response = await service.chat()
 
     assert (response.status_code, response.json()["error"]["code"]) == (500, "openai_error")
-    assert await service.tables.replies() == []
+    [question] = await service.tables.messages()
+    assert (question.role, question.prompt_tokens, question.completion_tokens) == (MessageRole.user, 11, 7)
 
 
 @pytest.mark.parametrize("fields", [{}, {"selected_text": "It walks [1]."}])

@@ -243,6 +243,7 @@ def test_broken_html_is_read_as_browsers_read_it() -> None:
         ("<meta charset=utf-16>é".encode("utf-16-le"), None, "é"),
         ("<p>é".encode("utf-16-be"), None, "é"),
         ("<meta charset=windows-1251>Привет".encode("cp1251"), None, "Привет"),
+        ("<meta charset=utf-8>Привет".encode("cp1251"), "windows-1251", "Привет"),
         ("<meta charset=x-cp1251>Привет".encode("cp1251"), None, "Привет"),
         ("<meta charset=x-sjis>日本".encode("shift_jis"), None, "日本"),
         ("<meta charset=x-gbk>手".encode("gbk"), None, "手"),

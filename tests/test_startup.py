@@ -17,7 +17,7 @@ import pytest
 import yaml
 from dirty_equals import IsPartialDict, IsStr
 
-from app import main
+from app import __main__, main
 from app.connections import KEEP_ALIVE_SECONDS
 from tests import commands
 from tests.conftest import API_KEY, ROOT, Serve, eventually, running_service
@@ -92,6 +92,26 @@ def test_only_a_production_build_on_vercel_migrates(vercel_env: str, *, migrates
     assert (built.returncode, built.stdout) == (
         (3, "alembic upgrade head\n") if migrates else (0, "Only a production build migrates.\n")
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "host"),
+    [
+        ({"FASTAPI_ENV": "development"}, "127.0.0.1"),
+        ({"FASTAPI_ENV": "production"}, "0.0.0.0"),
+        ({"FASTAPI_ENV": "development", "HOST": "192.0.2.1"}, "192.0.2.1"),
+        ({"FASTAPI_ENV": "production", "HOST": "127.0.0.1"}, "127.0.0.1"),
+    ],
+)
+def test_a_developers_service_is_reached_from_their_machine_alone_and_others_from_everywhere(
+    environment: dict[str, str], host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts: list[str] = []
+    monkeypatch.setattr("uvicorn.run", lambda *_, **options: hosts.append(options["host"]))
+    for name, value in {"DATABASE_URL": "sqlite:///chat.db", "OPENAI_API_KEY": API_KEY, **environment}.items():
+        monkeypatch.setenv(name, value)
+
+    assert (__main__.main(), hosts) == (0, [host])
 
 
 @pytest.mark.slow
