@@ -138,6 +138,19 @@ async def test_the_chat_has_the_colours_that_the_page_has_whatever_it_says(servi
         await page.evaluate(f"document.body.style.removeProperty('{name}')")
 
 
+async def test_the_chat_becomes_dark_with_the_system_where_the_page_does(service: Service, visit: Visit) -> None:
+    page = await visit(service, color_scheme="light")
+    await page.evaluate(STYLE, "@media (prefers-color-scheme: dark) { body { background: #111; color: #ddd } }")
+    await page.clock.install()
+    await open_chat(page)
+    await becomes(page, f"{BRIGHTNESS} > 240")
+    # The press on the button has been reacted to.
+    await page.clock.fast_forward(1_000)
+
+    await page.emulate_media(color_scheme="dark")
+    await becomes(page, f"{BRIGHTNESS} < 60")
+
+
 @pytest.mark.slow
 async def test_the_chat_follows_the_pages_language_and_its_suggestions(
     service: Service, visit: Visit, model_server: FakeOpenAI

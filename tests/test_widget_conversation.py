@@ -4,11 +4,12 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from app.models import MessageRole
+from app.models import MessageRole, utc_now
 from app.retrieval import Passage, Query
 from tests.browser import Relay, Visit, answers, ask, needs_chromium, open_chat, questions, requests_of
 from tests.conftest import PlugIn, Serve, Service, eventually
@@ -53,8 +54,13 @@ async def test_a_reader_marks_a_passage_asks_and_finds_the_conversation_again(
     model_server.enqueue(stream("On two ", "**legs**.", gate=gate), stream("Yes."), stream("It has three."))
     page = await visit(service)
 
+    bubble = page.get_by_role("button", name="Ask about this")
     await mark(page, "Atlas walks")
-    await page.get_by_role("button", name="Ask about this").click()
+    await expect(bubble).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(bubble).to_be_hidden()
+    await mark(page, "Atlas walks")
+    await bubble.click()
     excerpts = page.get_by_role("blockquote")
     await expect(excerpts).to_have_text([PASSAGE])
     await ask(page, "How does it walk?")
@@ -183,25 +189,43 @@ async def test_a_question_is_asked_once_however_often_the_connection_is_lost(
     assert [message.role for message in await service.tables.messages()] == [MessageRole.user, MessageRole.assistant]
 
 
-@pytest.mark.slow
-async def test_a_stream_that_fell_silent_as_after_a_computers_sleep_is_taken_up_again(
+async def test_only_a_stream_that_fell_silent_as_after_a_computers_sleep_is_taken_up_again(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:
-    gate = asyncio.Event()
-    model_server.enqueue(stream("On two ", "legs.", gate=gate))
+    gates = {piece: asyncio.Event() for piece in ("On ", "two ", "strong ", "legs.")}
+
+    async def walk(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for piece, gate in gates.items():
+            await gate.wait()
+            await exchange.event(chunk({"content": piece}))
+        await exchange.event(chunk({}, "stop"))
+        await exchange.close()
+
+    model_server.enqueue(walk)
     page = await visit(service)
     await page.clock.install()
     await page.reload()
     posts = requests_of(page, "chat/stream")
+
+    def keys() -> list[str]:
+        return [request.headers["idempotency-key"] for request in posts if request.method == "POST"]
+
     await open_chat(page)
     await ask(page, "How does it walk?")
-    await expect(answers(page)).to_have_text("On two")
+    for piece, shown in (("On ", "On"), ("two ", "On two"), ("strong ", "On two strong")):
+        gates[piece].set()
+        await expect(answers(page)).to_have_text(shown)
+        await page.clock.fast_forward(20_000)
+    assert len(keys()) == 1
 
-    async with page.expect_request(lambda request: "/chat/stream" in request.url and request.method == "POST"):
-        await page.clock.fast_forward(40_000)
-    gate.set()
-    await expect(answers(page)).to_have_text("On two legs.")
-    assert len({request.headers["idempotency-key"] for request in posts if request.method == "POST"}) == 1
+    await page.clock.fast_forward(20_000)
+    await expect(page.get_by_text("The connection was lost. Trying again…")).to_be_visible()
+    await page.clock.fast_forward(1_000)
+    gates["legs."].set()
+    await expect(answers(page)).to_have_text("On two strong legs.")
+    first, second = keys()
+    assert first == second
     assert len(model_server.requests) == 1
 
 
@@ -274,6 +298,22 @@ async def test_a_question_that_failed_can_be_asked_again(
     await expect(questions(page)).to_have_text(["How does it walk?", "Always?", "Does it run?"])
     await expect(page.get_by_text("This question was not answered.")).to_be_visible()
     await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
+
+
+async def test_a_question_that_failed_can_be_asked_again_a_day_later(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    model_server.enqueue(failure(500))
+    page = await visit(service)
+    await open_chat(page)
+    await ask(page, "How does it walk?")
+    await expect(page.get_by_role("alert")).to_be_visible()
+
+    await page.clock.set_fixed_time(utc_now() + timedelta(days=1))
+    await page.reload()
+    await page.get_by_role("button", name="Retry").click()
+    await expect(answers(page)).to_have_text("Answer 2 to: How does it walk?")
+    await expect(questions(page)).to_have_count(1)
 
 
 @pytest.mark.slow
@@ -549,3 +589,13 @@ async def test_a_reader_says_what_they_think_of_an_answer(service: Service, visi
     await expect(page.get_by_role("textbox")).to_have_accessible_name("Your question")
     [_, answer] = await service.tables.messages()
     assert (answer.feedback, answer.feedback_comment) == ("positive", "I had overlooked something.")
+
+
+async def test_a_rating_that_could_not_be_saved_is_not_shown_as_given(service: Service, visit: Visit) -> None:
+    page = await answered(service, visit)
+    await page.route("**/feedback", lambda route: route.abort())
+
+    await page.get_by_role("button", name="Bad answer").click()
+
+    await expect(page.get_by_role("alert")).to_contain_text("Your feedback could not be saved.")
+    await expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "false")

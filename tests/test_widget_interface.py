@@ -411,6 +411,15 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await expect(textbox).to_be_focused()
 
 
+async def test_what_is_typed_has_the_direction_of_its_own_language(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    textbox = page.get_by_role("textbox", name="Your question")
+    for text, direction in (("یہ کیسے چلتا ہے؟", "rtl"), ("How does it walk?", "ltr")):
+        await textbox.fill(text)
+        assert await textbox.evaluate("textbox => getComputedStyle(textbox).direction") == direction
+
+
 @pytest.mark.slow
 async def test_what_is_typed_is_still_there_after_a_reload_and_nobody_has_been_told(
     service: Service, visit: Visit
