@@ -13,7 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from app.book.article import READER
-from app.book.crawl import Crawler, Known, check, user_agent
+from app.book.client import user_agent
+from app.book.crawl import Crawler, Known, check
 from app.book.tree import Book, Skipped, TreeError
 from tests.conftest import BookCommand
 

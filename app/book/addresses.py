@@ -1,0 +1,31 @@
+"""The addresses of a site that is read, which its book can have elsewhere."""
+
+from dataclasses import dataclass
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from app.book.tree import quoted
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Tells which addresses are the site's."""
+
+    site: str
+    """The address below which its pages are asked for; ends in a slash."""
+    url: str
+    """The address below which they are in the book; ends in a slash."""
+
+    def own(self, address: str) -> str | None:
+        """Return the address as one below the site's own; None if it lies elsewhere."""
+        try:
+            parts = urlsplit(urldefrag(address.strip()).url)
+            path = quoted(unquote(parts.path or "/", errors="surrogateescape") if "%" not in parts.path else parts.path)
+        except (ValueError, UnicodeError):
+            return None
+        query = f"?{parts.query}" if parts.query else ""
+        normal = f"//{parts.netloc.lower()}{path}"
+        for base in (self.site, self.url):
+            below = base.partition(":")[2]
+            if parts.scheme in {"http", "https"} and (normal.startswith(below) or f"{normal}/" == below):
+                return f"{self.site}{normal[len(below) :]}{query}"
+        return None
