@@ -107,6 +107,73 @@ async def test_sitemaps_of_sitemaps_zipped_ones_and_those_that_robots_names_are_
     assert pages(await read(site)) == ["a"]
 
 
+async def test_sitemaps_are_followed_to_where_they_are_now_and_asked_for_by_the_sites_own_scheme(site: Site) -> None:
+    secure = site.url.replace("http:", "https:")
+    site.files |= {
+        "/robots.txt": f"Sitemap: {secure}/one.xml\nSitemap: {site.url}/two.xml",
+        "/one.xml": moved("/maps/one.xml"),
+        "/maps/one.xml": moved(f"{secure}/maps/new.xml"),
+        "/maps/new.xml": site.sitemap("/a"),
+        "/two.xml": site.sitemap("/b"),
+    }
+
+    book = await read(site)
+
+    assert (pages(book), book.notes) == (["a", "b"], [])
+
+
+async def test_sitemaps_that_are_named_and_cannot_be_read_are_told(site: Site) -> None:
+    named = ("/gone.xml", "/moved.xml", "/loop.xml", "/private/map.xml", "/good.xml")
+    site.files |= {
+        "/robots.txt": "\n".join(
+            [
+                "Sitemap: https://cdn.example.org/map.xml",
+                *(f"Sitemap: {site.url}{path}" for path in named),
+                "User-agent: *\nDisallow: /private/",
+            ]
+        ),
+        "/moved.xml": moved("https://cdn.example.org/map.xml"),
+        "/loop.xml": moved("/loop.xml"),
+        "/good.xml": f"<sitemapindex><sitemap><loc>inner.xml</loc></sitemap><sitemap><loc>{site.url}/a.xml</loc></sitemap></sitemapindex>",
+        "/a.xml": site.sitemap("/a"),
+    }
+
+    book = await read(site)
+
+    assert pages(book) == ["a"]
+    assert book.notes == [
+        "The sitemap https://cdn.example.org/map.xml lies on another host and was not read.",
+        f"The sitemap {site.url}/gone.xml answered 404.",
+        f"The sitemap {site.url}/moved.xml redirects to https://cdn.example.org/map.xml.",
+        "And 3 other sitemaps could not be read.",
+    ]
+
+
+async def test_what_a_preview_names_as_its_books_sitemap_is_asked_for_there(site: Site) -> None:
+    site.files |= {
+        "/robots.txt": "Sitemap: https://book.example.org/docs/map.xml\nSitemap: https://book.example.org/other.xml",
+        "/map.xml": site.sitemap("/a"),
+        "/other.xml": site.sitemap("/b"),
+    }
+
+    book = await read(site, url="https://book.example.org/docs/")
+
+    assert (pages(book), book.notes) == (["a", "b"], [])
+
+
+async def test_sitemaps_may_have_a_byte_order_mark_and_addresses_relative_to_their_own(site: Site) -> None:
+    text = f"\ufeff{site.url}/\r\n{site.url}/b\r\n"
+    site.files |= {
+        "/robots.txt": f"Sitemap: {site.url}/text/map.txt\nSitemap: {site.url}/maps/map.xml",
+        "/text/map.txt": web.Response(body=text.encode(), content_type="text/plain"),
+        "/maps/map.xml": "<urlset><url><loc>../a</loc></url><url><loc>http://[</loc></url></urlset>",
+    }
+
+    book = await read(site)
+
+    assert (pages(book), book.notes) == (["", "a", "b"], [])
+
+
 async def test_only_pages_below_the_address_are_read_and_the_others_are_told(site: Site) -> None:
     site.page("/docs/c", "Text.")
     site.files["/sitemap.xml"] = site.sitemap("/a", "/docs/c").replace(

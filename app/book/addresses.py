@@ -29,3 +29,21 @@ class Addresses:
             if parts.scheme in {"http", "https"} and (normal.startswith(below) or f"{normal}/" == below):
                 return f"{self.site}{normal[len(below) :]}{query}"
         return None
+
+    def here(self, address: str) -> str | None:
+        """Return the address by the site's own scheme; None if it is on another host."""
+        return self._on_host(address, self.site)
+
+    def served(self, address: str) -> str | None:
+        """Return where the site has this address, which can be one of the book's host; None if it is on another host."""
+        return self.own(address) or self.here(address) or self._on_host(address, self.url)
+
+    def _on_host(self, address: str, base: str) -> str | None:
+        try:
+            parts = urlsplit(urldefrag(address.strip()).url)
+        except ValueError:
+            return None
+        if parts.scheme not in {"http", "https"} or parts.netloc.lower() != urlsplit(base).netloc:
+            return None
+        site = urlsplit(self.site)
+        return parts._replace(scheme=site.scheme, netloc=site.netloc, path=parts.path or "/").geturl()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urldefrag, urljoin
 
 import httpx2
 
@@ -102,6 +103,20 @@ def user_agent() -> str:
         return f"{ROBOT}/{project['version']}"
     except (OSError, KeyError, tomllib.TOMLDecodeError):
         return ROBOT
+
+
+def target_of(url: str, response: Response) -> str | None:
+    """Return the address that this one redirects to; None if it redirects to none."""
+    location = response.headers.get("location")
+    return joined(url, location) if location and response.status in _REDIRECTING else None
+
+
+def joined(url: str, link: str) -> str | None:
+    """Return the address that a link leads to from this one, without its fragment; None if it is none."""
+    try:
+        return urldefrag(urljoin(url, link.strip())).url
+    except ValueError:
+        return None
 
 
 async def content_of(response: httpx2.Response, limit: int) -> bytes:

@@ -295,7 +295,7 @@ def locations(content: bytes) -> tuple[list[str], list[str]]:
     except ET.ParseError:
         pass
     if not pages and not sitemaps and not content.lstrip().startswith(b"<"):
-        lines = content.decode("utf-8", "replace").split()
+        lines = content.decode("utf-8-sig", "replace").split()
         pages = [line for line in lines if line.startswith(("http://", "https://"))]
     return pages, sitemaps
 

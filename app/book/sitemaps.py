@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urljoin, urlsplit
 
 from app.book.addresses import Addresses
-from app.book.client import Client, FailedError, GoneError
+from app.book.client import REDIRECTS, Client, FailedError, GoneError, Response, joined, target_of
 from app.book.site import locations
 from app.book.tree import counted
 
@@ -15,6 +15,8 @@ PAGES = 20_000
 
 _SITEMAPS = 200
 _BYTES = 50_000_000
+_SHOWN = 3
+"""How many of them are named in notes, if they are not read."""
 _NAMES = ("sitemap.xml", "sitemap-index.xml", "sitemap_index.xml", "sitemap.xml.gz", "sitemap.txt")
 
 
@@ -24,46 +26,65 @@ class Sitemaps:
     def __init__(self, addresses: Addresses, client: Client, may_fetch: Callable[[str], bool]) -> None:
         self.notes: list[str] = []
         """What the site's owner should know of them, each a sentence."""
+        self._unread: list[str] = []
         self._addresses = addresses
         self._client = client
         self._may_fetch = may_fetch
 
-    async def pages(self, sitemaps: Sequence[str]) -> list[str]:
-        """Return the addresses of the site that these sitemaps list, or those that have a sitemap's usual name if there are none."""
-        named = [urljoin(self._addresses.site, sitemap) for sitemap in sitemaps]
-        guesses = [
-            urljoin(base, name)
-            for base in dict.fromkeys((self._addresses.site, urljoin(self._addresses.site, "/")))
-            for name in _NAMES
-        ]
+    async def pages(self, named: Sequence[str]) -> list[str]:
+        """Return the addresses of the site that its sitemaps list: those that robots.txt names, else what has a usual name."""
+        bases = dict.fromkeys((self._addresses.site, urljoin(self._addresses.site, "/")))
+        guesses = [urljoin(base, name) for base in bases for name in _NAMES]
         pages: dict[str, None] = {}
         seen = set[str]()
-        pending = deque(named)
-        while pending or (guesses and not pages):
+        pending = deque(address for sitemap in named if (address := joined(self._addresses.site, sitemap)))
+        while (pending or (guesses and not pages)) and len(pages) <= 2 * PAGES:
+            is_named = bool(pending)
             address = pending.popleft() if pending else guesses.pop(0)
-            is_ours = urlsplit(address).netloc.lower() == urlsplit(self._addresses.site).netloc
-            if address in seen or not is_ours or len(seen) >= _SITEMAPS + len(_NAMES) * 2:
+            if address in seen or len(seen) >= _SITEMAPS + len(_NAMES) * 2:
                 continue
             seen.add(address)
-            found, further = locations(await self._sitemap(address, is_named=address in named))
+            found, further = await self._read(address, is_named=is_named)
             pages.update(dict.fromkeys(found))
-            pending.extend(urljoin(address, sitemap) for sitemap in further)
-            if len(pages) > 2 * PAGES:
-                break
+            pending.extend(further)
+        if len(self._unread) > _SHOWN:
+            self.notes.append(f"And {counted(len(self._unread) - _SHOWN, 'other sitemap')} could not be read.")
         return self._ours(pages)
 
-    async def _sitemap(self, address: str, *, is_named: bool) -> bytes:
-        if not self._may_fetch(address):
-            self.notes.append(f"robots.txt forbids {address}.")
-            return b""
+    async def _read(self, address: str, *, is_named: bool) -> tuple[list[str], list[str]]:
+        """Return the addresses of the pages that a sitemap lists, and those of further sitemaps."""
         try:
-            response = await self._client.ask(address, _BYTES)
-            content = response.content
-            return _unzipped(content) if content.startswith(b"\x1f\x8b") else content
+            place, content = await self._content(address)
         except (GoneError, FailedError) as error:
             if is_named:
-                self.notes.append(f"The sitemap {address} {error}.")
-            return b""
+                self._tell(f"The sitemap {address} {error}.")
+            return [], []
+        pages, sitemaps = (
+            [absolute for link in links if (absolute := joined(place, link))] for links in locations(content)
+        )
+        return pages, sitemaps
+
+    async def _content(self, address: str) -> tuple[str, bytes]:
+        """Return where a sitemap is and what it says; raises GoneError and FailedError."""
+        place = self._addresses.served(address)
+        if place is None:
+            raise GoneError("lies on another host and was not read")
+        for _ in range(REDIRECTS + 1):
+            if not self._may_fetch(place):
+                raise GoneError("is forbidden by robots.txt")
+            response = await self._client.ask(place, _BYTES)
+            target = target_of(place, response)
+            if target is None:
+                return place, _checked(response)
+            place = self._addresses.here(target)
+            if place is None:
+                raise GoneError(f"redirects to {target}")
+        raise GoneError("redirects too often")
+
+    def _tell(self, note: str) -> None:
+        self._unread.append(note)
+        if len(self._unread) <= _SHOWN:
+            self.notes.append(note)
 
     def _ours(self, addresses: Mapping[str, None]) -> list[str]:
         """Return what lies below the site's address, which a sitemap can also give by the book's; tells of the others."""
@@ -76,11 +97,19 @@ class Sitemaps:
             else:
                 parts = urlsplit(address)
                 others[f"{parts.scheme}://{parts.netloc}"] += 1
-        for other, count in others.most_common(3):
+        for other, count in others.most_common(_SHOWN):
             self.notes.append(
                 f"The sitemap lists {counted(count, 'page')} of {other} that are not below {self._addresses.site}."
             )
         return ours
+
+
+def _checked(response: Response) -> bytes:
+    """Return what a sitemap says; raises GoneError."""
+    if not response.is_success:
+        raise GoneError(f"answered {response.status}")
+    content = response.content
+    return _unzipped(content) if content.startswith(b"\x1f\x8b") else content
 
 
 def _unzipped(content: bytes) -> bytes:
