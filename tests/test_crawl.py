@@ -336,7 +336,33 @@ async def test_what_is_no_page_is_left_out_and_named(site: Site) -> None:
         ("/a", "is application/pdf"),
         ("/b", "is not to be indexed (X-Robots-Tag)"),
         ("/big", "is larger than 5 MB"),
+        ("/image.png", "is no page, by its name"),
     ]
+    assert site.asked["/image.png"] == 0
+
+
+async def test_what_a_sitemap_lists_under_the_name_of_a_file_is_read_if_it_is_a_page(site: Site) -> None:
+    for path in ("/wiki/Node.js", "/package.json", "/guide.md"):
+        site.page(path, f"Text of {path}.")
+    site.files["/data.xml"] = web.Response(text="<x/>", content_type="application/xml")
+    listed = ("/wiki/Node.js", "/package.json", "/guide.md", "/data.xml", "/manual.PDF", "/talk.mp4", "/left/out.zip")
+    site.files["/sitemap.xml"] = site.sitemap(*listed)
+
+    book = await read(site, exclude=["left/**"])
+    del site.files["/sitemap.xml"]
+    again = await read(site, known=known(book))
+
+    assert pages(book) == ["guide.md", "package.json", "wiki/Node.js"]
+    assert sorted((skipped.file.removeprefix(site.url), skipped.reason) for skipped in book.skipped) == [
+        ("/data.xml", "is application/xml"),
+        ("/manual.PDF", "is no page, by its name"),
+        ("/talk.mp4", "is no page, by its name"),
+    ]
+    assert site.asked["/manual.PDF"] == site.asked["/talk.mp4"] == site.asked["/left/out.zip"] == 0
+    assert pages(again) == [
+        "",
+        *pages(book),
+    ]  # They were pages, so they are asked for though no sitemap lists them now.
 
 
 async def test_pages_are_decoded_as_the_server_says(site: Site) -> None:

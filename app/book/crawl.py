@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -30,6 +30,7 @@ from app.book.client import (
     charset_of,
     content_of,
     named,
+    target_of,
     user_agent,
 )
 from app.book.site import Pages, article_of
@@ -49,7 +50,12 @@ _NOT_PAGES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|avif|ico|css|js|mjs|json|xml|txt|md|pdf|zip|gz|tgz|epub|mp[34]|webm|woff2?|ipynb|py)$",
     re.IGNORECASE,
 )
-_REDIRECTING = frozenset({301, 302, 303, 307, 308})
+_MEDIA = re.compile(
+    r"\.(?:png|jpe?g|gif|svg|webp|avif|ico|bmp|tiff?|heic|woff2?|ttf|otf|eot|zip|gz|tgz|bz2|xz|zst|7z|rar|tar|epub"
+    r"|mp3|ogg|oga|wav|flac|m4a|aac|opus|mp4|m4v|webm|mov|avi|mkv|ogv|pdf)$",
+    re.IGNORECASE,
+)
+"""What is large and never a page. Of other names that end like a file's, a sitemap knows better: /wiki/Node.js can be a page."""
 _NOT_THERE = frozenset({"answered 404", "answered 410"})
 
 type OnFetched = Callable[[int, int], None]
@@ -134,7 +140,7 @@ class Crawler:
             self._follows_links = True
             addresses = [self.site, *self._known]  # A page that has not changed comes without its links.
             self._notes.append("No sitemap lists the site's pages, so links were followed from its first page.")
-        self._enqueue(state, addresses)
+        self._enqueue(state, addresses, are_pages=True)
         await self._fetch_all(state)
         return self._book(state)
 
@@ -165,7 +171,8 @@ class Crawler:
         self._notes += sitemaps.notes
         return addresses
 
-    def _enqueue(self, state: _State, addresses: Sequence[str]) -> None:
+    def _enqueue(self, state: _State, addresses: Iterable[str], *, are_pages: bool) -> None:
+        """Have addresses asked for; `are_pages` if something better than a link says that they are pages."""
         for address in addresses:
             if address in state.seen:
                 continue
@@ -173,14 +180,19 @@ class Crawler:
                 self._note_once(f"The site has more than {PAGES:,} pages, and the others were left out.")
                 return
             state.seen.add(address)
-            path = unquote(address.removeprefix(self.site))
-            if is_excluded(path.rstrip("/"), self._exclude) or _NOT_PAGES.search(urlsplit(address).path):
+            path = urlsplit(address).path
+            if self._is_excluded(address) or (not are_pages and _NOT_PAGES.search(path)):
                 continue
-            if not self._may_fetch(address):
+            if are_pages and _MEDIA.search(path):
+                self._pages.skipped.append(Skipped(address, "is no page, by its name"))
+            elif not self._may_fetch(address):
                 self._pages.skipped.append(Skipped(address, "is forbidden by robots.txt"))
             else:
                 state.addresses.append(address)
                 self._pages.order[address] = len(self._pages.order)
+
+    def _is_excluded(self, address: str) -> bool:
+        return is_excluded(unquote(address.removeprefix(self.site)).rstrip("/"), self._exclude)
 
     def _note_once(self, note: str) -> None:
         if note not in self._notes:
@@ -235,7 +247,7 @@ class Crawler:
         self._pages.add(address, place, article, origin)
         if self._follows_links:
             links = (self._addresses.own(urljoin(answer.url, link)) for link in article.links if _is_sane(link))
-            self._enqueue(state, sorted(link.partition("?")[0] for link in links if link))
+            self._enqueue(state, sorted(link.partition("?")[0] for link in links if link), are_pages=False)
 
     async def _page(self, address: str, known: Known | None) -> _Answer:
         """Return the page, following redirects within the site."""
@@ -243,9 +255,9 @@ class Crawler:
         url = address
         for _ in range(REDIRECTS + 1):
             response = await self._client.ask(url, MAX_FILE_BYTES, headers)
-            target = response.headers.get("location")
-            if response.status in _REDIRECTING and target:
-                url, headers = self._redirected(urljoin(url, target)), {}
+            target = target_of(url, response)
+            if target is not None:
+                url, headers = self._redirected(target), {}
             elif response.status == HTTPStatus.NOT_MODIFIED and headers:
                 return _Answer(url, is_unchanged=True, content=b"", charset=None, origin={})
             else:
@@ -255,7 +267,7 @@ class Crawler:
     def _redirected(self, target: str) -> str:
         own = self._addresses.own(target)
         if own is None:
-            raise GoneError(f"redirects to {urldefrag(target).url}")
+            raise GoneError(f"redirects to {target}")
         if not self._may_fetch(own):
             raise GoneError(f"redirects to {own}, which robots.txt forbids")
         return own
