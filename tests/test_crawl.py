@@ -241,6 +241,56 @@ async def test_a_site_whose_robots_cannot_be_read_is_not_read(site: Site) -> Non
         await read(site)
 
 
+async def test_robots_is_followed_to_where_it_is_now(site: Site) -> None:
+    site.files |= {
+        "/robots.txt": moved("/static/robots.txt"),
+        "/static/robots.txt": moved(site.url.replace("http:", "https:") + "/static/new.txt"),
+        "/static/new.txt": web.Response(text="User-agent: *\nDisallow: /a", content_type="text/plain"),
+    }
+
+    book = await read(site)
+
+    assert (pages(book), book.skipped) == (["", "b"], [Skipped(f"{site.url}/a", "is forbidden by robots.txt")])
+
+
+@pytest.mark.parametrize("target", ["/login?next=/robots.txt", "/robots.txt", "/missing", "http://["])
+async def test_a_robots_that_leads_to_no_robots_is_none(site: Site, target: str) -> None:
+    site.files |= {
+        "/robots.txt": moved(target),
+        "/login?next=/robots.txt": "<title>Sign in</title>\nUser-agent: *\nDisallow: /",
+    }
+
+    assert pages(await read(site)) == ["", "a", "b"]
+
+
+async def test_a_site_whose_robots_is_on_another_host_has_moved(site: Site) -> None:
+    site.files |= {"/robots.txt": moved("/new"), "/new": moved("https://other.org/robots.txt")}
+
+    with pytest.raises(
+        TreeError, match=rf"^{site.url}/docs/ has moved to https://other\.org/docs/, which is the address"
+    ):
+        await read(site, "/docs/")
+
+
+@pytest.mark.parametrize("redirecting", [["/robots.txt"], ["/", "/a", "/b"]], ids=["robots", "pages"])
+async def test_a_site_that_redirects_to_its_other_scheme_has_moved_there(site: Site, redirecting: list[str]) -> None:
+    secure = site.url.replace("http:", "https:")
+    site.files |= {path: moved(secure + path) for path in redirecting}
+
+    with pytest.raises(TreeError, match=rf"^{site.url}/ has moved to {secure}/, which is the address to give\.$"):
+        await read(site)
+
+
+async def test_one_page_that_redirects_to_the_other_scheme_is_left_out_and_named(site: Site) -> None:
+    secure = site.url.replace("http:", "https:")
+    site.files |= {"/a": moved(f"{secure}/a"), "/b": moved(f"{secure}/new")}
+    site.page("/new", "A proxy in front of the site speaks https, and the site does not know.")
+
+    book = await read(site)
+
+    assert (pages(book), book.skipped) == (["", "new"], [Skipped(f"{site.url}/a", f"redirects to {secure}/a")])
+
+
 async def test_only_what_has_changed_is_sent_again(site: Site) -> None:
     first = await read(site)
     site.page("/a", "Another text.")

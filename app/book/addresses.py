@@ -38,6 +38,15 @@ class Addresses:
         """Return where the site has this address, which can be one of the book's host; None if it is on another host."""
         return self.own(address) or self.here(address) or self._on_host(address, self.url)
 
+    def moved_to(self, address: str, target: str) -> str | None:
+        """Return where the site has moved if a redirect changes nothing but scheme or host; None if it changes more."""
+        parts, site = urlsplit(target), urlsplit(self.site)
+        is_elsewhere = (parts.scheme, parts.netloc.lower()) != (site.scheme, site.netloc)
+        if not is_elsewhere or address not in {self.own(target), self.here(target)}:
+            return None
+        base = self.site if parts.netloc.lower() == site.netloc else self.url
+        return f"{parts.scheme}:{base.partition(':')[2]}"
+
     def _on_host(self, address: str, base: str) -> str | None:
         try:
             parts = urlsplit(urldefrag(address.strip()).url)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -43,9 +43,13 @@ _AT_ONCE = 4
 _MAX_DELAY_SECONDS = 30.0
 _FAILED_SHARE = 0.1
 """If more of the pages than this fail, the site is not well, and its book stays as it was."""
+_REDIRECTS_SHARE = 0.1
+_MANY_REDIRECTS = 3
+"""If more of the addresses than this share, and at least as many, redirect alike, that is no matter of single pages."""
 _SAMPLE = 50
 """How many addresses a check asks for."""
-_HTML = frozenset({"text/html", "application/xhtml+xml", ""})
+_HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+_PAGE_TYPES = _HTML_TYPES | {""}
 _NOT_PAGES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|avif|ico|css|js|mjs|json|xml|txt|md|pdf|zip|gz|tgz|epub|mp[34]|webm|woff2?|ipynb|py)$",
     re.IGNORECASE,
@@ -120,6 +124,8 @@ class Crawler:
         self._client = Client(pause)
         self._notes: list[str] = []
         self._failed: list[Skipped] = []
+        self._moved = Counter[str]()
+        """How many addresses redirect to the same one elsewhere, by where the site would be."""
         self._follows_links = False
         self._deadline = time.monotonic() + _SECONDS
 
@@ -145,21 +151,36 @@ class Crawler:
         return self._book(state)
 
     async def _read_robots(self) -> None:
-        address = urljoin(self.site, "/robots.txt")
-        try:
-            response = await self._client.ask(address, _ROBOTS_BYTES)
-        except (FailedError, GoneError) as error:
-            raise TreeError(f"{address} {error}, so nothing may be read.") from error
-        target = response.headers.get("location")
-        if target and urlsplit(urljoin(address, target)).netloc != urlsplit(address).netloc:
-            place = urljoin(urljoin(address, target), urlsplit(self.site).path)
-            raise TreeError(f"{self.site} has moved to {place}, which is the address to give.")
-        if response.is_success:
-            self._robots = Protego.parse(response.content.decode("utf-8-sig", "replace"))
+        content = await self._robots_content()
+        self._robots = Protego.parse(content.decode("utf-8-sig", "replace"))
         delay = self._robots.crawl_delay(ROBOT)
         if delay:
             self._client.delay = min(float(delay), _MAX_DELAY_SECONDS)
             self._notes.append(f"robots.txt asks for {delay:g} seconds between pages.")
+
+    async def _robots_content(self) -> bytes:
+        """Return what robots.txt says, which is nothing if there is none; raises TreeError."""
+        address = urljoin(self.site, "/robots.txt")
+        for redirects in range(REDIRECTS + 1):
+            try:
+                response = await self._client.ask(address, _ROBOTS_BYTES)
+            except (FailedError, GoneError) as error:
+                raise TreeError(f"{address} {error}, so nothing may be read.") from error
+            target = target_of(address, response)
+            if target is None:
+                # What is at another address can also be a page, such as the one to sign in at.
+                is_page = redirects and _kind(response) in _HTML_TYPES
+                return b"" if is_page or not response.is_success else response.content
+            address = self._robots_after(address, target)
+        return b""  # RFC 9309: after five redirects, there is none.
+
+    def _robots_after(self, address: str, target: str) -> str:
+        """Return where on its host the site redirects its robots.txt to; raises TreeError if the site has moved."""
+        here = self._addresses.here(target)
+        place = self._addresses.moved_to(address, target) if here else urljoin(target, urlsplit(self.site).path)
+        if here is None or place:
+            raise TreeError(_has_moved(self.site, place))
+        return here
 
     def _may_fetch(self, address: str) -> bool:
         return bool(self._robots.can_fetch(address, ROBOT))
@@ -257,30 +278,52 @@ class Crawler:
             response = await self._client.ask(url, MAX_FILE_BYTES, headers)
             target = target_of(url, response)
             if target is not None:
-                url, headers = self._redirected(target), {}
+                url, headers = self._redirected(url, target), {}
             elif response.status == HTTPStatus.NOT_MODIFIED and headers:
                 return _Answer(url, is_unchanged=True, content=b"", charset=None, origin={})
             else:
                 return _checked(url, response)
         raise GoneError("redirects too often")
 
-    def _redirected(self, target: str) -> str:
+    def _redirected(self, url: str, target: str) -> str:
+        """Return the address of the site that another one redirects to; raises GoneError."""
         own = self._addresses.own(target)
-        if own is None:
+        place = self._addresses.moved_to(url, target)
+        if place:
+            self._moved[place] += 1
+        if own is None or place:
             raise GoneError(f"redirects to {target}")
         if not self._may_fetch(own):
             raise GoneError(f"redirects to {own}, which robots.txt forbids")
         return own
 
     def _book(self, state: _State) -> Book:
+        self._check_failed(state)
+        self._check_moved(state)
+        self._pages.skipped += self._failed
+        return self._pages.book(self._notes)
+
+    def _check_failed(self, state: _State) -> None:
         if len(self._failed) > max(1, _FAILED_SHARE * len(state.seen)):
             first = self._failed[0]
             raise TreeError(
                 f"{counted(len(self._failed), 'page')} of {len(state.seen):,} could not be read, so the book is as it was: "
                 f"{first.file} {first.reason}"
             )
-        self._pages.skipped += self._failed
-        return self._pages.book(self._notes)
+
+    def _check_moved(self, state: _State) -> None:
+        """Raise TreeError if the site is where its pages redirect to with nothing but another scheme or host."""
+        for place, count in self._moved.most_common(1):
+            if not (self._pages.read or self._pages.kept) or _are_many(count, state.done):
+                raise TreeError(_has_moved(self.site, place))
+
+
+def _are_many(redirects: int, pages: int) -> bool:
+    return redirects >= _MANY_REDIRECTS and redirects > _REDIRECTS_SHARE * pages
+
+
+def _has_moved(site: str, place: str | None) -> str:
+    return f"{site} has moved to {place}, which is the address to give."
 
 
 @dataclass(frozen=True)
@@ -327,12 +370,16 @@ async def _dead_of(
     ]
 
 
+def _kind(response: Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
 def _checked(url: str, response: Response) -> _Answer:
     """Return the answer if it is a page; raises GoneError."""
     if not response.is_success:
         raise GoneError(f"answered {response.status}")
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in _HTML:
+    kind = _kind(response)
+    if kind not in _PAGE_TYPES:
         raise GoneError(f"is {kind}")
     if is_noindex(response.headers.get("x-robots-tag", "")):
         raise GoneError("is not to be indexed (X-Robots-Tag)")
