@@ -371,6 +371,40 @@ async def test_a_site_that_fails_at_many_pages_leaves_the_book_as_it_was(site: S
         await read(site)
 
 
+@pytest.mark.parametrize("has_sitemap", [True, False])
+@pytest.mark.parametrize(
+    "login", ["/login", "/private/login", "https://login.example.org/"], ids=["open", "forbidden", "elsewhere"]
+)
+async def test_a_site_that_wants_a_login_leaves_the_book_as_it_was(site: Site, login: str, has_sitemap: bool) -> None:  # noqa: FBT001
+    first = await read(site)
+    site.files["/robots.txt"] = "User-agent: *\nDisallow: /private/"
+    for path in ("/", "/a", "/b"):
+        site.files |= {path: moved(f"/auth?next={path}"), f"/auth?next={path}": moved(f"{login}?next={path}")}
+        site.page(f"{login}?next={path}", "Sign in.")
+    if not has_sitemap:
+        del site.files["/sitemap.xml"]
+
+    place = login if login.startswith("https:") else f"{site.url}{login}"
+    with pytest.raises(TreeError) as raised:
+        await read(site, known=known(first))
+
+    assert str(raised.value) == (
+        f"3 pages of 3 redirect to {place}, so the book is as it was. Does the site need a login? "
+        "If the book does not need these pages, leave them out with --exclude."
+    )
+
+
+async def test_a_few_pages_that_redirect_to_the_same_one_are_left_out(site: Site) -> None:
+    many = [f"/many/{number}" for number in range(30)]
+    for path in many:
+        site.page(path, f"Text of {path}.")
+    site.files |= {"/sitemap.xml": site.sitemap("/", "/a/", "/b", "/c", *many), "/a/": moved("/a"), "/c": moved("/a")}
+    site.files["/b"] = moved("/a?from=b")
+    site.page("/a?from=b", "Text of /a.")
+
+    assert pages(await read(site)) == sorted(["", "a", *(path.removeprefix("/") for path in many)])
+
+
 async def test_what_is_no_page_is_left_out_and_named(site: Site) -> None:
     site.files |= {
         "/a": web.Response(body=b"%PDF", content_type="application/pdf"),

@@ -33,6 +33,7 @@ from app.book.client import (
     target_of,
     user_agent,
 )
+from app.book.shelf import comparable
 from app.book.site import Pages, article_of
 from app.book.sitemaps import PAGES, Sitemaps
 from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, counted, is_excluded
@@ -126,6 +127,8 @@ class Crawler:
         self._failed: list[Skipped] = []
         self._moved = Counter[str]()
         """How many addresses redirect to the same one elsewhere, by where the site would be."""
+        self._ends: dict[str, str] = {}
+        """Where redirects lead in the end, without the query, which can name the page that was asked for."""
         self._follows_links = False
         self._deadline = time.monotonic() + _SECONDS
 
@@ -278,6 +281,7 @@ class Crawler:
             response = await self._client.ask(url, MAX_FILE_BYTES, headers)
             target = target_of(url, response)
             if target is not None:
+                self._ends[address] = target.partition("?")[0]
                 url, headers = self._redirected(url, target), {}
             elif response.status == HTTPStatus.NOT_MODIFIED and headers:
                 return _Answer(url, is_unchanged=True, content=b"", charset=None, origin={})
@@ -300,6 +304,7 @@ class Crawler:
     def _book(self, state: _State) -> Book:
         self._check_failed(state)
         self._check_moved(state)
+        self._check_ends(state)
         self._pages.skipped += self._failed
         return self._pages.book(self._notes)
 
@@ -316,6 +321,16 @@ class Crawler:
         for place, count in self._moved.most_common(1):
             if not (self._pages.read or self._pages.kept) or _are_many(count, state.done):
                 raise TreeError(_has_moved(self.site, place))
+
+    def _check_ends(self, state: _State) -> None:
+        """Raise TreeError if many addresses lead to the same other page, as they do where readers have to sign in first."""
+        ends = Counter(end for address, end in self._ends.items() if comparable(end) != comparable(address))
+        for end, count in ends.most_common(1):
+            if _are_many(count, state.done):
+                raise TreeError(
+                    f"{counted(count, 'page')} of {state.done:,} redirect to {end}, so the book is as it was. Does the site need a login? "
+                    "If the book does not need these pages, leave them out with --exclude."
+                )
 
 
 def _are_many(redirects: int, pages: int) -> bool:
