@@ -211,6 +211,77 @@ async def test_without_a_sitemap_links_are_followed(site: Site) -> None:
     assert site.asked["/x.png"] == 0
 
 
+@pytest.mark.parametrize("listed", ["/docs/", "/docs", "/docs/index.html"])
+async def test_a_sitemap_of_the_first_page_alone_is_no_list_of_the_pages(site: Site, listed: str) -> None:
+    for path in ("/docs/", "/docs", "/docs/index.html"):
+        site.files[path] = "<title>T</title><main><p>Home.</main><nav><a href='/docs/a.html'>A</a></nav>"
+    site.page("/docs/a.html", "Text.")
+    site.page("/docs/b.html", "Text that nothing links to.")
+    site.files["/sitemap.xml"] = site.sitemap("/docs/b.html", "/docs/", "/docs/a.html")
+    book = await read(site, "/docs/")
+    site.files["/sitemap.xml"] = site.sitemap(listed)
+
+    new = await read(site, "/docs/")
+    again = await read(site, "/docs/", known=known(book))
+
+    assert {"a.html"} < {*pages(new)} <= {"", "index.html", "a.html"}
+    assert pages(again) == ["", "a.html", "b.html"]
+    assert new.notes == again.notes == ["The sitemap lists the first page alone, so links were followed from it."]
+
+
+async def test_what_pages_link_to_and_the_sitemap_does_not_list_is_counted_and_not_read(site: Site) -> None:
+    listed = ("/", "/a", "/b.html", "/old", "/missing", "/canonical?x=1")
+    same = ("/a/", "/a/index.html", "/a.html", "b#x", "/index.html", "/new", "/missing", "/named")
+    others = (
+        "/left/out",
+        "/private/x",
+        "/x.png",
+        "/guide.md",
+        "/search.html",
+        "https://other.org/",
+        "http://[",
+        "mailto:me",
+    )
+    links = "".join(f"<a href='{link}'>L</a>" for link in (*same, *others))
+    site.files |= {
+        "/robots.txt": "User-agent: *\nDisallow: /private/",
+        "/sitemap.xml": site.sitemap(*listed),
+        "/": f"<title>T</title><main><p>Home.</main><nav>{links}</nav>",
+        "/old": moved("/new"),
+    }
+    for path in ("/b.html", "/new"):
+        site.page(path, f"Text of {path}.")
+    site.files["/canonical?x=1"] = "<link rel=canonical href='/named'><title>N</title><main><p>Named.</main>"
+
+    all_listed = await read(site, exclude=["left/**"])
+    site.files["/a"] += "<a href='/d'>D</a> <a href='c?x=1#y'>C</a> <a href='c/'>C</a>"
+    two = await read(site, exclude=["left/**"])
+    site.files["/b.html"] += "<a href=/e>E</a>"
+    three = await read(site, exclude=["left/**"])
+
+    assert all_listed.notes == []
+    assert two.notes == [
+        f"The pages link to 2 addresses that the sitemap does not list, and that were not read: {site.url}/c and {site.url}/d."
+    ]
+    assert three.notes == [
+        f"The pages link to 3 addresses that the sitemap does not list, and that were not read, such as {site.url}/c and {site.url}/d."
+    ]
+    assert pages(three) == pages(all_listed)
+
+
+@pytest.mark.parametrize("limit", ["_ADDRESSES", "_LINKS"])
+async def test_links_that_the_sitemap_does_not_list_are_counted_up_to_a_limit(
+    site: Site, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"app.book.unlisted.{limit}", 2)
+    site.files["/sitemap.xml"] = site.sitemap("/", "/a")
+    site.files["/"] += "".join(f"<a href=/{number}>N</a>" for number in range(9))
+
+    [note] = (await read(site)).notes
+
+    assert note.startswith("The pages link to at least 2 addresses that the sitemap does not list")
+
+
 async def test_what_robots_forbids_is_not_asked_for_and_told(site: Site) -> None:
     site.files["/robots.txt"] = (
         "User-agent: *\nDisallow: /a\nDisallow: /*.x$\nAllow: /\n\nUser-agent: other\nDisallow: /"

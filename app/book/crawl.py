@@ -5,7 +5,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -29,6 +29,7 @@ from app.book.client import (
     Response,
     charset_of,
     content_of,
+    joined,
     named,
     target_of,
     user_agent,
@@ -37,6 +38,7 @@ from app.book.shelf import comparable
 from app.book.site import Pages, article_of
 from app.book.sitemaps import PAGES, Sitemaps
 from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, counted, is_excluded
+from app.book.unlisted import Unlisted
 
 _ROBOTS_BYTES = 500_000
 _SECONDS = 3_600.0
@@ -47,6 +49,8 @@ _FAILED_SHARE = 0.1
 _REDIRECTS_SHARE = 0.1
 _MANY_REDIRECTS = 3
 """If more of the addresses than this share, and at least as many, redirect alike, that is no matter of single pages."""
+_LINK_CHARS = 2_000
+"""No page has a longer address."""
 _SAMPLE = 50
 """How many addresses a check asks for."""
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
@@ -130,6 +134,8 @@ class Crawler:
         self._ends: dict[str, str] = {}
         """Where redirects lead in the end, without the query, which can name the page that was asked for."""
         self._follows_links = False
+        self._unlisted: Unlisted | None = None
+        """What the sitemap does not list, if it lists pages."""
         self._deadline = time.monotonic() + _SECONDS
 
     async def __aenter__(self) -> Self:
@@ -144,14 +150,23 @@ class Crawler:
         """Read every page that the sitemap lists, or that links lead to if there is none; raises TreeError."""
         await self._read_robots()
         state = _State(deque(), set())
-        addresses = await self._listed()
-        if not addresses:
-            self._follows_links = True
-            addresses = [self.site, *self._known]  # A page that has not changed comes without its links.
-            self._notes.append("No sitemap lists the site's pages, so links were followed from its first page.")
-        self._enqueue(state, addresses, are_pages=True)
+        self._enqueue(state, await self._first(), are_pages=True)
         await self._fetch_all(state)
         return self._book(state)
+
+    async def _first(self) -> list[str]:
+        """Return the addresses to begin with: all that the sitemap lists, or those from which links are followed."""
+        listed = await self._listed()
+        if any(comparable(address) != comparable(self.site) for address in listed):
+            self._unlisted = Unlisted(listed, self._page_of)
+            return listed
+        self._follows_links = True
+        self._notes.append(
+            "The sitemap lists the first page alone, so links were followed from it."
+            if listed
+            else "No sitemap lists the site's pages, so links were followed from its first page."
+        )
+        return [*(listed or [self.site]), *self._known]  # A page that has not changed comes without its links.
 
     async def _read_robots(self) -> None:
         content = await self._robots_content()
@@ -218,6 +233,14 @@ class Crawler:
     def _is_excluded(self, address: str) -> bool:
         return is_excluded(unquote(address.removeprefix(self.site)).rstrip("/"), self._exclude)
 
+    def _page_of(self, address: str) -> str | None:
+        """Return the address without its query if it may be a page of the site; None if links to it are not followed."""
+        own = self._addresses.own(address)
+        page = own and own.partition("?")[0]
+        if not page or self._is_excluded(page) or _NOT_PAGES.search(page) or not self._may_fetch(page):
+            return None
+        return page
+
     def _note_once(self, note: str) -> None:
         if note not in self._notes:
             self._notes.append(note)
@@ -269,9 +292,12 @@ class Crawler:
         if article.language:
             origin["language"] = article.language
         self._pages.add(address, place, article, origin)
+        links = [link for link in article.links if len(link) < _LINK_CHARS]
+        if self._unlisted:
+            self._unlisted.add(answer.url, links)
         if self._follows_links:
-            links = (self._addresses.own(urljoin(answer.url, link)) for link in article.links if _is_sane(link))
-            self._enqueue(state, sorted(link.partition("?")[0] for link in links if link), are_pages=False)
+            targets = (self._addresses.own(joined(answer.url, link) or "") for link in links)
+            self._enqueue(state, sorted(target.partition("?")[0] for target in targets if target), are_pages=False)
 
     async def _page(self, address: str, known: Known | None) -> _Answer:
         """Return the page, following redirects within the site."""
@@ -306,7 +332,15 @@ class Crawler:
         self._check_moved(state)
         self._check_ends(state)
         self._pages.skipped += self._failed
-        return self._pages.book(self._notes)
+        book = self._pages.book(self._notes)
+        return replace(book, notes=[*book.notes, *self._unlisted_note(book)])
+
+    def _unlisted_note(self, book: Book) -> list[str]:
+        # A page can have another address than the listed one: where that redirects to, or what the page calls its own.
+        places = {chunk.page for chunk in book.chunks} | set(self._ends.values())
+        read = [own for place in places if (own := self._addresses.own(place))]
+        note = self._unlisted.note(read) if self._unlisted else None
+        return [note] if note else []
 
     def _check_failed(self, state: _State) -> None:
         if len(self._failed) > max(1, _FAILED_SHARE * len(state.seen)):
@@ -411,11 +445,3 @@ def _conditions(known: Known | None) -> dict[str, str]:
         return {}
     headers = {"If-None-Match": known.origin.get("etag"), "If-Modified-Since": known.origin.get("modified")}
     return {name: value for name, value in headers.items() if value}
-
-
-def _is_sane(link: str) -> bool:
-    try:
-        urlsplit(link)
-    except ValueError:
-        return False
-    return len(link) < 2_000  # noqa: PLR2004  # No page has a longer address.
