@@ -110,7 +110,7 @@ async def test_sitemaps_of_sitemaps_zipped_ones_and_those_that_robots_names_are_
 async def test_sitemaps_are_followed_to_where_they_are_now_and_asked_for_by_the_sites_own_scheme(site: Site) -> None:
     secure = site.url.replace("http:", "https:")
     site.files |= {
-        "/robots.txt": f"Sitemap: {secure}/one.xml\nSitemap: {site.url}/two.xml",
+        "/robots.txt": f"Sitemap: {secure}/one.xml\nSitemap: {site.url}/one.xml\nSitemap: {site.url}/two.xml",
         "/one.xml": moved("/maps/one.xml"),
         "/maps/one.xml": moved(f"{secure}/maps/new.xml"),
         "/maps/new.xml": site.sitemap("/a"),
@@ -119,7 +119,7 @@ async def test_sitemaps_are_followed_to_where_they_are_now_and_asked_for_by_the_
 
     book = await read(site)
 
-    assert (pages(book), book.notes) == (["a", "b"], [])
+    assert (pages(book), book.notes, site.asked["/one.xml"]) == (["a", "b"], [], 1)
 
 
 async def test_sitemaps_that_are_named_and_cannot_be_read_are_told(site: Site) -> None:
@@ -162,7 +162,7 @@ async def test_what_a_preview_names_as_its_books_sitemap_is_asked_for_there(site
 
 
 async def test_sitemaps_may_have_a_byte_order_mark_and_addresses_relative_to_their_own(site: Site) -> None:
-    text = f"\ufeff{site.url}/\r\n{site.url}/b\r\n"
+    text = f"\ufeff{site.url}/\r\n{site.url}/b\r\nhttps://other\x1b.org/x\r\n"
     site.files |= {
         "/robots.txt": f"Sitemap: {site.url}/text/map.txt\nSitemap: {site.url}/maps/map.xml",
         "/text/map.txt": web.Response(body=text.encode(), content_type="text/plain"),
@@ -171,7 +171,8 @@ async def test_sitemaps_may_have_a_byte_order_mark_and_addresses_relative_to_the
 
     book = await read(site)
 
-    assert (pages(book), book.notes) == (["", "a", "b"], [])
+    assert pages(book) == ["", "a", "b"]
+    assert book.notes == [f"The sitemap lists 1 page of https://other%1B.org that are not below {site.url}/."]
 
 
 async def test_only_pages_below_the_address_are_read_and_the_others_are_told(site: Site) -> None:

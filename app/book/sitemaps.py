@@ -7,6 +7,7 @@ from urllib.parse import urljoin, urlsplit
 
 from app.book.addresses import Addresses
 from app.book.client import REDIRECTS, Client, FailedError, GoneError, Response, joined, target_of
+from app.book.links import printable
 from app.book.site import locations
 from app.book.tree import counted
 
@@ -26,7 +27,7 @@ class Sitemaps:
     def __init__(self, addresses: Addresses, client: Client, may_fetch: Callable[[str], bool]) -> None:
         self.notes: list[str] = []
         """What the site's owner should know of them, each a sentence."""
-        self._unread: list[str] = []
+        self._unread = 0
         self._addresses = addresses
         self._client = client
         self._may_fetch = may_fetch
@@ -41,14 +42,15 @@ class Sitemaps:
         while (pending or (guesses and not pages)) and len(pages) <= 2 * PAGES:
             is_named = bool(pending)
             address = pending.popleft() if pending else guesses.pop(0)
+            address = self._addresses.served(address) or address
             if address in seen or len(seen) >= _SITEMAPS + len(_NAMES) * 2:
                 continue
             seen.add(address)
             found, further = await self._read(address, is_named=is_named)
             pages.update(dict.fromkeys(found))
             pending.extend(further)
-        if len(self._unread) > _SHOWN:
-            self.notes.append(f"And {counted(len(self._unread) - _SHOWN, 'other sitemap')} could not be read.")
+        if self._unread > _SHOWN:
+            self.notes.append(f"And {counted(self._unread - _SHOWN, 'other sitemap')} could not be read.")
         return self._ours(pages)
 
     async def _read(self, address: str, *, is_named: bool) -> tuple[list[str], list[str]]:
@@ -57,7 +59,7 @@ class Sitemaps:
             place, content = await self._content(address)
         except (GoneError, FailedError) as error:
             if is_named:
-                self._tell(f"The sitemap {address} {error}.")
+                self._tell_unread(address, error)
             return [], []
         pages, sitemaps = (
             [absolute for link in links if (absolute := joined(place, link))] for links in locations(content)
@@ -81,10 +83,10 @@ class Sitemaps:
                 raise GoneError(f"redirects to {target}")
         raise GoneError("redirects too often")
 
-    def _tell(self, note: str) -> None:
-        self._unread.append(note)
-        if len(self._unread) <= _SHOWN:
-            self.notes.append(note)
+    def _tell_unread(self, address: str, error: Exception) -> None:
+        self._unread += 1
+        if self._unread <= _SHOWN:
+            self.notes.append(printable(f"The sitemap {address} {error}."))
 
     def _ours(self, addresses: Mapping[str, None]) -> list[str]:
         """Return what lies below the site's address, which a sitemap can also give by the book's; tells of the others."""
@@ -98,9 +100,8 @@ class Sitemaps:
                 parts = urlsplit(address)
                 others[f"{parts.scheme}://{parts.netloc}"] += 1
         for other, count in others.most_common(_SHOWN):
-            self.notes.append(
-                f"The sitemap lists {counted(count, 'page')} of {other} that are not below {self._addresses.site}."
-            )
+            note = f"The sitemap lists {counted(count, 'page')} of {other} that are not below {self._addresses.site}."
+            self.notes.append(printable(note))
         return ours
 
 
