@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.book.apart import Apart
-from app.book.article import Article, read_article
+from app.book.article import Article, is_noindex, read_article
 from app.book.site import decoded, locations, read_site
 from app.book.tree import Book, Skipped, TreeError
 
@@ -194,6 +194,32 @@ def test_the_article_is_read_without_its_frame_and_with_its_anchors(generator: s
         ("<pre>a ``` b</pre>", "````\na ``` b\n````"),
         ("<p hidden>no<p aria-hidden=true>no<p>yes<script>no()</script><template>no</template>", "yes"),
         ("<p>soft\u00adhyphen and\u00a0blank</p>", "softhyphen and blank"),
+        ("<p>کتاب\u200cخانه</p>", "کتاب\u200cخانه"),  # noqa: RUF001
+        ("<noscript><p>Enable scripts.</noscript><p>All the text.</p>", "All the text."),
+        (
+            (
+                "<p>Use <a href='fnmatch.html#fnmatch.filter'><code>filter()</code></a>, <a href=#footnotes>Footnotes</a> and "
+                "<a href=#citation>Citing</a><a href=#fn1>1</a><sup>[<a href=#_footnotedef_2>2</a>]</sup><a href=#x role=doc-noteref>*</a></p>"
+            ),
+            "Use `filter()`, Footnotes and Citing",
+        ),
+        ("<p><code>one<br>two</code></p>", "`one two`"),
+        (
+            "<table><tr><th>Board<th>Pin<th>Volts<tr><td rowspan=2>Uno<td>D1<td>5<tr><td>D2<td>3<tr><td colspan=2>Others<td>0</table>",
+            "| Board | Pin | Volts |\n| --- | --- | --- |\n| Uno | D1 | 5 |\n| Uno | D2 | 3 |\n| Others | Others | 0 |",
+        ),
+        (
+            "<table><tr><td rowspan=0>a<td rowspan=2 colspan=2>b<tr><tr><td>c</table>",
+            "|  |  |  |\n| --- | --- | --- |\n| a | b | b |\n| a | b | b |\n| a | c |  |",
+        ),
+        (
+            (
+                "<div class='admonitionblock warning'><table><tr><td class=icon><i class='fa icon-warning' title=Warning></i>"
+                "<td class=content><p>Hot!</table></div><div class='admonitionblock tip'><table><tr><td class=icon>"
+                "<div class=title>Tip</div><td class=content>Oil it.</table></div>"
+            ),
+            "**Warning**\n\nHot!\n\n**Tip**\n\nOil it.",
+        ),
     ],
 )
 def test_what_an_article_has_becomes_markdown(html: str, expected: str) -> None:
@@ -250,6 +276,11 @@ def test_broken_html_is_read_as_browsers_read_it() -> None:
         ("<meta charset=x-mac-roman>é".encode("mac-roman"), None, "é"),
         ("<meta charset=windows-874>ไทย".encode("cp874"), None, "ไทย"),
         ("<meta charset=unicode-1-1-utf-8>é".encode(), None, "é"),
+        ("<meta charset=x-x-big5>手".encode("big5"), None, "手"),
+        ("<meta charset=iso-8859-8-i>א".encode("iso8859-8"), None, "א"),
+        ("<!-- <meta charset=koi8-r> --><meta charset=utf-8>é".encode(), None, "é"),
+        ("<script>'<meta charset=koi8-r>'</script>é".encode(), None, "é"),
+        ('<meta name=description content="charset=koi8-r">é'.encode(), None, "é"),
     ],
 )
 def test_a_page_is_decoded_as_browsers_decode_it(content: bytes, charset: str | None, expected: str) -> None:
@@ -401,6 +432,7 @@ def test_an_article_can_be_empty() -> None:
         (f"<main><h1>A</h1><p>{LONG}</main><div>Between</div><main><h2 id=b>B</h2><p>{LONG}</main>", ["", "b"]),
         (f"<main hidden><h1>Old</h1><p>{LONG * 2}</main><main><h1>A</h1><p>{LONG}</main>", [""]),
         (f"<main><p>{LONG}<main><p>{LONG}</main></main>", [""]),
+        (f"<main role=main><h1>A</h1><p>{LONG}</main>", [""]),
     ],
 )
 def test_of_several_main_parts_each_that_is_shown_is_read_once(body: str, expected: list[str]) -> None:
@@ -410,6 +442,118 @@ def test_of_several_main_parts_each_that_is_shown_is_read_once(body: str, expect
     assert "".join(said for _, _, said in read).count("A robot senses") == body.count("A robot") - (
         body.count("A robot") * 2 // 3 if "hidden" in body else 0
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "anchor", "headings"),
+    [
+        (
+            "<h2><button aria-expanded=false aria-controls=p id=q>Why?</button></h2><div id=p hidden>Text.</div>",
+            "q",
+            ("Why?",),
+        ),
+        ("<details><summary><h2 id=q>Why?</h2></summary>Text.</details>", "q", ("Why?",)),
+        ("<div class=card-header><h2 id=q>Why?</h2></div><p>Text.", "q", ("Why?",)),
+        ("<details id=q><summary>Why?</summary>Text.</details>", "", ()),
+    ],
+    ids=["accordion", "summary", "card", "without a heading"],
+)
+def test_what_folds_away_is_a_section_where_a_heading_folds_it(
+    body: str, anchor: str, headings: tuple[str, ...]
+) -> None:
+    [*_, (found, path, said)] = sections(page(f"<main><h1>A</h1>{body}</main>"))
+
+    assert (found, path) == (anchor, headings)
+    assert said.endswith("Text.")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"<div id=header><h1>My Book</h1><p>A tagline.</div><ul><li>Menu</ul><div id=content><h2 id=b>B</h2><p>{LONG}</div><div>Copyright</div>",
+        f"<header><h1>My Book</h1></header><div><h2 id=b>B</h2><div>{LONG}</div></div><footer>Copyright</footer>",
+        f"<table><tr><td>Menu<td><h2 id=b>B</h2><p>{LONG}</table>",
+    ],
+    ids=["header by its id", "header", "table"],
+)
+def test_a_page_that_does_not_say_what_its_main_part_is_is_read_without_its_frame(body: str) -> None:
+    assert sections(page(body)) == [("b", ("B",), LONG.strip())]
+
+
+def test_links_are_relative_to_what_the_page_says() -> None:
+    links = '<a href="b.html">1</a><a href="#c">2</a><a href="/d">3</a><a href="https://other.org/">4</a>'
+
+    def found(base: str) -> set[str]:
+        return set(read_article(page(f"<main>{links}</main>", head=f'<base href="{base}">')).links)
+
+    assert found("../") == {"../b.html", "../#c", "/d", "https://other.org/"}
+    assert found("/docs/") == {"/docs/b.html", "/docs/#c", "/d", "https://other.org/"}
+    assert found("https://book.org/x/") == {
+        "https://book.org/x/b.html",
+        "https://book.org/x/#c",
+        "https://book.org/d",
+        "https://other.org/",
+    }
+
+
+@pytest.mark.parametrize(
+    ("directives", "robot", "expected"),
+    [
+        ("noindex", "*", True),
+        ("follow, NONE", "*", True),
+        ("index, max-image-preview:none", "*", False),
+        ("other-bot: noindex, nofollow", "book-chat", False),
+        ("other-bot: nofollow, book-chat: noindex", "book-chat", True),
+    ],
+)
+def test_only_what_is_said_to_us_keeps_a_page_out(directives: str, robot: str, expected: bool) -> None:  # noqa: FBT001
+    assert is_noindex(directives, robot) is expected
+
+
+def test_pages_that_only_look_like_others_are_read(tmp_path: Path) -> None:
+    refresh = '<meta http-equiv="refresh" content="{};url=x.html">'
+    build(
+        tmp_path,
+        **{
+            "404/index.html": page(f"<main><h1>404 in HTTP</h1><p>{LONG * 2}</main>"),
+            "_autosummary/arm.html": page("<main><h1>Arm</h1><p>Bends.</main>"),
+            "_modules/arm.html": page("<main><h1>Source</h1><p>Code.</main>"),
+            "bar.html": page("<main><h1>Bar</h1><p>The same.</main>"),
+            "foo.html": page("<main><h1>Foo</h1><p>The same.</main>"),
+            "login.html": page("<main><form>Sign in <input type=password></form></main>"),
+            "php/print.html": page("<main><h1>Print</h1><p>Prints.</main>"),
+            "print.function.html": page("<main><h1>Function</h1><p>Functions.</main>"),
+            "slow.html": page("<main><h1>Slow</h1><p>Stays.</main>", head=refresh.format(1800)),
+            "without.html": page("<main><h1>W</h1><p>Waits.</main>", head=f"<noscript>{refresh.format(0)}</noscript>"),
+        },
+    )
+
+    book = read(tmp_path)
+
+    assert {chunk.title for chunk in book.chunks} == {"Arm", "Bar", "Foo", "Function", "Print", "Slow", "W"}
+    assert {skipped.file: skipped.reason for skipped in book.skipped} == {
+        "404/index.html": "is no page of the book, by its name",
+        "login.html": "asks for a password",
+    }
+
+
+def test_a_site_is_called_what_its_titles_share(tmp_path: Path) -> None:
+    titles = {"index": "My Book", "arms": "Arms - My Book", "io": "Input - Output - My Book", "more": "My Book | More"}
+    build(
+        tmp_path,
+        **{f"{name}.html": page(f"<main><p>About {name}.</main>", title=said) for name, said in titles.items()},
+    )
+
+    book = read(tmp_path)
+
+    assert book.title == "My Book"
+    assert {chunk.title for chunk in book.chunks} == {"My Book", "Arms", "Input - Output", "More"}
+
+
+def test_a_wide_row_does_not_make_a_table_large() -> None:
+    table = "<tr>" + "<td>x" * 2_000 + "<tr><td>y" * 3_000
+
+    assert len(text(f"<main><table>{table}</table></main>")) < 1_000_000
 
 
 def test_who_is_quoted_and_what_a_citation_is_called_stay() -> None:

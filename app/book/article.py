@@ -3,16 +3,16 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from app.book import formulas
 from app.book.chunks import Outline, Section
 
-READER = 2
+READER = 3
 """Grows whenever pages are read in another way, so that pages are fetched again that have not changed."""
 
 _BREAK = "\ufdd3"
@@ -95,7 +95,15 @@ _FRAME = frozenset(
         # Numbers of lines, hidden lines of Rust, and the way back from a footnote.
         *("linenos", "linenodiv", "lineno", "line-numbers", "line-numbers-wrapper", "linenumber", "ln", "lnt"),
         *("hljs-ln-numbers", "gutter", "boring", "footnote-ref", "footnote-reference", "footnote-backref"),
-        *("footnote-back", "fn-backref", "data-footnote-backref", "reversefootnote", "backrefs", "MathJax_Preview"),
+        *(
+            "footnote-back",
+            "fn-backref",
+            "fn-bracket",
+            "data-footnote-backref",
+            "reversefootnote",
+            "backrefs",
+            "MathJax_Preview",
+        ),
     }
 )
 _FRAME_IDS = frozenset(
@@ -114,15 +122,34 @@ _NO_LANGUAGE = frozenset({"default", "none", "text", "plaintext", "txt", "highli
 _TAB_LISTS = frozenset({"tabbed-labels"})
 _TAB_PANELS = frozenset({"tabbed-block"})
 _SECTION_CLASS = re.compile(r"section|level[1-6]|sect[1-6]|chapter|appendix|preface")
-_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u2060\ufeff\ufdd0-\ufdd2]")
-_REFRESH = re.compile(r"^\s*[0-9.]+\s*[;,]\s*url\s*=", re.IGNORECASE)
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\ufdd0-\ufdd2]")
+_REFRESH = re.compile(r"^\s*([0-9]{0,6})[0-9.]*\s*[;,]\s*url\s*=", re.IGNORECASE)
+_NOSCRIPT = re.compile(r"<noscript\b|(</noscript\b[^>]{0,99}>)", re.IGNORECASE | re.ASCII)
+_QUOTING = re.compile("<script|-->", re.IGNORECASE)
+"""What is between two tags of which a script or a comment holds the first."""
+_AT_ONCE_SECONDS = 10
+"""A page that leads to another one later than this is read by people meanwhile."""
+_VALUED_DIRECTIVES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
+_PASSWORD_CHARS = 600
+"""A page with no more text than this that asks for a password is the way in, and no page of the book."""
+_NOTE_MARK = re.compile(
+    r"[\[(]?(?:note |fn )?(?:[0-9]{1,4}|[ivxlc]{1,6}|[a-z]|[*\u2020\u2021\u00a7\u00b6#]{1,4})[\])]?", re.IGNORECASE
+)
+"""How the marks of footnotes look."""
 _IS_LETTERS = re.compile(r"[^\W_]")
+_HOLDERS = frozenset({"article", "center", "div", "form", "main", "section", "tbody", "td", "tr"})
+_BANNERS = frozenset({"header", "masthead", "banner", "site-header", "navbar", "topbar"})
 _LINKED_SHARE = 0.7
 """An aside of which this share is links is a way to other pages, and no part of this one."""
 _MAIN_SHARE = 0.6
 """How much of a page's text what is taken for its main part must hold."""
 _LONG_LIST_CHARS = 1_500
 _LONGEST_POWER = 12
+_MOST_COLUMNS = 50
+_MOST_ROWS = 10_000
+"""What a cell spans that spans all rows to come."""
+_REPEATED_CHARS = 200
+"""The longest cell that stands again in each row or column that it spans."""
 _LANGUAGE_LEVELS = 8
 """How far around a listing an element may be that names its language: listings can stand in tables."""
 
@@ -146,7 +173,7 @@ class Article:
     links: frozenset[str]
     """Where the links of the whole page lead, frame included, as they are written or as its `base` has them."""
     digest: str
-    """What identifies its text."""
+    """What identifies its text and its headings."""
     site_name: str | None = None
     references: frozenset[str] = frozenset()
     """Where the links of the article itself lead."""
@@ -156,33 +183,36 @@ class Article:
 
 def read_article(html: str) -> Article:
     """Return what the page says; its sections are empty if it says nothing. Raises RecursionError if it is nested too deeply."""
-    tree = LexborHTMLParser(html)
+    tree = LexborHTMLParser(_with_scripts(html))
     root = tree.root
     body = tree.body
     if root is None or body is None:
         links = frozenset() if root is None else _links([root], None)
         return Article(None, "", None, None, None, [], frozenset(), links, "")
     anchors = _anchors(root)
+    _unfold(body, anchors)
     reader = _Reader(anchors)
     parts = _parts_in(body)
     for part in parts:
         reader.read(part)
     outline = reader.outline
+    heading = outline.title or _heading_before(body, parts[0])
     text = "\n".join(f"{kind} {block}" for section in outline.sections for kind, block in section.blocks)
+    told = [heading, *(" ".join(section.headings) for section in outline.sections), text]
     titles = [title.text() for title in root.css("head > title")]
     base = _attribute(root, "base[href]", "href")
     canonical = _attribute(root, 'link[rel~="canonical"]', "href")
     language = (root.attributes.get("lang") or root.attributes.get("xml:lang") or "") if root.tag == "html" else ""
     return Article(
-        heading=outline.title or _heading_before(body, parts[0]),
+        heading=heading,
         full_title=_joined(titles[0]) if titles else "",
         language=language.strip() or None,
         canonical=_based(base, canonical) if canonical else None,
-        refusal=_refusal(root),
+        refusal=_refusal(root) or _refusal_of_form(body, text),
         sections=outline.sections if text else [],
         anchors=frozenset(anchors),
         links=_links([root], base),
-        digest=hashlib.sha256(text.encode()).hexdigest(),
+        digest=hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest(),
         site_name=_attribute(root, 'meta[property="og:site_name"]', "content"),
         references=_links(parts, base),
         repeated=tuple(reader.repeated),
@@ -199,9 +229,15 @@ def _links(nodes: Sequence[LexborNode], base: str | None) -> frozenset[str]:
 def _based(base: str | None, href: str) -> str:
     """Return where a link leads in a page that says what its links are relative to."""
     try:
-        return urljoin(base, href) if base else href
+        if not base or urlsplit(href).scheme or href.startswith("/"):
+            return href if not base or not href.startswith("/") else urljoin(base, href)
+        if urlsplit(base).netloc or base.startswith("/"):
+            return urljoin(base, href)
     except ValueError:
         return href
+    # It is relative to the page, and so is what is returned.
+    base = base.partition("#")[0].partition("?")[0]
+    return base + href if href.startswith(("#", "?")) else base[: base.rfind("/") + 1] + href
 
 
 def _attribute(root: LexborNode, selector: str, name: str) -> str | None:
@@ -216,14 +252,55 @@ def _refusal(root: LexborNode) -> str | None:
             return "is not to be indexed (noindex)"
     for meta in root.css("meta[http-equiv][content]"):
         kind, content = meta.attributes.get("http-equiv") or "", meta.attributes.get("content") or ""
-        if kind.lower() == "refresh" and _REFRESH.match(content):
+        found = _REFRESH.match(content) if kind.lower() == "refresh" else None
+        if found and int(found[1] or 0) <= _AT_ONCE_SECONDS:
             return "only leads to another page (meta refresh)"
     return None
 
 
-def is_noindex(directives: str) -> bool:
-    """Whether the value of a robots tag or header asks to be left out."""
-    return not {"noindex", "none"}.isdisjoint(re.split(r"[\s,:]+", directives.lower()))
+def _refusal_of_form(body: LexborNode, text: str) -> str | None:
+    asks = len(text) <= _PASSWORD_CHARS and body.css_first('input[type="password" i]') is not None
+    return "asks for a password" if asks else None
+
+
+def is_noindex(directives: str, robot: str = "*") -> bool:
+    """Whether the value of a robots tag or header asks to be left out; what it says by name is for that robot alone."""
+    is_for_us = True
+    for part in directives.lower().split(","):
+        name, colon, value = part.partition(":")
+        if colon and name.strip() not in _VALUED_DIRECTIVES:
+            is_for_us, name = name.strip() in {"*", robot}, value
+        if is_for_us and not {"noindex", "none"}.isdisjoint(name.split()):
+            return True
+    return False
+
+
+def _with_scripts(html: str) -> str:
+    """Return the page without what only browsers that run no scripts show: left open, it would swallow the rest."""
+    parts: list[str] = []
+    place, start = 0, None
+    for tag in _NOSCRIPT.finditer(html):
+        if not tag[1]:
+            start = tag.start()
+        elif start is not None:
+            if not _QUOTING.search(html, start, tag.start()):
+                parts.append(html[place:start])
+                place = tag.end()
+            start = None
+    return "".join((*parts, html[place:]))
+
+
+def _unfold(body: LexborNode, anchors: Mapping[str, LexborNode]) -> None:
+    """Show what buttons in headings show, as accordions have it."""
+    for button in _found(body, ":is(h1, h2, h3, h4, h5, h6, dt) > button[aria-expanded][aria-controls]"):
+        panel = anchors.get(button.attributes.get("aria-controls") or "")
+        if panel is not None and "hidden" in panel.attributes:
+            del panel.attrs["hidden"]
+
+
+def _found(node: LexborNode, selector: str) -> list[LexborNode]:
+    """Return what fits the selector, each once: selectolax repeats what fits several selectors of a list."""
+    return list({found.mem_id: found for found in node.css(selector)}.values())
 
 
 def _anchors(root: LexborNode) -> dict[str, LexborNode]:
@@ -242,7 +319,7 @@ def _parts_in(body: LexborNode) -> list[LexborNode]:
     """Return the elements that are the page: its main part where it says which that is, the largest text otherwise."""
     sizes = _sizes(body)
     size: Callable[[LexborNode], int] = lambda node: sizes.get(node.mem_id, 0)  # noqa: E731
-    mains = [node for node in body.css("main, [role=main]") if size(node)]
+    mains = [node for node in _found(body, "main, [role=main]") if size(node)]
     shown = [node for node in mains if "hidden" not in node.attributes]
     if shown:
         sizes[body.mem_id] -= sum(map(size, mains)) - sum(map(size, shown))
@@ -265,7 +342,7 @@ def _is_in_one_of(node: LexborNode, keys: set[int]) -> bool:
 def _article_in(body: LexborNode, mains: Sequence[LexborNode], size: Callable[[LexborNode], int]) -> LexborNode:
     article = max(mains, key=size, default=None)
     if article is None or size(article) < _MAIN_SHARE * size(body):
-        articles = [node for node in body.css("article, [role=article]") if size(node)]
+        articles = [node for node in _found(body, "article, [role=article]") if size(node)]
         largest = max(articles, key=size, default=None)
         if largest is not None and size(largest) >= _MAIN_SHARE * size(body):
             return largest
@@ -281,19 +358,30 @@ def _has_other_title(outer: LexborNode, inner: LexborNode) -> bool:
 
 
 def _largest(body: LexborNode, size: Callable[[LexborNode], int]) -> LexborNode:
-    """Go down for as long as one element holds nearly all of the text, and the heading of level 1 if there is one."""
+    """Go down for as long as one element holds nearly all of the text, and the headings beside it."""
     node = body
-    has_heading = bool(body.css("h1"))
+    has_heading = any(not _is_in_banner(heading) for heading in body.css("h1"))
     while True:
         largest = max(_elements(node), key=size, default=None)
-        if (
-            largest is None
-            or largest.tag not in _BLOCKS
-            or size(largest) < 0.8 * size(node)
-            or (has_heading and not largest.css("h1"))
-        ):
+        if largest is None or not _is_holder(largest) or size(largest) < 0.8 * size(node):
+            return node
+        if any(child.tag in _HEADINGS for child in _elements(node)) or (has_heading and not largest.css("h1")):
             return node
         node = largest
+
+
+def _is_holder(node: LexborNode) -> bool:
+    """Whether the element can hold a whole page: old ones are tables."""
+    return node.tag in _HOLDERS or (node.tag == "table" and bool(node.css("h1, h2, h3")))
+
+
+def _is_in_banner(heading: LexborNode) -> bool:
+    """Whether the heading stands on top of the whole body, where sites have their own name."""
+    node, parent = heading, heading.parent
+    while parent is not None and parent.tag != "body":
+        node, parent = parent, parent.parent
+    classes = (node.attributes.get("class") or "").split()
+    return not _BANNERS.isdisjoint({node.tag or "", node.attributes.get("id") or "", *classes})
 
 
 def _sizes(body: LexborNode) -> dict[int, int]:
@@ -315,7 +403,7 @@ def _sizes(body: LexborNode) -> dict[int, int]:
 
 def _heading_before(body: LexborNode, article: LexborNode) -> str | None:
     """Return the page's only heading of level 1 if it stands in its main part, but outside of the article."""
-    found = [node for node in body.css("main h1, [role=main] h1") if node.mem_id != article.mem_id]
+    found = [node for node in _found(body, "main h1, [role=main] h1") if node.mem_id != article.mem_id]
     return _joined(found[0].text()) if len(found) == 1 else None
 
 
@@ -426,6 +514,8 @@ class _Reader:
             self._read_panel(node)
         elif tag == "pre":
             self._read_code(node)
+        elif "admonitionblock" in classes:
+            self._read_admonition(node)
         elif tag == "table":
             self._read_table(node)
         elif tag in {"ul", "ol", "menu"}:
@@ -435,7 +525,7 @@ class _Reader:
         elif tag == "math" or "katex" in classes or tag == "mjx-container" or not _MATH.isdisjoint(classes):
             self._read_formula(node, classes)
         elif tag in {"code", "kbd", "samp", "tt"}:
-            self._add(_as_code(node.text()))
+            self._add(_as_code(" ".join(_code(node).split("\n")) if node.css("br, div") else node.text()))
         elif tag == "br":
             self._line.append(_BREAK)
         elif tag == "img":
@@ -444,7 +534,7 @@ class _Reader:
             self._add(_raised(node))
         elif tag in {"summary", "dt", "label", "button"} or any(_TITLE_CLASS.search(name) for name in classes):
             self._read_title(node)
-        elif tag == "a" and _footnote(node):
+        elif tag in {"a", "sup"} and _footnote(node):
             pass
         elif tag in _BLOCKS:
             self._end_block()
@@ -520,6 +610,8 @@ class _Reader:
         """Return the heading as it is shown, without a link to itself."""
         links = [link for link in node.css("a") if (link.attributes.get("href") or "").startswith("#")]
         shown = self._text_in(node)
+        if node.css_first("button"):  # An accordion's, which by itself would be a title.
+            shown = shown.removeprefix("**").removesuffix("**")
         for link in links:
             label = _joined(link.text())
             if label and shown != label and not _IS_LETTERS.search(label):
@@ -541,10 +633,24 @@ class _Reader:
 
     def _read_title(self, node: LexborNode) -> None:
         self._end_block()
-        if node.css("p, div, ul, pre, table, h1, h2, h3, h4, h5, h6") and node.tag == "label":
+        has_blocks = node.tag == "label" and node.css("p, div, ul, pre, table, h1, h2, h3, h4, h5, h6")
+        if has_blocks or node.css(":is(h1, h2, h3, h4, h5, h6)[id]"):
             self._read_children(node)
         elif text := self._text_in(node):
             self._add_block("paragraph", text if text.startswith("**") else f"**{text}**")
+
+    def _read_admonition(self, node: LexborNode) -> None:
+        """Read an admonition as Asciidoctor writes it: a table of its kind, as text or as an icon, and its content."""
+        kind, content = node.css_first("td.icon"), node.css_first("td.content")
+        icon = kind.css_first("[title], [alt]") if kind else None
+        label = _joined(kind.text()) if kind else ""
+        if not label and icon:
+            label = _joined(icon.attributes.get("title") or icon.attributes.get("alt") or "")
+        self._end_block()
+        if label:
+            self._add_block("paragraph", f"**{label}**")
+        self._read_children(content if content is not None else node)
+        self._end_block()
 
     def _read_panel(self, node: LexborNode) -> None:
         self._end_block()
@@ -581,9 +687,10 @@ class _Reader:
             return
         rows: list[list[str]] = []
         head = 0
+        spanning: dict[int, tuple[str, int]] = {}
         for row in node.css("tr"):
             cells = [cell for cell in _elements(row) if cell.tag in {"td", "th"}]
-            texts = [self._text_in(cell).replace("|", r"\|") for cell in cells]
+            texts = _spread([(cell, self._text_in(cell).replace("|", r"\|")) for cell in cells], spanning)
             if any(texts):
                 rows.append(texts)
                 head += len(rows) == 1 and all(cell.tag == "th" for cell in cells)
@@ -703,10 +810,14 @@ def _labels(node: LexborNode) -> list[str]:
 def _footnote(node: LexborNode) -> bool:
     """Whether this only marks where a footnote belongs."""
     links = [node] if node.tag == "a" else node.css("a")
-    if len(links) != 1 or _joined(links[0].text()) != _joined(node.text()):
+    if len(links) != 1 or _joined(links[0].text()).strip("[]() ") != _joined(node.text()).strip("[]() "):
         return False
-    href = links[0].attributes.get("href") or ""
-    return re.match(r"[^#]*#(?:user-content-)?(?:fn|footnote|cite|_ftn|footdef)", href) is not None
+    [link] = links
+    if link.attributes.get("role") == "doc-noteref":
+        return True
+    href = link.attributes.get("href") or ""
+    leads_to_note = re.match(r"[^#]*#_?(?:user-content-)?(?:fn|footnote|cite|_ftn|footdef|endnote)", href) is not None
+    return leads_to_note and _NOTE_MARK.fullmatch(_joined(link.text())) is not None
 
 
 def _raised(node: LexborNode) -> str:
@@ -798,11 +909,41 @@ def _language(pre: LexborNode) -> str:
     return ""
 
 
+def _spread(cells: Sequence[tuple[LexborNode, str]], spanning: dict[int, tuple[str, int]]) -> list[str]:
+    """Return a row's cells in their columns, those that span several in each of them.
+
+    `spanning` has the cells of the rows above that reach into this row, with how many rows they go on; it is kept up to date.
+    """
+    texts: list[str] = []
+
+    def put(text: str, below: str, rows: int) -> None:
+        if rows > 1 and len(texts) < _MOST_COLUMNS:
+            spanning[len(texts)] = (below, rows - 1)
+        else:
+            spanning.pop(len(texts), None)
+        texts.append(text)
+
+    def put_from_above() -> None:
+        while len(texts) in spanning:
+            text, rows = spanning[len(texts)]
+            put(text, text, rows)
+
+    for cell, text in cells:
+        put_from_above()
+        rows = _number(cell.attributes.get("rowspan"), 1) or _MOST_ROWS
+        again = text if len(text) <= _REPEATED_CHARS else ""
+        put(text, again, rows)
+        for _ in range(1, min(_number(cell.attributes.get("colspan"), 1), _MOST_COLUMNS)):
+            put(again, again, rows)
+    put_from_above()
+    return texts
+
+
 def _as_table(rows: list[list[str]], *, has_head: bool) -> str:
-    width = max(map(len, rows))
+    width = min(max(map(len, rows)), _MOST_COLUMNS)
     rows = [[*row, *[""] * (width - len(row))] for row in rows]
     head, body = (rows[0], rows[1:]) if has_head else ([""] * width, rows)
-    lines = [head, ["---"] * width, *body]
+    lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 

@@ -289,8 +289,8 @@ class Crawler:
     def _take(self, state: _State, address: str, answer: _Answer, article: Article) -> None:
         place = self.url + answer.url.removeprefix(self.site)
         origin = {**answer.origin, "from": address, "digest": article.digest, "reader": str(READER)}
-        if article.language:
-            origin["language"] = article.language
+        said = {"language": article.language, "site": article.site_name, "title": article.full_title}
+        origin |= {name: value for name, value in said.items() if value}
         self._pages.add(address, place, article, origin)
         links = [link for link in article.links if len(link) < _LINK_CHARS]
         if self._unlisted:
@@ -430,7 +430,7 @@ def _checked(url: str, response: Response) -> _Answer:
     kind = _kind(response)
     if kind not in _PAGE_TYPES:
         raise GoneError(f"is {kind}")
-    if is_noindex(response.headers.get("x-robots-tag", "")):
+    if is_noindex(response.headers.get("x-robots-tag", ""), ROBOT):
         raise GoneError("is not to be indexed (X-Robots-Tag)")
     validators = {"etag": response.headers.get("etag"), "modified": response.headers.get("last-modified")}
     origin = {name: value for name, value in validators.items() if value}

@@ -4,7 +4,7 @@ import codecs
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -18,12 +18,25 @@ from app.book.links import Linked, faults
 from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, files_in, quoted
 
 SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM", ".XHTML")
+_SUFFIX = re.compile(r"\.x?html?$")
 
-_NO_PAGES = re.compile(r"(?:404|print|genindex.*|py-modindex|modindex|domainindex|searchindex|google[0-9a-f]{16})")
-_SEARCH_PAGE_CHARS = 400
+_NO_PAGES = re.compile(r"(?:genindex.*|py-modindex|modindex|domainindex|searchindex|google[0-9a-f]{16})")
+_NO_PAGES_AT_ROOT = frozenset({"404", "print"})
+_NO_PAGES_IF_SHORT = frozenset({"404", "search"})
+_SHORT_CHARS = 400
 """A page called `search` with no more text than this is the one that searches the site."""
-_TITLE_SEPARATOR = re.compile(r"\s+(?:[|\u2013\u2014\u00b7\u2022\u00bb]|-|::)\s+")
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\w.:-]{1,40})", re.IGNORECASE)
+_NO_FOLDERS = frozenset(
+    {
+        *("_static", "_sources", "_modules", "_images", "_downloads", "_assets", "_app", "_next", "_nuxt", "_astro"),
+        *("_pagefind", "_includes", "_layouts", "_partials"),
+    }
+)
+"""Folders of generators that hold no pages of the book."""
+_TITLE_SEPARATOR = re.compile(r"(\s+(?:[|\u2013\u2014\u00b7\u2022\u00bb]|-|::)\s+)")
+_UNSAID = re.compile(rb"<!--.*?(?:-->|$)|<(script|style)\b.*?(?:</\1|$)", re.IGNORECASE | re.DOTALL)
+_META = re.compile(rb"<meta\b[^>]{0,300}", re.IGNORECASE)
+_CONTENT = re.compile(rb"""\bcontent\s{0,9}=\s{0,9}(?:"[^"]*|'[^']*)""", re.IGNORECASE)
+_CHARSET = re.compile(rb"charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\w.:-]{1,40})", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"^\s{0,99}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
 _PRESCAN_BYTES = 4_096
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -77,7 +90,7 @@ class Pages:
 
     def add(self, name: str, address: str, article: Article, origin: dict[str, str] | None = None) -> None:
         """Take the page, or note why it is left out."""
-        reason = article.refusal or _no_page(name, article)
+        reason = article.refusal or _no_page(address.removeprefix(self.url), article)
         if reason:
             self.skipped.append(Skipped(name, reason))
         else:
@@ -85,7 +98,7 @@ class Pages:
 
     def book(self, notes: Iterable[str] = ()) -> Book:
         """Return the book of these pages; raises TreeError if they say nothing."""
-        site_names = _site_names(self.read)
+        site_names = self._site_names()
         origins: dict[str, dict[str, str]] = {}
         first: dict[str, str] = {}
         found: dict[str, list[Chunk]] = {}
@@ -111,12 +124,21 @@ class Pages:
         if not chunks:
             lines = (f"  {skipped.file} {skipped.reason}" for skipped in self.skipped[:20])
             raise TreeError("\n".join([f"{self.url} has no page that can be read.", *lines, *notes]))
-        names = Counter(page.article.site_name for page in self.read if page.article.site_name)
-        title = names.most_common(1)[0][0] if names else None
         linked = [_linked(page, addresses[page.name], found[page.name]) for page in self.read if page.name in found]
         kept = [known[0].page for known, _ in self.kept.values()]
         dead = faults(linked, kept, self.url, self.exists)
+        title = next(iter(site_names), None)
         return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title, faults=dead)
+
+    def _site_names(self) -> list[str]:
+        """Return what the site calls itself, first what most pages do: by its own word, or as what many of their titles share."""
+        said = [page.article.site_name for page in self.read] + [origin.get("site") for _, origin in self.kept.values()]
+        titles = [page.article.full_title for page in self.read]
+        titles += [origin.get("title", "") for _, origin in self.kept.values()]
+        parts = Counter(part for title in titles for part in set(_TITLE_SEPARATOR.split(title)[::2]) if part)
+        common = [part for part, count in parts.most_common() if count > 1 and count > len(titles) / 3]
+        names = Counter(name for name in said if name)
+        return list(dict.fromkeys([*(name for name, _ in names.most_common()), *common]))
 
     def _language(self) -> str | None:
         """Return the language that most pages say they are in, those that have not changed included."""
@@ -145,9 +167,7 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
     root = book_url(url)
     pages = Pages(root, exists=lambda address: _is_in(folder, address.partition(":")[2], root.partition(":")[2]))
     listed = _listed(folder, pages.url)
-    for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped), key=_index_first):
-        if any(part.startswith("_") for part in Path(file).parts[:-1]):
-            continue
+    for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped, _NO_FOLDERS), key=_index_first):
         try:
             article = call(_read_file, folder / file)
         except (_UnreadableError, TooLongError) as error:
@@ -212,8 +232,7 @@ def decoded(content: bytes, charset: str | None = None) -> str:
     for first, unmarked in _UNMARKED.items():
         if content.startswith(first):
             return content.decode(unmarked, "replace")
-    said = _XML_ENCODING.search(content[:_PRESCAN_BYTES]) or _CHARSET.search(content[:_PRESCAN_BYTES])
-    for name in (charset, said[1].decode("ascii", "replace") if said else None):
+    for name in (charset, _said_encoding(content[:_PRESCAN_BYTES])):
         if (encoding := _encoding(name or "")) is not None:
             return content.decode(encoding, "replace")
     try:
@@ -222,12 +241,23 @@ def decoded(content: bytes, charset: str | None = None) -> str:
         return content.decode("cp1252", "replace")
 
 
+def _said_encoding(beginning: bytes) -> str | None:
+    """Return the encoding that a page says it is in, if anything but a comment, a script or a description does."""
+    said = _XML_ENCODING.search(beginning)
+    if said is None:
+        for tag in _META.findall(_UNSAID.sub(b"", beginning)):
+            said = _CHARSET.search(tag if b"http-equiv" in tag.lower() else _CONTENT.sub(b"", tag))
+            if said:
+                break
+    return said[1].decode("ascii", "replace") if said else None
+
+
 def _encoding(name: str) -> str | None:
     name = name.strip().strip("\"'").lower()
     # Python has other names for some that browsers know.
     for alias in (
         name,
-        name.removeprefix("x-"),
+        re.sub("^(?:x-)+|-[ei]$", "", name),
         re.sub("^(?:windows|dos|cp)-", "cp", name),
         name.rpartition("1-1-")[2],
     ):
@@ -240,17 +270,20 @@ def _encoding(name: str) -> str | None:
     return None
 
 
-def _no_page(name: str, article: Article) -> str | None:
-    path = urlsplit(name).path.rstrip("/")
-    stem = unquote(path.rpartition("/")[2]).partition(".")[0].lower()
-    if stem == "index":
-        stem = path.rpartition("/")[0].rpartition("/")[2].lower()
-    if _NO_PAGES.fullmatch(stem):
+def _no_page(path: str, article: Article) -> str | None:
+    """Return why what lies at this path below the site's root is no page of the book."""
+    folders = [unquote(part).lower() for part in urlsplit(path).path.split("/") if part]
+    stem = _SUFFIX.sub("", folders.pop()) if folders else ""
+    if stem == "index" and folders:
+        stem = folders.pop()
+    if _NO_PAGES.fullmatch(stem) or (stem in _NO_PAGES_AT_ROOT and not folders):
         return "is no page of the book, by its name"
+    if not _NO_FOLDERS.isdisjoint(folders):
+        return "is no page of the book, by its folder"
     if not article.sections:
         return "says nothing"
     size = sum(len(text) for section in article.sections for _, text in section.blocks)
-    if stem == "search" and size <= _SEARCH_PAGE_CHARS:
+    if stem in _NO_PAGES_IF_SHORT and size <= _SHORT_CHARS:
         return "is no page of the book, by its name"
     return None
 
@@ -326,18 +359,15 @@ def _canonical(page: Page, url: str) -> str | None:
     return address if address.startswith(url) or f"{address}/" == url else None
 
 
-def _site_names(pages: Sequence[Page]) -> frozenset[str]:
-    """Return what the titles of pages have besides the page's own: parts that many of them share."""
-    names = {page.article.site_name for page in pages if page.article.site_name}
-    parts = Counter(part for page in pages for part in set(_TITLE_SEPARATOR.split(page.article.full_title)))
-    common = {part for part, count in parts.items() if count > 1 and count > len(pages) / 3}
-    return frozenset({*names, *common})
-
-
-def _own_title(full_title: str, site_names: frozenset[str]) -> str | None:
+def _own_title(full_title: str, site_names: Collection[str]) -> str | None:
+    """Return a page's title without the names of its site, which stand before or after it."""
     parts = _TITLE_SEPARATOR.split(full_title)
-    own = [part for part in parts if part not in site_names] or parts[:1]
-    return own[0] if own and own[0] else None
+    while len(parts) > 1 and parts[-1] in site_names:
+        del parts[-2:]
+    while len(parts) > 1 and parts[0] in site_names:
+        del parts[:2]
+    own = "".join(parts) if "".join(parts) != full_title else parts[0]
+    return own or None
 
 
 def _last_part(address: str) -> str:

@@ -5,7 +5,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -271,9 +271,17 @@ def _check(folder: Path) -> None:
 
 
 def files_in(
-    folder: Path, exclude: Sequence[str], suffixes: tuple[str, ...] | None, refused: list[Skipped]
+    folder: Path,
+    exclude: Sequence[str],
+    suffixes: tuple[str, ...] | None,
+    refused: list[Skipped],
+    unread: Collection[str] | None = None,
 ) -> Iterator[str]:
-    """Yield the paths in the folder of what may be pages, in a fixed order; links that lead out of it are refused."""
+    """Yield the paths in the folder of what may be pages, in a fixed order; links that lead out of it are refused.
+
+    Folders of these names are `unread`; without any, names that begin with an underscore are, as Docusaurus has it.
+    """
+    hidden = "." if unread is not None else (".", "_")
     seen = set[str]()
     home = os.path.realpath(folder)
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -289,10 +297,13 @@ def files_in(
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith((".", "_")) and name not in _UNREAD_FOLDERS and not is_excluded(paths[name], exclude)
+            if not name.startswith(hidden)
+            and name not in (unread or ())
+            and name not in _UNREAD_FOLDERS
+            and not is_excluded(paths[name], exclude)
         )
         for name in sorted(files):
-            is_page = (suffixes is None or name.endswith(suffixes)) and not name.startswith((".", "_"))
+            is_page = (suffixes is None or name.endswith(suffixes)) and not name.startswith(hidden)
             if not is_page or is_excluded(paths[name], exclude):
                 continue
             path = Path(parent, name)
