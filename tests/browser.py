@@ -114,9 +114,9 @@ class Books:
 
 @dataclass(frozen=True)
 class Browser:
-    """A running browser: the address of its debugger, and what it finds at the addresses of the books."""
+    """A browser that tests drive, and what it finds at the addresses of the books."""
 
-    debugger: str
+    driven: PlaywrightBrowser
     books: Books
 
 
@@ -143,11 +143,25 @@ def built_site() -> Path:
     return built
 
 
-@contextmanager
-def running_chromium(program: str | Path | None = CHROMIUM) -> Iterator[Browser]:
-    """Run a browser in which localhost, at whatever port, is where the books are."""
+@asynccontextmanager
+async def running_browser(program: str | Path | None = CHROMIUM) -> AsyncIterator[Browser]:
+    """Run a browser, and Playwright beside it, which takes half a second to start."""
     books = Books()
     threading.Thread(target=books.server.serve_forever, daemon=True).start()
+    try:
+        with _running_chromium(program, books) as debugger:
+            async with async_playwright() as playwright:
+                browser = await _connect(playwright, debugger)
+                yield Browser(browser, books)
+                await browser.close()
+    finally:
+        books.server.shutdown()
+        books.server.server_close()
+
+
+@contextmanager
+def _running_chromium(program: str | Path | None, books: Books) -> Iterator[str]:
+    """Run a browser in which localhost, at whatever port, is where the books are; yields its debugger's address."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
@@ -167,12 +181,10 @@ def running_chromium(program: str | Path | None = CHROMIUM) -> Iterator[Browser]
         )
         try:
             port = _port(Path(profile, "DevToolsActivePort"), process)
-            yield Browser(f"http://127.0.0.1:{port}", books)
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait()
-            books.server.shutdown()
-            books.server.server_close()
 
 
 def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
@@ -185,13 +197,11 @@ def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
 
 
 @asynccontextmanager
-async def readers(chromium: Browser) -> AsyncIterator[Visit]:
+async def readers(browser: Browser) -> AsyncIterator[Visit]:
     """Open pages of a book, each for a reader of its own; fails if a page throws an error or breaks its policy."""
+    books = browser.books
     complaints: list[str] = []
     async with AsyncExitStack() as stack:
-        playwright = await stack.enter_async_context(async_playwright())
-        browser = await _connect(playwright, chromium)
-        stack.push_async_callback(browser.close)
 
         async def open_page(  # noqa: PLR0913  # Each is optional and has a name.
             service: str,
@@ -208,9 +218,9 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
             **options: Any,
         ) -> Page:
             host = origin.removeprefix("http://")
-            chromium.books.pages.pop(host, None)
+            books.pages.pop(host, None)
             if files:
-                chromium.books.folders[host] = files, service
+                books.folders[host] = files, service
             else:
                 tag = f'<script type="module" src="{service}/widget.js" {attributes}></script>'
                 html = (
@@ -221,10 +231,10 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
                     "Content-Type": "text/html; charset=utf-8",
                     "Content-Security-Policy": strict_policy(service),
                 }
-                chromium.books.pages[host] = html.encode(), headers
+                books.pages[host] = html.encode(), headers
             if context is None:
                 # What moves would cost time in every test.
-                context = await browser.new_context(**{"reduced_motion": "reduce", **options})
+                context = await browser.driven.new_context(**{"reduced_motion": "reduce", **options})
                 stack.push_async_callback(context.close)
             page = await context.new_page()
             page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -238,12 +248,12 @@ async def readers(chromium: Browser) -> AsyncIterator[Visit]:
     assert complaints == [], complaints
 
 
-async def _connect(playwright: Playwright, chromium: Browser) -> PlaywrightBrowser:
+async def _connect(playwright: Playwright, debugger: str) -> PlaywrightBrowser:
     """Connect to the running browser, which now and then leaves a new connection without an answer."""
     for _ in range(3):
         with contextlib.suppress(PlaywrightTimeoutError):
-            return await playwright.chromium.connect_over_cdp(chromium.debugger, timeout=10_000)
-    return await playwright.chromium.connect_over_cdp(chromium.debugger)
+            return await playwright.chromium.connect_over_cdp(debugger, timeout=10_000)
+    return await playwright.chromium.connect_over_cdp(debugger)
 
 
 def _is_violation(text: str) -> bool:

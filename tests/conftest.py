@@ -606,20 +606,20 @@ async def service(serve: Serve) -> Service:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> "Iterator[Browser]":
+async def browser() -> "AsyncIterator[Browser]":
     """A browser, which is there for all tests."""
-    from tests.browser import running_chromium
+    from tests.browser import running_browser
 
-    with running_chromium() as browser:
+    async with running_browser() as browser:
         yield browser
 
 
 @pytest.fixture
-async def visit(chromium: "Browser") -> "AsyncIterator[Visit]":
+async def visit(browser: "Browser") -> "AsyncIterator[Visit]":
     """Open a page of a book with the service's widget, at the origin that may call the service."""
     from tests.browser import readers
 
-    async with readers(chromium) as open_page:
+    async with readers(browser) as open_page:
 
         async def visit(service: Service | str, *, origin: str = ORIGIN, **how: Any) -> "Page":
             address = service if isinstance(service, str) else str(service.client.base_url).rstrip("/")

@@ -19,7 +19,7 @@ from app.dependencies import get_retriever
 from app.main import app
 from app.retrieval import Passage, Query, Retriever
 from tests import sites
-from tests.browser import INSTALL, SITE, Visit, ask, open_chat, readers, running_chromium
+from tests.browser import INSTALL, SITE, Visit, ask, open_chat, readers, running_browser
 from tests.conftest import API_KEY, ORIGIN, ROOT, running_service
 from tests.fake_openai import FakeOpenAI, stream
 
@@ -138,8 +138,8 @@ async def take_pictures(book: Path, database: Path) -> None:
         }
         app.dependency_overrides[get_retriever] = get_passages_retriever
         service = await stack.enter_async_context(running_service())
-        chromium = stack.enter_context(running_chromium())
-        visit = await stack.enter_async_context(readers(chromium))
+        browser = await stack.enter_async_context(running_browser())
+        visit = await stack.enter_async_context(readers(browser))
         for scheme in ("light", "dark"):
             model.enqueue(stream(ANSWER))
             page: Page = await visit(

@@ -1,13 +1,14 @@
 """The widget in the oldest Chrome that it promises to work in: a whole conversation, with nothing missing."""
 
+import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import expect
 
-from tests.browser import BRIGHTNESS, Browser, answers, ask, becomes, questions, readers, running_chromium
+from tests.browser import BRIGHTNESS, Browser, answers, ask, becomes, questions, readers, running_browser
 from tests.conftest import ORIGIN, Service
 from tests.fake_openai import FakeOpenAI, failure, stream
 from tests.marks import on_one_database
@@ -24,12 +25,13 @@ writeFileSync(program, brotliDecompressSync(readFileSync(packed)), { mode: 0o755
 
 
 @pytest.fixture
-def chrome109(tmp_path: Path) -> Iterator[Browser]:
+async def chrome109(tmp_path: Path) -> AsyncIterator[Browser]:
     """Chrome 109, out of its npm package."""
     packed = npm_packages("chrome109") / "@sparticuz" / "chromium" / "bin" / "chromium.br"
     program = tmp_path / "chrome"
-    subprocess.run(["node", "-e", UNPACK, packed, program], check=True, timeout=120)
-    with running_chromium(program) as browser:
+    unpack = ["node", "-e", UNPACK, str(packed), str(program)]
+    await asyncio.to_thread(lambda: subprocess.run(unpack, check=True, timeout=300))
+    async with running_browser(program) as browser:
         yield browser
 
 

@@ -637,9 +637,7 @@ async def test_of_a_long_answer_only_the_end_is_drawn_again_as_it_grows(
 
 
 @pytest.mark.slow
-async def test_the_page_at_the_root_shows_the_sample_book_with_the_widget(
-    serve: Serve, chromium: Any, visit: Visit
-) -> None:
+async def test_the_page_at_the_root_shows_the_sample_book_with_the_widget(serve: Serve, visit: Visit) -> None:
     service = await serve(FASTAPI_ENV="development")
     page = await visit(service)
     complaints: list[str] = []

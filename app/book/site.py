@@ -108,7 +108,7 @@ class Pages:
             found[name] = known
         addresses = _addresses(self.read, self.url, frozenset(origins))
         count = len(self.kept)
-        for page in self.read:
+        for page in sorted(self.read, key=lambda page: self._place(page.name)):
             address = addresses[page.name]
             same = first.get(address) or first.get(page.article.digest)
             if same is not None:
