@@ -17,7 +17,7 @@ from starlette.routing import Route
 from app import connections
 from tests.conftest import Serve, eventually, running
 from tests.marks import on_one_database
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, stretched
 
 type Connect = Callable[..., Awaitable["Client"]]
 
@@ -346,7 +346,8 @@ async def test_a_response_that_nobody_reads_ends_its_connection(
 
 
 async def test_a_slow_reader_gets_all_of_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", SILENT)
+    silent = stretched(SILENT)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", silent)
     async with serving(text_of(20_000_000)) as connect:
         client = await connect()
         await client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -355,16 +356,17 @@ async def test_a_slow_reader_gets_all_of_a_response(monkeypatch: pytest.MonkeyPa
         received = 0
         while received < 20_000_000:
             received += len(await client.reader.readexactly(1_000_000))
-            await asyncio.sleep(SILENT / 10)
+            await asyncio.sleep(silent / 10)
 
         assert received == 20_000_000
 
 
 async def test_a_reader_who_was_slow_once_is_not_watched_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", SILENT)
+    silent = stretched(SILENT)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", silent)
 
     async def answer_slowly(_request: Request) -> Response:
-        await asyncio.sleep(4 * SILENT)
+        await asyncio.sleep(4 * silent)
         return PlainTextResponse("at last")
 
     async with serving(text_of(20_000_000), Route("/slow", answer_slowly)) as connect:
