@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable
@@ -41,6 +42,11 @@ def run(parser: argparse.ArgumentParser, *, when_stopped: str | None = None) -> 
     arguments = parser.parse_args()
     try:
         asyncio.run(_until_terminated(arguments.command(arguments)) if when_stopped else arguments.command(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has enough. Python would complain when it writes the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CommandError, SettingsError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

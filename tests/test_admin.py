@@ -1,8 +1,11 @@
 """`python -m app.admin`: what readers asked, as people and spreadsheets read it, and what is no longer kept."""
 
+import argparse
 import asyncio
 import csv
 import io
+import os
+import sys
 import tracemalloc
 import uuid
 from datetime import timedelta
@@ -14,6 +17,7 @@ from sqlalchemy import insert, select, text, update
 from sqlmodel import col
 
 from app import admin
+from app.commands import run as run_command
 from app.models import ChatSession, Message, MessageRole, TokenUsage, utc_now
 from app.retrieval import Passage, Query
 from tests import commands
@@ -269,6 +273,21 @@ async def test_a_file_that_cannot_be_written_is_one_line(service: Service, run: 
         1,
         f"{tmp_path}/absent/report.csv cannot be written: No such file or directory\n",
     )
+
+
+def test_a_reader_of_the_output_may_have_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def say_much(_arguments: argparse.Namespace) -> None:
+        sys.stdout.write("A robot walks.\n" * 10_000)
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(command=say_much)
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with open(writing, "w") as output:  # noqa: PTH123  # It has no path.
+        monkeypatch.setattr(sys, "stdout", output)
+
+        assert run_command(parser) == 1
 
 
 @pytest.mark.slow
