@@ -148,8 +148,8 @@ _LONGEST_POWER = 12
 _MOST_COLUMNS = 50
 _MOST_ROWS = 10_000
 """What a cell spans that spans all rows to come."""
-_REPEATED_CHARS = 200
-"""The longest cell that stands again in each row or column that it spans."""
+_REPEATED_CHARS = 20_000
+"""How much of a table may be cells that stand again where they reach into another row or column."""
 _LANGUAGE_LEVELS = 8
 """How far around a listing an element may be that names its language: listings can stand in tables."""
 
@@ -687,10 +687,10 @@ class _Reader:
             return
         rows: list[list[str]] = []
         head = 0
-        spanning: dict[int, tuple[str, int]] = {}
+        columns = _Columns()
         for row in node.css("tr"):
             cells = [cell for cell in _elements(row) if cell.tag in {"td", "th"}]
-            texts = _spread([(cell, self._text_in(cell).replace("|", r"\|")) for cell in cells], spanning)
+            texts = columns.row([(cell, self._text_in(cell).replace("|", r"\|")) for cell in cells])
             if any(texts):
                 rows.append(texts)
                 head += len(rows) == 1 and all(cell.tag == "th" for cell in cells)
@@ -909,34 +909,44 @@ def _language(pre: LexborNode) -> str:
     return ""
 
 
-def _spread(cells: Sequence[tuple[LexborNode, str]], spanning: dict[int, tuple[str, int]]) -> list[str]:
-    """Return a row's cells in their columns, those that span several in each of them.
+class _Columns:
+    """Puts a table's cells into their columns, those that span several rows or columns into each of them."""
 
-    `spanning` has the cells of the rows above that reach into this row, with how many rows they go on; it is kept up to date.
-    """
-    texts: list[str] = []
+    def __init__(self) -> None:
+        self._above: dict[int, tuple[str, int]] = {}
+        """The cells of the rows above that reach into the next one, and into how many they do."""
+        self._room = _REPEATED_CHARS
 
-    def put(text: str, below: str, rows: int) -> None:
+    def row(self, cells: Sequence[tuple[LexborNode, str]]) -> list[str]:
+        """Return the texts of the next row."""
+        texts: list[str] = []
+        for cell, text in cells:
+            self._continue_above(texts)
+            rows = _number(cell.attributes.get("rowspan"), 1) or _MOST_ROWS
+            self._put(texts, text, rows)
+            for _ in range(1, min(_number(cell.attributes.get("colspan"), 1), _MOST_COLUMNS)):
+                self._put(texts, self._again(text), rows)
+        self._continue_above(texts)
+        return texts
+
+    def _continue_above(self, texts: list[str]) -> None:
+        while len(texts) in self._above:
+            text, rows = self._above[len(texts)]
+            self._put(texts, self._again(text), rows)
+
+    def _put(self, texts: list[str], text: str, rows: int) -> None:
         if rows > 1 and len(texts) < _MOST_COLUMNS:
-            spanning[len(texts)] = (below, rows - 1)
+            self._above[len(texts)] = (text, rows - 1)
         else:
-            spanning.pop(len(texts), None)
+            self._above.pop(len(texts), None)
         texts.append(text)
 
-    def put_from_above() -> None:
-        while len(texts) in spanning:
-            text, rows = spanning[len(texts)]
-            put(text, text, rows)
-
-    for cell, text in cells:
-        put_from_above()
-        rows = _number(cell.attributes.get("rowspan"), 1) or _MOST_ROWS
-        again = text if len(text) <= _REPEATED_CHARS else ""
-        put(text, again, rows)
-        for _ in range(1, min(_number(cell.attributes.get("colspan"), 1), _MOST_COLUMNS)):
-            put(again, again, rows)
-    put_from_above()
-    return texts
+    def _again(self, text: str) -> str:
+        """Return what stands in another place for a text: itself, as long as a table does not become too long by that."""
+        if len(text) > self._room:
+            return ""
+        self._room -= len(text)
+        return text
 
 
 def _as_table(rows: list[list[str]], *, has_head: bool) -> str:
