@@ -78,25 +78,23 @@ _SAYS_PAGE = re.compile(
     r"|\biss? (?:page|chapter|safhe|safha|sabaq|bab) (?:ka|ki|ke|ko|mein|main|se|par)\b"
 )
 
-_NUMBERS = {
-    word: number
-    for words in (
-        "one two three four five six seven eight nine ten eleven twelve",
-        "i ii iii iv v vi vii viii ix x xi xii",
-        "ایک دو تین چار پانچ چھ سات آٹھ نو دس",
-    )
-    for number, word in enumerate(words.split(), 1)
-}
+
+def _numbered(*languages: str) -> dict[str, int]:
+    """Return the number of each word, which is its place in its language."""
+    return {word: number for words in languages for number, word in enumerate(words.split(), 1)}
+
+
+_NUMBERS = _numbered(
+    "one two three four five six seven eight nine ten eleven twelve",
+    "i ii iii iv v vi vii viii ix x xi xii",
+    "ایک دو تین چار پانچ چھ سات آٹھ نو دس",
+)
 _ORDINALS: dict[str, int | str] = {
-    **{
-        word: number
-        for words in (
-            "first second third fourth fifth sixth seventh eighth ninth tenth",
-            "پہلا دوسرا تیسرا چوتھا پانچواں چھٹا ساتواں آٹھواں",
-            "پہلے دوسرے تیسرے چوتھے پانچویں چھٹے ساتویں آٹھویں",
-        )
-        for number, word in enumerate(words.split(), 1)
-    },
+    **_numbered(
+        "first second third fourth fifth sixth seventh eighth ninth tenth",
+        "پہلا دوسرا تیسرا چوتھا پانچواں چھٹا ساتواں آٹھواں",
+        "پہلے دوسرے تیسرے چوتھے پانچویں چھٹے ساتویں آٹھویں",
+    ),
     **dict.fromkeys(("last", "final", "آخری"), "last"),
     **dict.fromkeys(("next", "اگلا", "اگلے"), "next"),
     **dict.fromkeys(("previous", "پچھلا", "پچھلے"), "previous"),
