@@ -95,15 +95,8 @@ _FRAME = frozenset(
         # Numbers of lines, hidden lines of Rust, and the way back from a footnote.
         *("linenos", "linenodiv", "lineno", "line-numbers", "line-numbers-wrapper", "linenumber", "ln", "lnt"),
         *("hljs-ln-numbers", "gutter", "boring", "footnote-ref", "footnote-reference", "footnote-backref"),
-        *(
-            "footnote-back",
-            "fn-backref",
-            "fn-bracket",
-            "data-footnote-backref",
-            "reversefootnote",
-            "backrefs",
-            "MathJax_Preview",
-        ),
+        *("footnote-back", "fn-backref", "fn-bracket", "data-footnote-backref", "reversefootnote", "backrefs"),
+        "MathJax_Preview",
     }
 )
 _FRAME_IDS = frozenset(
@@ -180,6 +173,12 @@ class Article:
     repeated: tuple[str, ...] = ()
     """The ids of headings that something before them has too, so that no address leads to these headings."""
 
+    @property
+    def said(self) -> dict[str, str]:
+        """What the page says of itself and its site, as far as it does: `language`, `site` and `title`."""
+        said = {"language": self.language, "site": self.site_name, "title": self.full_title}
+        return {name: value for name, value in said.items() if value}
+
 
 def read_article(html: str) -> Article:
     """Return what the page says; its sections are empty if it says nothing. Raises RecursionError if it is nested too deeply."""
@@ -229,9 +228,9 @@ def _links(nodes: Sequence[LexborNode], base: str | None) -> frozenset[str]:
 def _based(base: str | None, href: str) -> str:
     """Return where a link leads in a page that says what its links are relative to."""
     try:
-        if not base or urlsplit(href).scheme or href.startswith("/"):
-            return href if not base or not href.startswith("/") else urljoin(base, href)
-        if urlsplit(base).netloc or base.startswith("/"):
+        if not base or urlsplit(href).scheme:
+            return href
+        if href.startswith("/") or base.startswith("/") or urlsplit(base).netloc:
             return urljoin(base, href)
     except ValueError:
         return href

@@ -55,13 +55,10 @@ _SAMPLE = 50
 """How many addresses a check asks for."""
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_TYPES = _HTML_TYPES | {""}
-_NOT_PAGES = re.compile(
-    r"\.(?:png|jpe?g|gif|svg|webp|avif|ico|css|js|mjs|json|xml|txt|md|pdf|zip|gz|tgz|epub|mp[34]|webm|woff2?|ipynb|py)$",
-    re.IGNORECASE,
-)
+_FILES = "png|jpe?g|gif|svg|webp|avif|ico|pdf|zip|gz|tgz|epub|mp[34]|webm|woff2?"
+_NOT_PAGES = re.compile(rf"\.(?:{_FILES}|css|js|mjs|json|xml|txt|md|ipynb|py)$", re.IGNORECASE)
 _MEDIA = re.compile(
-    r"\.(?:png|jpe?g|gif|svg|webp|avif|ico|bmp|tiff?|heic|woff2?|ttf|otf|eot|zip|gz|tgz|bz2|xz|zst|7z|rar|tar|epub"
-    r"|mp3|ogg|oga|wav|flac|m4a|aac|opus|mp4|m4v|webm|mov|avi|mkv|ogv|pdf)$",
+    rf"\.(?:{_FILES}|bmp|tiff?|heic|ttf|otf|eot|bz2|xz|zst|7z|rar|tar|ogg|oga|wav|flac|m4a|aac|opus|m4v|mov|avi|mkv|ogv)$",
     re.IGNORECASE,
 )
 """What is large and never a page. Of other names that end like a file's, a sitemap knows better: /wiki/Node.js can be a page."""
@@ -289,9 +286,7 @@ class Crawler:
     def _take(self, state: _State, address: str, answer: _Answer, article: Article) -> None:
         place = self.url + answer.url.removeprefix(self.site)
         origin = {**answer.origin, "from": address, "digest": article.digest, "reader": str(READER)}
-        said = {"language": article.language, "site": article.site_name, "title": article.full_title}
-        origin |= {name: value for name, value in said.items() if value}
-        self._pages.add(address, place, article, origin)
+        self._pages.add(address, place, article, origin | article.said)
         links = [link for link in article.links if len(link) < _LINK_CHARS]
         if self._unlisted:
             self._unlisted.add(answer.url, links)

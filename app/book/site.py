@@ -24,7 +24,7 @@ _NO_PAGES = re.compile(r"(?:genindex.*|py-modindex|modindex|domainindex|searchin
 _NO_PAGES_AT_ROOT = frozenset({"404", "print"})
 _NO_PAGES_IF_SHORT = frozenset({"404", "search"})
 _SHORT_CHARS = 400
-"""A page called `search` with no more text than this is the one that searches the site."""
+"""A page of these names with no more text than this is the one that searches the site, or says that there is none."""
 _NO_FOLDERS = frozenset(
     {
         *("_static", "_sources", "_modules", "_images", "_downloads", "_assets", "_app", "_next", "_nuxt", "_astro"),
@@ -130,21 +130,23 @@ class Pages:
         title = next(iter(site_names), None)
         return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title, faults=dead)
 
+    def _said(self) -> list[Mapping[str, str]]:
+        """Return what each page says of itself and its site, those that have not changed included."""
+        return [*(page.article.said for page in self.read), *(origin for _, origin in self.kept.values())]
+
     def _site_names(self) -> list[str]:
         """Return what the site calls itself, first what most pages do: by its own word, or as what many of their titles share."""
-        said = [page.article.site_name for page in self.read] + [origin.get("site") for _, origin in self.kept.values()]
-        titles = [page.article.full_title for page in self.read]
-        titles += [origin.get("title", "") for _, origin in self.kept.values()]
-        parts = Counter(part for title in titles for part in set(_TITLE_SEPARATOR.split(title)[::2]) if part)
-        common = [part for part, count in parts.most_common() if count > 1 and count > len(titles) / 3]
-        names = Counter(name for name in said if name)
+        said = self._said()
+        parts = Counter(
+            part for page in said for part in set(_TITLE_SEPARATOR.split(page.get("title", ""))[::2]) if part
+        )
+        common = [part for part, count in parts.most_common() if count > 1 and count > len(said) / 3]
+        names = Counter(page["site"] for page in said if "site" in page)
         return list(dict.fromkeys([*(name for name, _ in names.most_common()), *common]))
 
     def _language(self) -> str | None:
-        """Return the language that most pages say they are in, those that have not changed included."""
-        said = [page.article.language for page in self.read]
-        said += [origin.get("language") for _, origin in self.kept.values()]
-        languages = Counter(language for language in said if language)
+        """Return the language that most pages say they are in."""
+        languages = Counter(page["language"] for page in self._said() if "language" in page)
         return languages.most_common(1)[0][0].replace("_", "-") if languages else None
 
     def _place(self, name: str) -> int:
@@ -366,8 +368,8 @@ def _own_title(full_title: str, site_names: Collection[str]) -> str | None:
         del parts[-2:]
     while len(parts) > 1 and parts[0] in site_names:
         del parts[:2]
-    own = "".join(parts) if "".join(parts) != full_title else parts[0]
-    return own or None
+    own = "".join(parts)
+    return (parts[0] if own == full_title else own) or None
 
 
 def _last_part(address: str) -> str:
