@@ -1,6 +1,5 @@
 """Reading pages in a process of its own, since no parser can promise that a page takes little time and memory."""
 
-import importlib
 import pickle
 import subprocess
 import sys
@@ -75,12 +74,16 @@ class Apart:
         return result  # type: ignore[no-any-return]  # It is what the function returned.
 
     def _start(self) -> subprocess.Popen[bytes]:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import answer_calls; answer_calls({self._seconds})"
+        # What reads pages is imported before the first call, since that is no part of a page's time.
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; import app.book.site; "
+            f"from {__name__} import answer_calls; answer_calls({self._seconds})"
+        )
         # Ctrl-C is for this process alone, which then ends the other one.
         self._process = subprocess.Popen(  # noqa: S603  # Its arguments are ours.
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
-        self._exchange(self._process, (_prepare, ()), _START_SECONDS)
+        self._exchange(self._process, (bool, ()), _START_SECONDS)
         return self._process
 
     @staticmethod
@@ -104,11 +107,6 @@ class Apart:
             process.kill()
             with suppress(OSError):  # What was not sent yet cannot be sent any more.
                 process.communicate()
-
-
-def _prepare() -> None:
-    """Import what reads pages, which is no part of a page's time."""
-    importlib.import_module("app.book.site")
 
 
 def answer_calls(seconds: int) -> None:
