@@ -1,8 +1,8 @@
 """The connections of clients: what each may send and hold, and for how long.
 
-The lifespan gives this protocol to uvicorn. uvicorn's own one bounds the size of headers, and waits for as long as a client takes,
-both for the rest of a request and for a response to be read. It closes an idle connection after five seconds, when a proxy may be
-sending a question into it.
+The lifespan gives this protocol to uvicorn. uvicorn's own one waits for as long as a client takes, both for the rest of a request and
+for a response to be read, and takes headers of any size. It closes an idle connection after five seconds, when a proxy may be sending
+a question into it.
 """
 
 import asyncio
@@ -10,9 +10,8 @@ import signal
 from collections.abc import Callable
 from typing import Any, cast, override
 
-import h11
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import invalid_request
 
@@ -30,27 +29,12 @@ LINGER_SECONDS = 5.0
 """How long the rest of a refused request is thrown away, so that its client comes to read the refusal."""
 MOST_PIECES = 1_000
 """In how many pieces a body may come: to read a piece takes as long whatever its size."""
+MOST_OVERHEAD_BYTES = 32_768
+"""How long all of a request may be that is not its body: its headers, and what stands between the pieces."""
+MOST_WAITING = 16
+"""How many requests a client may send ahead, before the first of them is answered."""
 
-
-class _Parser(h11.Connection):
-    """h11's parser, which refuses a body in too many pieces."""
-
-    _pieces = 0
-
-    @override
-    def next_event(self) -> Any:
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._pieces = 0
-        elif isinstance(event, h11.Data):
-            self._pieces += 1
-            if self._pieces > MOST_PIECES:
-                raise h11.RemoteProtocolError("too many pieces")
-        return event
-
-    @property
-    def is_request_complete(self) -> bool:
-        return self.their_state not in {h11.IDLE, h11.SEND_BODY}
+_INVALID = "Invalid HTTP request received."
 
 
 class _Transport:
@@ -64,8 +48,8 @@ class _Transport:
         return getattr(self._transport, name)
 
 
-class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol on h11, for clients that are slow, silent or hostile.
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol on httptools, for clients that are slow, silent or hostile.
 
     A request that is not there in time, and a response that nobody reads, end the connection. What follows a refused request
     on its connection is thrown away unread.
@@ -73,7 +57,11 @@ class BoundedProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn: _Parser = _Parser(h11.SERVER)
+        self._running: RequestResponseCycle | None = None
+        self._has_arrived = False
+        self._pieces = 0
+        self._overhead = 0
+        self._is_refused = False
         self._is_lingering = False
         self._is_draining = False
         self._arriving: asyncio.TimerHandle | None = None
@@ -92,18 +80,81 @@ class BoundedProtocol(H11Protocol):
         for timer in (self._arriving, self._unread, self._lingering):
             if timer:
                 timer.cancel()
+        if self._running:  # uvicorn would tell the request that came last.
+            self.cycle = self._running
         super().connection_lost(exc)
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._is_lingering:
-            return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            while data and not (self._is_refused or self._is_lingering):
+                data = self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse()
         self._await_request()
 
+    def _parse(self, data: bytes) -> bytes:
+        """Parse the data, and return what is to be parsed yet."""
+        self._overhead += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser leaves the body to the other protocol that the client asks for, and there is none.
+            headers = [header for header in self.headers if header[0] != b"upgrade"]
+            first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            self.parser = httptools.HttpRequestParser(self)
+            self._overhead = 0
+            return b"".join([first, *map(_line, headers), b"\r\n", data[upgrade.args[0] :]])
+        if self._overhead > MOST_OVERHEAD_BYTES:
+            raise httptools.HttpParserError
+        return b""
+
     @override
-    def handle_events(self) -> None:
-        super().handle_events()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._has_arrived = False
+        self._pieces = 0
+
+    @override
+    def on_headers_complete(self) -> None:
+        method = self.parser.get_method()
+        if self.parser.should_upgrade() and method != b"CONNECT":
+            return
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if (
+            method == b"CONNECT"
+            or version not in {"1.0", "1.1"}
+            or hosts > 1
+            or (version == "1.1" and not hosts)
+            or size > MOST_OVERHEAD_BYTES
+            or len(self.pipeline) >= MOST_WAITING
+        ):
+            raise httptools.HttpParserError
+        super().on_headers_complete()
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body)
+        self._pieces += 1
+        if self._pieces > MOST_PIECES:
+            raise httptools.HttpParserError
+        super().on_body(body)
+
+    @override
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._has_arrived = True
+        self._overhead = 0
+        super().on_message_complete()
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
         if self._is_draining:
             self._announce_end()
 
@@ -115,23 +166,24 @@ class BoundedProtocol(H11Protocol):
         self._is_draining = True
         self.timeout_keep_alive = DRAIN_SECONDS
         self._announce_end()
-        if self._current_cycle is None or self._current_cycle.response_complete:
+        if self._running is None or self._running.response_complete:
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(DRAIN_SECONDS, self.timeout_keep_alive_handler)
 
-    @property
-    def _current_cycle(self) -> RequestResponseCycle | None:
-        return self.cycle  # Its declared type leaves out that there is none before the first request.
-
     def _announce_end(self) -> None:
         """Have the response say that it is the last: else a proxy could send its next question into a connection that closes."""
-        cycle = self._current_cycle
-        if cycle is not None and not cycle.response_started:
-            cycle.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
+        if self._running and not self._running.response_started:
+            self._running.keep_alive = False
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request that has arrived is being answered."""
+        running = self._running
+        return running is not None and not running.response_complete and not running.more_body
 
     def _await_request(self) -> None:
         """Have the connection end if a request has begun and does not arrive."""
-        if self.conn.is_request_complete or self._is_lingering:
+        if self._has_arrived or self._is_answering or self._is_lingering:
             if self._arriving:
                 self._arriving.cancel()
                 self._arriving = None
@@ -139,49 +191,46 @@ class BoundedProtocol(H11Protocol):
             self._arriving = asyncio.get_running_loop().call_later(REQUEST_SECONDS, self.transport.abort)
 
     @override
-    def _should_upgrade(self) -> bool:
-        return False  # There is nothing to upgrade to, and uvicorn would log advice each time.
-
-    @override
     def on_response_complete(self) -> None:
         if self._is_lingering:
             return
-        is_refused = not self.conn.is_request_complete
+        has_arrived = self._running is None or not self._running.more_body
+        if self._is_refused and not self.pipeline:
+            self._send_refusal()
+            return
         super().on_response_complete()
-        if is_refused:
+        if not has_arrived:
             self._linger()
-        elif (
-            self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
-        ):  # The next request has begun already.
-            self._await_request()
+        self._await_request()
 
-    @override
-    def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state is h11.SEND_BODY:  # A response is under way, and cannot be taken back.
+    def _refuse(self) -> None:
+        """Refuse what was parsed last, after the responses to the requests before it."""
+        self.logger.warning(_INVALID)
+        self._is_refused = True
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()
+        if not self._is_answering:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        awaited = self._running if self._running and not self._running.response_complete else None
+        if awaited and awaited.response_started:  # It cannot be taken back.
             self.transport.abort()
             return
-        is_awaited = self.conn.our_state is h11.SEND_RESPONSE
-        if (is_awaited or self.conn.our_state is h11.IDLE) and not self.transport.is_closing():
-            response = invalid_request("request", msg)
-            has_body = not (is_awaited and self.scope["method"] == "HEAD")
-            for event in (
-                h11.Response(
-                    status_code=response.status_code,
-                    headers=[*response.raw_headers, (b"connection", b"close")],
-                    reason=b"Bad Request",
-                ),
-                h11.Data(data=bytes(response.body) if has_body else b""),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event))
-        if is_awaited:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if not self.transport.is_closing():
+            response = invalid_request("request", _INVALID)
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            has_body = awaited is None or awaited.scope["method"] != "HEAD"
+            body = bytes(response.body) if has_body else b""
+            self.transport.write(b"".join([STATUS_LINE[400], *map(_line, headers), b"\r\n", body]))
+        if awaited:
+            awaited.disconnected = True
+            awaited.message_event.set()
         self._linger()
 
     def _end(self) -> None:
         """Close the connection when what was written has been read."""
-        if self.conn.is_request_complete or self.transport.is_closing():
+        if (self._has_arrived and not self._is_refused) or self.transport.is_closing():
             self._close()
             if self._unread is None and self.transport.get_write_buffer_size():
                 self._watch_reader()
@@ -220,6 +269,10 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._watch_reader, size)
+
+
+def _line(header: tuple[bytes, bytes]) -> bytes:
+    return b"%s: %s\r\n" % header
 
 
 def uvicorn_server() -> Any | None:

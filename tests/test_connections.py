@@ -140,7 +140,19 @@ async def test_a_body_in_too_many_pieces_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "request_line", ["GET / HTTP/9", "GET /", "\0", "GET / HTTP/1.1\r\nHost: x\r\nX: " + "y" * 100_000, "POST"]
+    "request_line",
+    [
+        "GET / HTTP/9",
+        "GET / HTTP/2.0\r\nHost: x",
+        "GET /",
+        "\0",
+        "GET / HTTP/1.1",
+        "GET / HTTP/1.1\r\nHost: x\r\nHost: y",
+        "CONNECT x:443 HTTP/1.1\r\nHost: x",
+        "GET / HTTP/1.1\r\nHost: x\r\nX: " + "y" * 100_000,
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        "POST",
+    ],
 )
 async def test_what_is_no_request_gets_an_error_body_and_the_end(request_line: str) -> None:
     async with serving(ECHO) as connect:
@@ -196,14 +208,73 @@ async def test_a_body_that_cannot_be_parsed_is_refused_without_a_trace(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_client_that_wants_another_protocol_gets_this_one(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+async def test_a_client_that_wants_another_protocol_gets_this_one(
+    protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(ECHO, text_of(2)) as connect:
+        client = await connect()
+        head = f"HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {protocol}\r\n"
+        await client.send(
+            f"POST / {head}Content-Length: 1\r\n\r\nx",
+            f"GET / {head}\r\n" + f"POST / {head}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+            "2\r\nxx\r\n",
+            END,
+        )
+
+        assert [await client.response() for _ in range(3)] == [(200, b"1"), (200, b"xx"), (200, b"3")]
+    assert "upgrade" not in caplog.text
+
+
+async def test_requests_that_are_sent_ahead_are_answered_in_their_order() -> None:
     async with serving(ECHO) as connect:
         client = await connect()
-        upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n"
-        await client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{upgrade}Content-Length: 1\r\n\r\nx")
+        count = connections.MOST_WAITING + 1
+        await client.send(
+            "".join(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {n}\r\n\r\n" + "x" * n for n in range(count))
+        )
+
+        assert [await client.response() for _ in range(count)] == [(200, b"%d" % n) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "POST / HTTP/9\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" * 1_000,
+    ],
+    ids=["no request", "no body", "too many"],
+)
+async def test_what_was_sent_before_a_refused_request_is_answered_first(refused: str) -> None:
+    async with serving(ECHO) as connect:
+        client = await connect()
+        await client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" + refused)
 
         assert await client.response() == (200, b"1")
-    assert "upgrade" not in caplog.text
+        while (response := await client.response())[0] == 200:
+            assert response == (200, b"0")
+        assert response[0] == 400
+        assert await client.is_ended()
+
+
+async def test_who_is_gone_is_noticed_by_the_request_that_is_being_answered() -> None:
+    began, gone = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: Request) -> Response:
+        await request.body()
+        began.set()
+        assert (await request.receive())["type"] == "http.disconnect"
+        gone.set()
+        return Response()
+
+    async with serving(Route("/", wait)) as connect:
+        client = await connect()
+        await client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await began.wait()
+            client.writer.transport.abort()
+            await gone.wait()
 
 
 async def test_what_cannot_be_parsed_ends_a_response_that_is_under_way() -> None:
@@ -283,10 +354,20 @@ async def test_a_request_that_does_not_arrive_ends_its_connection(
         assert await client.is_ended()
 
 
-async def test_headers_without_an_end_are_refused() -> None:
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "POST /",
+        "POST / HTTP/1.1\r\nHost: x\r\nX-Long: ",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Long: ",
+    ],
+    ids=["path", "header", "extension", "trailer"],
+)
+async def test_what_belongs_to_a_request_beside_its_body_is_bounded(beginning: str) -> None:
     async with serving(ECHO) as connect:
         client = await connect()
-        await client.send("POST / HTTP/1.1\r\nHost: x\r\nX-Long: " + "x" * 16_384)
+        await client.send(beginning, "x" * connections.MOST_OVERHEAD_BYTES)
 
         status, _ = await client.response()
         assert status == 400
@@ -309,17 +390,20 @@ async def test_a_client_that_sends_a_little_from_time_to_time_has_no_longer(monk
 
 
 async def test_a_request_that_has_arrived_takes_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", SILENT)
-
     async def answer_slowly(request: Request) -> Response:
         await request.body()
         await asyncio.sleep(3 * SILENT)
+        monkeypatch.setattr(connections, "REQUEST_SECONDS", PATIENCE_SECONDS)  # For the rest of the next one.
         return PlainTextResponse("at last")
 
-    async with serving(Route("/", answer_slowly, methods=["POST"]), Route("/echo", echo, methods=["POST"])) as connect:
+    async with serving(Route("/", answer_slowly, methods=["POST"])) as connect:
         client = await connect()
-        for _ in range(2):
-            await client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
+        for next_one in ("", request[:4], request[:-1]):
+            monkeypatch.setattr(connections, "REQUEST_SECONDS", SILENT)
+            await client.send(request, next_one)
+            assert await client.response() == (200, b"at last")
+            await client.send(request[len(next_one) :])
             assert await client.response() == (200, b"at last")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h11
 import pytest
 import sqlalchemy.util
 import uvicorn
@@ -20,7 +19,8 @@ from sqlalchemy.pool import Pool
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import StreamingResponse
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.connections import BoundedProtocol
 from app.pool import ConnectionPool
@@ -54,37 +54,58 @@ USES = [
     Use(
         "app/connections.py",
         "uvicorn",
-        lambda: H11Protocol,
-        ("_should_upgrade", "_unset_keepalive_if_required", "on_response_complete", "send_400_response"),
+        lambda: HttpToolsProtocol,
+        (
+            "_start_asgi_task",
+            "_unset_keepalive_if_required",
+            "on_body",
+            "on_headers_complete",
+            "on_message_begin",
+            "on_message_complete",
+            "on_response_complete",
+        ),
         "methods of its HTTP protocol, which the service's own one overrides or calls",
     ),
     Use(
         "app/connections.py",
         "uvicorn",
         _protocol,
-        ("conn", "cycle", "flow", "scope", "timeout_keep_alive_task", "transport"),
+        ("cycle", "flow", "headers", "parser", "pipeline", "timeout_keep_alive_task", "transport"),
         "the state of a connection, and its parser",
     ),
     Use(
         "app/connections.py",
         "uvicorn",
         lambda: inspect.getsource(RequestResponseCycle),
-        ("self.disconnected = ", "self.message_event = "),
-        "how the running request is told that its client is gone",
+        (
+            "self.disconnected = ",
+            "self.keep_alive = ",
+            "self.message_event = ",
+            "self.more_body = ",
+            "self.response_complete = ",
+            "self.response_started = ",
+            "self.scope = ",
+        ),
+        "how far a running request is, and how it is told that its client is gone",
     ),
     Use(
         "app/connections.py",
         "uvicorn",
-        lambda: inspect.getsource(H11Protocol),
-        ("self._should_upgrade()", "self.send_400_response(", "on_response=self.on_response_complete"),
-        "calls of the methods that the service overrides",
+        lambda: inspect.getsource(HttpToolsProtocol),
+        (
+            "self.url = ",
+            "self._start_asgi_task(",
+            "on_response=self.on_response_complete",
+            "self.pipeline.appendleft((",
+        ),
+        "the path of a request, calls of the methods that the service overrides, and the order of the requests that wait",
     ),
     Use(
         "app/connections.py",
-        "h11",
-        lambda: h11.Connection(h11.SERVER),
-        ("our_state", "their_state", "trailing_data", "next_event"),
-        "the parser's state",
+        "uvicorn",
+        lambda: httptools_impl,
+        ("STATUS_LINE",),
+        "the first line of a response",
     ),
     Use(
         "app/turns.py",
