@@ -19,6 +19,8 @@ from tests.patience import PATIENCE_SECONDS
 
 _UNTIL_STDIN_ENDS = '"$@" & server=$!; read -r _; kill -QUIT $server; wait $server'
 """Runs a server until whoever holds the other end of the pipe closes it, or is gone."""
+_REMOVE_AFTER_STDIN = 'exec 3<&0; { read -r _ <&3; rm -rf "$1" || { sleep 1; rm -rf "$1"; }; } &'
+"""Removes a folder then. A server that is still being stopped may write once more."""
 
 
 class PostgresServer:
@@ -138,11 +140,31 @@ class OwnPostgresServer(PostgresServer):
 
 
 @contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a temporary folder; another process removes it, since that takes seconds, and even if this one is killed."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    folder.chmod(0o755)
+    reading, writing = os.pipe()
+    subprocess.run(
+        ["sh", "-c", _REMOVE_AFTER_STDIN, "sh", folder],
+        check=True,
+        stdin=reading,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(reading)
+    try:
+        yield folder
+    finally:
+        os.close(writing)
+
+
+@contextmanager
 def postgres_server(port: int | None = None) -> Iterator[OwnPostgresServer]:
     """Run a new server until the block ends, on a free port unless one is given."""
-    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        server = OwnPostgresServer(Path(folder), port or free_port())
+    with _folder() as folder:
+        server = OwnPostgresServer(folder, port or free_port())
         server.start()
         try:
             yield server
