@@ -154,7 +154,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, _without_chunks(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
         if self._is_draining:
             self._announce_end()
 
@@ -269,6 +269,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._watch_reader, size)
+
+
+def _without_chunks(app: Any, cycle: RequestResponseCycle) -> Any:
+    """Return the application for a client of HTTP/1.0, which knows no chunks: its response ends with the connection."""
+    cycle.chunked_encoding = False
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        async def send_as_it_is(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_as_it_is)
+
+    return answer
 
 
 def _line(header: tuple[bytes, bytes]) -> bytes:

@@ -226,6 +226,26 @@ async def test_a_client_that_wants_another_protocol_gets_this_one(
     assert "upgrade" not in caplog.text
 
 
+async def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection() -> None:
+    async def answer() -> AsyncIterator[bytes]:
+        yield b"beginning"
+        yield b"end"
+
+    async def stream(_request: Request) -> Response:
+        return StreamingResponse(answer())
+
+    async with serving(Route("/", stream), text_of(3, "/text")) as connect:
+        for path, body in (("/", b"beginningend"), ("/text", b"xxx")):
+            for headers in ("", "Connection: keep-alive\r\n"):
+                client = await connect()
+                await client.send(f"GET {path} HTTP/1.0\r\n{headers}\r\n")
+                head, _, response = (await client.reader.read()).partition(b"\r\n\r\n")
+
+                assert b"transfer-encoding" not in head
+                assert b"connection: close" in head
+                assert response == body
+
+
 async def test_requests_that_are_sent_ahead_are_answered_in_their_order() -> None:
     async with serving(ECHO) as connect:
         client = await connect()
@@ -407,11 +427,11 @@ async def test_a_request_that_has_arrived_takes_as_long_as_it_takes(monkeypatch:
             assert await client.response() == (200, b"at last")
 
 
-def text_of(size: int) -> Route:
+def text_of(size: int, path: str = "/") -> Route:
     async def answer(_request: Request) -> Response:
         return PlainTextResponse("x" * size)
 
-    return Route("/", answer)
+    return Route(path, answer)
 
 
 @pytest.mark.parametrize("connection", ["", "Connection: close\r\n"], ids=["kept", "closed"])

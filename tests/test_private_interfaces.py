@@ -78,7 +78,9 @@ USES = [
         "uvicorn",
         lambda: inspect.getsource(RequestResponseCycle),
         (
+            "self.chunked_encoding = ",
             "self.disconnected = ",
+            "self.expected_content_length = ",
             "self.keep_alive = ",
             "self.message_event = ",
             "self.more_body = ",
