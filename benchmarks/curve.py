@@ -1,7 +1,8 @@
 """How a search grows with the library, beside plain pgvector: `uv run --group benchmarks python -m benchmarks.curve`.
 
-It measures 500, 5,000 and 50,000 chunks, and with `--large` 500,000 too, which takes 9 GB of the temporary folder and forty minutes. Before
-that it compares turns in a library of 24 books with turns in one of a single book. Every other figure is one of the same moment:
+It measures 500, 5,000 and 50,000 chunks, and with `--large` 500,000 too, which takes 9 GB of the temporary folder and forty minutes;
+a million, twice of both, are measured if they are named (`1000000`). Before that it compares turns in a library of 24 books with turns
+in one of a single book. Every other figure is one of the same moment:
 the ways of searching take turns with each question, so that other work on the machine slows all of them.
 """
 
@@ -31,7 +32,13 @@ from benchmarks.servers import model_server, serving
 from tests.conftest import migrate
 from tests.postgres import PostgresServer, postgres_server
 
-LIBRARIES = {500: [500], 5_000: [5_000], 50_000: [30_000, *[1_000] * 20], 500_000: [30_000, *[1_000] * 470]}
+LIBRARIES = {
+    500: [500],
+    5_000: [5_000],
+    50_000: [30_000, *[1_000] * 20],
+    500_000: [30_000, *[1_000] * 470],
+    1_000_000: [30_000, *[1_000] * 970],
+}
 """The chunks of each book of the libraries that are measured, by how many they are together."""
 QUESTIONS = 40
 WARM = 10

@@ -24,6 +24,8 @@ WORDS = [f"word{number}" for number in range(8_000)]
 _WEIGHTS = list(accumulate(1 / (rank + 30) for rank in range(len(WORDS))))
 """How frequent words are in a language, without those that the search leaves out: the first is in every second chunk."""
 _BATCH = 500
+_INDEXED_KB = 5
+"""What an embedding takes in the index, and a little more."""
 
 _COLUMNS = ("id", "source", "title", "position", "content", "embedding", "metadata", "created_at", "book_id", "page")
 _INDEX_WORDS = text("""
@@ -57,8 +59,9 @@ async def store_library(dsn: Dsn, books: Sequence[int]) -> None:
                 await finishing.execute(_INDEX_WORDS, {"book": key})
                 await finish_book(finishing, key, title=None, locale="en", pages=[])
         await connection.execute("VACUUM ANALYZE")
-        # As docs/book.md advises for a large library.
-        await connection.execute(f"ALTER DATABASE {dsn.url.database} SET maintenance_work_mem = '2GB'")
+        # As docs/book.md advises for a large library: as much as the index will have.
+        memory = max(64, sum(books) * _INDEXED_KB // 1_000)
+        await connection.execute(f"ALTER DATABASE {dsn.url.database} SET maintenance_work_mem = '{memory}MB'")
         indexing = await index_embeddings(engine)
         assert indexing.failure is None, indexing.failure
     finally:
