@@ -2,15 +2,22 @@
 
 import asyncio
 import re
+import socket
+import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import make_url
 
 from app import dsn
 from app.database import VERSION_TABLE, Database
+from app.doctor.server import _is_near, unreachable
+from app.errors import DatabaseError
+from app.models import utc_now
 from app.pause import begin_pause
 from tests.books import LEGS, WHEELS, replace_book
 from tests.conftest import API_KEY, PASSWORD, AdminCommand, migrate, query
@@ -302,16 +309,73 @@ async def test_a_book_whose_pages_may_not_ask_is_a_fault(examine: Examine, url: 
     assert [ORIGIN in line for line in faults(lines)] == [True]
 
 
-async def test_a_database_that_is_far_away_is_advice(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_is_far_away_public_and_of_another_time_is_advice(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def take_long(_connection: object) -> float:
         return 0.05
 
     monkeypatch.setattr("app.doctor.server._round_trip", take_long)
+    monkeypatch.setattr("app.doctor.server._is_near", lambda _host: False)
+    monkeypatch.setattr("app.doctor.server.utc_now", lambda: utc_now() + timedelta(hours=1))
 
-    status, lines = await examine()
+    status, lines = await examine(RATE_LIMIT="20/minute", CORS_ORIGINS="*")
 
     assert status == 0
-    assert any("A round trip takes 50.0 ms, and a turn waits for three." in line for line in advice(lines))
+    for said in (
+        "A round trip takes 50.0 ms, and a turn waits for three.",
+        "The connection is not encrypted. Add ?sslmode=require to DATABASE_URL.",
+        "Its clock and this one's differ by 3600 s. Set them by NTP",
+        "CORS_ORIGINS is *, so any website may ask at your cost. Name your own.",
+    ):
+        assert any(said in line for line in advice(lines)), said
+    assert any("RATE_LIMIT_STORAGE makes Redis count for all" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_near"),
+    [
+        *(("/cloudsql/project", True), ("localhost", True), ("postgres", True), ("db.railway.internal", True)),
+        *(("10.0.0.7", True), ("::1", True), ("8.8.8.8", False), ("db.example.org", False)),
+    ],
+)
+def test_a_private_network_needs_no_encryption(host: str, *, is_near: bool) -> None:
+    assert _is_near(host) is is_near
+
+
+async def test_a_server_that_only_reads_is_a_fault(examine: Examine, url: str) -> None:
+    reading = make_url(url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+
+    status, lines = await examine(DATABASE_URL=reading.render_as_string(hide_password=False), CORS_ORIGINS="")
+
+    assert status == 1
+    assert [line.split(maxsplit=2)[2] for line in faults(lines)] == [
+        "This server only reads. Set DATABASE_URL to the primary one."
+    ]
+    assert any("CORS_ORIGINS is not set" in line for line in advice(lines))
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (TimeoutError(), "db.example.org does not answer. Allow connections from here in its firewall"),
+        (ConnectionRefusedError(), "Nothing answers at db.example.org. Correct host and port in DATABASE_URL"),
+        (socket.gaierror(), "There is no host db.example.org. Correct it in DATABASE_URL."),
+        (ssl.SSLError("wrong version"), "wrong version',). Correct sslmode or sslrootcert in DATABASE_URL."),
+        (asyncpg.InvalidPasswordError("no"), "refuses the user or the password: no. Copy DATABASE_URL again"),
+        (asyncpg.InvalidCatalogNameError("no"), "has no such database: no. Correct the last part of DATABASE_URL"),
+        (asyncpg.TooManyConnectionsError("no"), "has no connection left: no. Lower DATABASE_POOL_SIZE"),
+        (asyncpg.DiskFullError("no"), "db.example.org cannot be used: no"),
+    ],
+    ids=repr,
+)
+def test_each_way_in_which_a_database_cannot_be_reached_has_its_remedy(error: Exception, remedy: str) -> None:
+    parsed = dsn.parse("postgresql://reader@db.example.org/book")
+    failed = DatabaseError()
+    failed.__cause__ = error
+
+    for each in (error, failed):
+        assert remedy in unreachable(each, parsed)
 
 
 async def test_what_is_no_fault_is_advice(examine: Examine, url: str, model_server: FakeOpenAI) -> None:
@@ -388,15 +452,20 @@ async def test_a_model_that_does_not_answer_is_a_fault(examine: Examine, model_s
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
-    [("sqlite://", 1), ("sqlite:///absent/chat.db", 1), ("sqlite:///new.db", 0)],
+    ("path", "status", "said"),
+    [
+        ("sqlite://", 1, "all conversations are lost with the process. Set DATABASE_URL."),
+        ("sqlite:///absent/chat.db", 1, "absent/chat.db cannot be written. Create its folder"),
+        ("sqlite:///new.db", 0, "for one machine whose disk stays. Otherwise set DATABASE_URL to a PostgreSQL."),
+    ],
 )
 async def test_an_embedded_database_is_looked_at_and_never_made(
-    examine: Examine, tmp_path: Path, path: str, status: int
+    examine: Examine, tmp_path: Path, path: str, status: int, said: str
 ) -> None:
     found, lines = await examine(DATABASE_URL=path)
 
     assert found == status, lines
+    assert any(said in line for line in lines), lines
     assert [*await asyncio.to_thread(tmp_path.iterdir)] == []
 
 
