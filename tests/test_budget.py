@@ -13,7 +13,7 @@ from sqlmodel import col, select
 
 from app.models import TokenUsage, utc_now
 from tests.conftest import Serve, Service, eventually
-from tests.fake_openai import FakeOpenAI, completion, json_body, stream
+from tests.fake_openai import FakeOpenAI, completion, failure, json_body, stream
 from tests.kept import with_own_connections
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS
@@ -167,14 +167,31 @@ async def test_without_a_budget_nothing_is_counted(service: Service, model_serve
 
 
 @on_one_database
-async def test_a_table_that_is_locked_holds_up_one_turn_for_a_moment(
+async def test_a_database_that_does_not_count_is_left_alone_for_a_while(serve: Serve, model_server: FakeOpenAI) -> None:
+    service = await serve(DAILY_TOKEN_BUDGET="1000000")
+    model_server.enqueue(*[failure(500)] * 2)  # They cost nothing, so that nothing is to be written.
+    async with service.tables.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE token_usage RENAME TO away"))
+    try:
+        for _ in range(2):
+            await service.chat()
+    finally:
+        async with service.tables.engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO token_usage"))
+
+    assert len(service.log("budget.unrecorded")) == 1
+
+
+@on_one_database
+async def test_tables_that_are_locked_hold_up_a_turn_for_a_moment(
     serve: Serve, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.budget._FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("app.pause._WAIT_SECONDS", 0.1)
     monkeypatch.setattr("app.database.COMMAND_TIMEOUT_SECONDS", 300)  # What waits for the table itself waits this long.
     service = await serve(DATABASE_URL=with_own_connections(database_url), DAILY_TOKEN_BUDGET="1000000")
     async with service.tables.engine.connect() as locking:
-        await locking.execute(text("LOCK TABLE token_usage IN ACCESS EXCLUSIVE MODE"))
+        await locking.execute(text("LOCK TABLE token_usage, pauses IN ACCESS EXCLUSIVE MODE"))
 
         async with asyncio.timeout(PATIENCE_SECONDS):
             answers = [

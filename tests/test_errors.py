@@ -17,7 +17,7 @@ from sqlalchemy import text
 from app.config import Settings
 from app.models import MessageRole
 from app.retrieval import retrieve_nothing
-from tests.conftest import ORIGIN, PlugIn, Serve, Service, Tables
+from tests.conftest import ORIGIN, PlugIn, Serve, Service, Tables, eventually
 from tests.fake_openai import (
     FakeOpenAI,
     Reply,
@@ -562,6 +562,7 @@ async def test_a_database_that_cannot_be_reached_is_a_database_error(
     assert response.status_code == 500
     assert response.json() == error_body(response, "database_error")
     assert "ConnectionRefusedError" in error_record(service, "database.error", response)["traceback"]
+    await eventually(lambda: service.logged("database.unchecked"))
 
 
 @on_postgresql
@@ -637,6 +638,23 @@ async def test_a_reply_that_cannot_be_stored_is_not_given_and_the_question_remai
     assert MARK not in response.text
     error_record(service, "database.error", response)
     assert await stored(service.tables) == [(MessageRole.user, "What is a robot?")]
+
+
+async def test_a_model_that_fails_while_the_database_is_away_is_an_openai_error_all_the_same(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    fail = asyncio.Event()
+    model_server.enqueue(held(fail, failure(500)))
+
+    asking = asyncio.create_task(service.chat("What is a robot?"))
+    await model_server.wait_for_requests(1)
+    await eventually(lambda: service.has_recorded("What is a robot?"))
+    async with without_messages_table(service.tables):
+        fail.set()
+        response = await asking
+
+    assert response.json() == error_body(response, "openai_error")
+    error_record(service, "openai.error", response)
 
 
 @pytest.fixture

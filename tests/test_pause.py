@@ -101,8 +101,9 @@ async def test_the_rest_of_a_paused_service_goes_on(
 
 @on_one_database
 async def test_a_question_that_was_recorded_before_the_pause_was_heard_of_is_answered_after_it(
-    service: Service, model_server: FakeOpenAI, admin_command: AdminCommand
+    serve: Serve, model_server: FakeOpenAI, admin_command: AdminCommand
 ) -> None:
+    service = await serve(RATE_LIMIT="2/day")
     key, session_id = str(uuid.uuid4()), (await service.chat()).json()["session_id"]
     await admin_command("pause")
 
@@ -110,7 +111,7 @@ async def test_a_question_that_was_recorded_before_the_pause_was_heard_of_is_ans
     await admin_command("resume")
     answered = await ask(service, key, session_id=session_id)
 
-    assert (refused.status_code, answered.status_code) == (503, 200)
+    assert (refused.status_code, answered.status_code) == (503, 200)  # What the pause refused is not counted.
     assert [m.content for m in await service.tables.messages()][2:] == ["Why?", "Answer 2 to: Why?"]
 
 
