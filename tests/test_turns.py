@@ -416,6 +416,25 @@ async def test_a_turn_outlives_its_caller() -> None:
     assert ended == ["An answer"]
 
 
+async def test_a_turn_that_cannot_clear_up_is_cut_off_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.turns.CLEARING_UP_SECONDS", 0)
+    turns, never = Turns(limit=1, grace_seconds=0), asyncio.Event()
+
+    async def turn() -> None:
+        try:
+            await never.wait()
+        finally:
+            await never.wait()
+
+    task = turns.start(turn())
+    await asyncio.sleep(0)
+    await turns.close()
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(OverloadedError):
+            await task
+
+
 async def no_message() -> AsgiMessage:
     raise AssertionError
 
