@@ -15,9 +15,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
 from app.book import embeddings as module
+from app.book.chunks import Chunk
 from app.book.embeddings import Embedder
 from app.book.ingest import LOCK, IngestError, Report, ingest, remove
-from app.book.tree import read_book
+from app.book.tree import Book, read_book
 from app.commands import CommandSettings
 from app.config import Settings
 from app.database import Database
@@ -448,6 +449,26 @@ async def test_a_failure_of_the_database_leaves_the_book_as_it_was(
     library.embedded()
     await library.ingest({"legs.md": BOOK["legs.md"]})
     assert library.embedded() == []
+
+
+async def test_sqlite_forgets_the_words_of_what_is_gone(migrated_sqlite_url: str) -> None:
+    parsed = dsn.parse(migrated_sqlite_url)
+    chunks = [Chunk(f"{URL}arms#{name}", f"{URL}arms", "Arms", at, name) for at, name in enumerate(("hand", "elbow"))]
+
+    async def words() -> list[str]:
+        rows = await database.execute((text("SELECT content FROM document_words ORDER BY content"), {}))
+        return [row.content for row in rows]
+
+    database = Database(parsed, pool_size=1)
+    stored = []
+    for kept_chunks in (chunks, chunks[1:]):
+        await ingest(Book(URL, 1, kept_chunks, []), parsed, None)
+        stored.append(await words())
+    removed = await remove(URL, parsed)
+
+    assert (stored, removed) == ([["elbow", "hand"], ["elbow"]], 1)
+    assert await words() == []
+    await database.close()
 
 
 async def test_two_runs_at_once_leave_one_whole_book(library: Library, tmp_path: Path) -> None:

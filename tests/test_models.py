@@ -16,9 +16,11 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import dsn
-from app.conversations import Conversation, record_question
+from app.conversations import Answer, Conversation, record_question, record_reply
 from app.database import Database
+from app.errors import DuplicateKeyError, SessionNotFoundError
 from app.history import load_messages
+from app.llm import Completion
 from app.models import (
     ChatRequest,
     ChatResponse,
@@ -235,6 +237,24 @@ async def test_every_connection_to_sqlite_refuses_rows_of_no_session(database: D
                 await connection.execute(
                     insert(Message).values(session_id=SESSION_ID, role=MessageRole.user, content="Hello?")
                 )
+
+
+async def test_what_is_written_to_a_session_that_is_gone_or_twice_says_so(database: Database) -> None:
+    question = MessageBase(session_id=SESSION_ID, role=MessageRole.user, content="How many legs?")
+    beginning = Conversation(SESSION_ID, is_new=True)
+    answer = Answer("Six.", [], Completion("Six.", False, 0, "model", None, 1, {}))  # noqa: FBT003  # Its fields in their order.
+
+    with pytest.raises(SessionNotFoundError):
+        await record_reply(database, question, answer)
+    with pytest.raises(SessionNotFoundError):
+        await record_question(database, question, Conversation(SESSION_ID))
+    await record_question(database, question, beginning)
+    with pytest.raises(DuplicateKeyError):
+        await record_question(database, question, beginning)
+    first, second = [await record_reply(database, question, answer) for _ in range(2)]
+
+    assert first.id == second.id
+    assert [message.content for message in await Tables(database.engine).messages()] == ["How many legs?", "Six."]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
