@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, override
 
 import pytest
@@ -13,8 +14,10 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app import connections
+from app.connections import BoundedProtocol, bound_connections
 from tests.conftest import Serve, eventually, running
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS, stretched
@@ -480,6 +483,25 @@ async def test_a_reader_who_was_slow_once_is_not_watched_for_ever(monkeypatch: p
         await client.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
 
         assert await client.response() == (200, b"at last")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "seconds", "bounded", "kept"),
+    [
+        (H11Protocol, 5, BoundedProtocol, 75),
+        (H11Protocol, 20, BoundedProtocol, 20),  # Someone chose these seconds.
+        (asyncio.Protocol, 5, asyncio.Protocol, 5),  # And someone this protocol.
+    ],
+)
+def test_the_server_gets_bounded_connections_unless_its_command_chose_others(
+    monkeypatch: pytest.MonkeyPatch, protocol: type, seconds: int, bounded: type, kept: int
+) -> None:
+    config = SimpleNamespace(http_protocol_class=protocol, timeout_keep_alive=seconds)
+    monkeypatch.setattr("app.connections.uvicorn_server", lambda: SimpleNamespace(config=config))
+
+    bound_connections()
+
+    assert (config.http_protocol_class, config.timeout_keep_alive) == (bounded, kept)
 
 
 @on_one_database

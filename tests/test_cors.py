@@ -92,6 +92,11 @@ async def test_the_preflight_of_an_allowed_page_passes(service: Service, model_s
     assert response.status_code == 200
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert "POST" in response.headers["Access-Control-Allow-Methods"]
+    for name in (
+        *("Idempotency-Key", "X-Reader-Token", "ChatKit-Device-Id", "ChatKit-Frame-Instance-Id"),
+        *("MCP-Protocol-Version", "Mcp-Method", "Mcp-Name"),
+    ):
+        assert (await preflight(service, ORIGIN, headers=name)).status_code == 200, name
     assert "Content-Type" in response.headers["Access-Control-Allow-Headers"]
     assert "Origin" in response.headers["Vary"]
     assert response.headers["X-Request-ID"]

@@ -262,13 +262,17 @@ SOCKET = "/cloudsql/project:region:instance"
         f"postgresql://reader:{PASSWORD}@{quote(SOCKET, safe='')}/book",
         f"postgresql:///book?host={SOCKET}&user=reader&password={PASSWORD}",
         f"postgresql:///?host={SOCKET}&user=reader&password={PASSWORD}&dbname=book",
+        f"postgresql://reader:{PASSWORD}@/book?host={SOCKET}&sslmode=require",
+        f"postgresql://reader:{PASSWORD}@/book?host={SOCKET}&sslmode=verify-full",
     ],
     ids=str,
 )
 def test_a_folder_as_host_is_the_unix_socket_in_it(string: str) -> None:
-    url = dsn.parse(string).url
+    parsed = dsn.parse(string)
+    url = parsed.url
 
     assert (url.host, url.username, url.password, url.database) == (SOCKET, "reader", PASSWORD, "book")
+    assert tls(parsed) is None  # It is not encrypted, whatever the string says.
 
 
 def test_a_port_can_be_a_parameter() -> None:

@@ -182,14 +182,18 @@ async def answered(service: Service, *answers: tuple[str, str | None, int | None
 async def test_the_cost_of_each_day_is_shown_by_model(
     service: Service, admin_command: AdminCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_PRICES", '{"own": {"input": 1000, "output": 10000}}')
+    monkeypatch.setenv(
+        "OPENAI_PRICES",
+        '{"own": {"input": 1000, "output": 10000}, "other": {"input": 1000, "cached_input": 0, "output": 10000}}',
+    )
     await answered(
         service,
         ("2026-11-01T23:59:59.9+00:00", "gpt-5.4-mini-2026-03-17", 1_000_000, 400_000, 100_000),
         ("2026-11-02T00:30:00+02:00", "gpt-5.4-mini-2026-03-17", 1_000_000, None, 0),
         ("2026-11-02T00:00:00+00:00", "own", 20, 10, 3),
         ("2026-11-02T12:00:00+00:00", "own", None, None, None),
-        ("2026-11-02T12:00:00+00:00", "other", 7, None, 5),
+        ("2026-11-02T12:00:00+00:00", "other", 20, 10, 3),
+        ("2026-11-02T12:00:00+00:00", "unknown", 7, None, 5),
         ("2026-11-02T12:00:00+00:00", None, None, None, None),
     )
 
@@ -203,17 +207,19 @@ async def test_the_cost_of_each_day_is_shown_by_model(
     assert output.splitlines() == [
         "day,model,answers,uncounted,prompt_tokens,cached_tokens,completion_tokens,cost",
         "2026-11-02,,1,1,0,0,0,",
-        "2026-11-02,other,1,0,7,0,5,",
+        "2026-11-02,other,1,0,20,10,3,0.04",
         "2026-11-02,own,2,1,20,10,3,0.05",
+        "2026-11-02,unknown,1,0,7,0,5,",
         "2026-11-01,gpt-5.4-mini-2026-03-17,2,0,2000000,400000,100000,1.68",
     ]
     assert since.splitlines()[1:] == ["2026-11-02,own,1,0,20,10,3,0.05"]
-    assert [" ".join(line.split()) for line in table.splitlines()[5:]] == [
+    assert [" ".join(line.split()) for line in table.splitlines()[6:]] == [
         "total 2 2,000,000 400,000 100,000 1.6800 gpt-5.4-mini-2026-03-17",
         "total 2 20 10 3 0.0500 own",
+        "total 1 20 10 3 0.0400 other",
         "total 1 0 0",
-        "total 1 7 5 other",
-        "No price is known of an unnamed model, other: see OPENAI_PRICES.",
+        "total 1 7 5 unknown",
+        "No price is known of an unnamed model, unknown: see OPENAI_PRICES.",
         "The model's server did not count the tokens of 2 of the answers.",
     ]
 

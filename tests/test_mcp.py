@@ -110,6 +110,17 @@ async def test_the_official_client_searches_and_reads(service: Service, mode: st
     }
 
 
+async def test_of_a_page_that_is_too_long_the_beginning_is_read_and_that_is_told(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.book.reading.MAX_PAGE_CHARS", 20)
+
+    page = (await call(service, "fetch", id=f"{LEGS.book}legs"))["structuredContent"]
+
+    assert page["text"] == "# Legs\n\nA hexapod wa"
+    assert page["metadata"]["truncated"] == "true"
+
+
 async def test_a_client_of_2025_shakes_hands(service: Service) -> None:
     hello = request("initialize", protocolVersion=OLD, capabilities={}, clientInfo={"name": "test", "version": "1"})
     response = await post(service, hello)

@@ -117,3 +117,18 @@ async def test_the_page_at_the_root_is_for_development(serve: Serve, service: Se
     address = str(development.client.base_url).rstrip("/")
     assert html.escape(f'<script type="module" src="{address}/widget.js"></script>') in response.text
     assert "stand-in" not in response.text
+
+
+async def test_who_changes_the_widget_sees_it_with_the_next_request(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    production = await serve()
+    released = (await production.client.get("/widget.js")).text
+    development = await serve(FASTAPI_ENV="development")
+    monkeypatch.setattr(widget, "SCRIPTS", tmp_path)
+
+    for text in ("first();", "second();"):
+        (tmp_path / "widget.js").write_text(text)
+
+        assert (await development.client.get("/widget.js")).text == text
+        assert (await production.client.get("/widget.js")).text == released
