@@ -56,11 +56,12 @@ REFUSED = ConnectionRefusedError()
 
 async def test_a_database_that_wakes_up_is_waited_for_each_time(server: FakeServer) -> None:
     connector = Connector()
+    server.passing = 0.4 * pool.WAKE_SECONDS
     for _ in range(2):
         server.outcomes = [REFUSED, REFUSED, None]
         connection = await connector.connect()
         connection.is_open = False
-        server.now += 3
+        server.now += server.passing
 
     assert server.waits == [pool.REFUSAL_SECONDS] * 4
     assert server.outcomes == []
