@@ -332,6 +332,27 @@ async def test_a_turn_has_an_end_although_its_database_is_held_up(
     assert response.json()["error"]["code"] == "database_error"
 
 
+async def test_the_readers_words_in_an_error_do_not_tell_what_went_wrong(
+    service: Service, model_server: FakeOpenAI
+) -> None:
+    question = "Does the content policy say that the model does not exist, or that its context window is too small?"
+    model_server.enqueue(failure(400, f"Malformed prompt: {question}"))
+
+    response = await service.chat(question)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "openai_error")
+    assert service.log("openai.misconfigured") == []
+
+
+async def test_an_error_without_an_end_is_read_as_far_as_it_tells_what_it_is(
+    service: Service, model_server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.provider._MOST_ERROR_BYTES", 100)
+    model_server.enqueue(raw_body(b"x" * 10_000, "text/plain", 429))
+
+    assert (await service.chat()).json()["error"]["code"] == "openai_rate_limited"
+
+
 @pytest.mark.parametrize(
     "count", ["2147483648", "1" + "0" * 30, "9" * 5_000, "1e400", "-1", "7.5", "true", '"7"', "null"]
 )

@@ -102,6 +102,14 @@ def test_reasoning_alone_is_no_answer(text: str) -> None:
     assert_answer(text, "")
 
 
+def test_what_a_model_writes_without_end_after_its_answer_is_not_waited_for() -> None:
+    reader = AnswerText(lambda _: False)
+
+    assert [reader.feed(piece) for piece in ("Six.", "<|eot_id|>" * 101, "More.")] == ["Six.", "", ""]
+    assert reader.close() == ""
+    assert reader.answer_in("Six.") == "Six."
+
+
 def test_a_blank_line_ends_code_wherever_it_is_cut() -> None:
     assert read("</think>aa`\n\n", "</think>A machine.") == read("</think>aa`\n\n</think>A machine.")
 
