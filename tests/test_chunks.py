@@ -146,11 +146,12 @@ def test_the_title_of_a_page_is_its_front_matters_or_its_heading(title: str | No
 
 
 def test_very_long_headings_leave_room_for_the_text() -> None:
-    text = f"# {'Long ' * 1000}\n\n## {'long ' * 1000}\n\n### {'even longer ' * 1000}\n\n{LONG * 20}"
+    text = f"# {'Long ' * 1000}\n\n## {'long ' * 1000}\n\n### {'even longer ' * 1000}\n\n#### Last {'word ' * 20}\n\n{LONG * 20}"
 
     found = chunks(text)
 
     assert all(len(chunk.title) <= 400 for chunk in found)
+    assert found[0].title.split(" \u203a ")[-1].startswith("Last")
     assert len(found[0].text) > MAX_CHARS / 2
 
 

@@ -65,6 +65,12 @@ def test_what_comes_after_the_block_belongs_to_the_answer() -> None:
     assert split(*f"Before{BLOCK} \n after <b>.") == ("Before\n\nafter <b>.", QUESTIONS)
 
 
+def test_of_many_questions_the_first_three_are_taken_each_once_and_without_its_marks() -> None:
+    block = "1. Why?\n\nWhy? [1]\n* How [2] so?\n2) Who?\nWhen?"
+
+    assert split(f"A<follow-ups>\n{block}\n</follow-ups>") == ("A", ["Why?", "How so?", "Who?"])
+
+
 def test_long_lines_are_no_questions() -> None:
     assert split(f"A<follow-ups>\n{'why ' * 60}\nWhy?</follow-ups>") == ("A", ["Why?"])
 

@@ -9,6 +9,7 @@ Summarise this page
 Can you sum up this chapter?
 What are the key points?
 What's this page about?
+I don\N{RIGHT SINGLE QUOTATION MARK}t get it
 What should I remember from this section?
 TL;DR
 Quiz me

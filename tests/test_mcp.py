@@ -367,7 +367,7 @@ def test_llms_txt_lists_the_pages_of_a_book(book_command: BookCommand, database_
     status, output = llms_txt()
     assert (status, "There is no book in the database" in output) == (1, True)
     knees = Section("legs", "- Its *knees* bend.", title=f"Legs{SEPARATOR}Knees", position=1)
-    linked = Section("arms/hand", "# A\n\nSee [the **arm**](x) " + "and so on " * 30, title="A [hand]")
+    linked = Section("arms/hand_(left)", "# A\n\nSee [the **arm**](x) " + "and so on " * 30, title="A [hand]")
     asyncio.run(store(LEGS, knees, linked))
     status, output = llms_txt("--full")
     head = f"""# Physical AI & Humanoid Robotics
@@ -380,7 +380,7 @@ def test_llms_txt_lists_the_pages_of_a_book(book_command: BookCommand, database_
 
 ## Arms
 
-- [A \\[hand\\]]({LEGS.book}arms/hand): See the arm and so on"""
+- [A \\[hand\\]]({LEGS.book}arms/hand_%28left%29): See the arm and so on"""
     assert status == 0
     assert output.startswith(head)
     assert f"# Legs\n\n{LEGS.text}\n\n## Knees\n\n- Its *knees* bend.\n\nSource: {LEGS.book}legs\n" in output
