@@ -336,6 +336,17 @@ def test_the_order_is_always_the_same(folder: Path) -> None:
     assert [chunk.page.removeprefix(URL) for chunk in read_book(folder, URL).chunks] == ["a", "b/a", "b/d", "c", "d"]
 
 
+def test_pages_and_folders_stand_where_their_numbers_and_their_site_put_them(folder: Path) -> None:
+    for name in ("01-a", "2-b/README", "2-b/1-c", "10-d/e", "f/g", "h"):
+        add(folder, f"{name}.md", "# A\n\nText.")
+    add(folder, "i.md", "---\nsidebar_position: 1.5\n---\nText.")
+    add(folder, "f/_category_.json", '{"position": 3}')
+
+    in_order = [chunk.page.removeprefix(URL) for chunk in read_book(folder, URL).chunks]
+
+    assert in_order == ["a", "i", "b/", "b/c", "f/g", "d/e", "h"]
+
+
 def test_a_folder_without_a_book_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="is not a folder"):
         read_book(tmp_path / "absent", URL)
@@ -471,7 +482,11 @@ def test_kinds_of_files_that_are_not_read_are_counted(folder: Path) -> None:
         "Far less was read than the folder holds: 1 of 4 files.",
         "Build the book's site, and read the folder that this makes instead.",
     ]
-    (folder / "a.md").unlink()
+    for name in ("g", "h"):
+        add(folder, f"{name}.md")
+    assert len(read_book(folder, URL).notes) == 1  # There is as much Markdown as of the others.
+    for name in ("a", "g", "h"):
+        (folder / f"{name}.md").unlink()
     with pytest.raises(TreeError, match=r"(?s)holds no Markdown.*2 \.qmd files"):
         read_book(folder, URL)
 
