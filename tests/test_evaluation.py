@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from app.book.answers import _checks
 from app.book.evaluation import (
+    AnswerQuestion,
     Outcome,
+    PlaceOutcome,
     Question,
     QuestionsError,
     as_table,
     failures,
     figures,
+    place_failures,
+    place_figures,
     read_questions,
     unknown_pages,
 )
@@ -374,6 +379,46 @@ async def test_answers_that_do_not_are_named_with_what_is_wrong(check_answers: C
         ("What walks?", ["keeps_to_excerpt"]),
     ]
     assert [failure["answer"] for failure in found["failed"]] == answers
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "held"),
+    [
+        ({"says": ["six legs", "hexapod|insect"]}, "An INSECT has six\nlegs.", {"says": True}),
+        ({"says": ["six legs", "hexapod|insect"]}, "It has six legs.", {"says": False}),
+        ({"says": ["six"]}, "It has sixty.", {"says": False}),
+        ({"does_not_say": ["four", "two"]}, "It has two.", {"does_not_say": False}),
+        ({"does_not_say": ["four"], "selected_text": "Six."}, "It has six.", {"keeps_to_excerpt": True}),
+        ({"pages": ["https://a/b/", "https://a/c"]}, "It walks.", {"cites": True}),
+        ({"pages": ["https://a/c"]}, "It walks.", {"cites": False}),
+        ({"declines": True}, "It walks.", {"declines": False}),
+    ],
+)
+def test_an_answer_holds_if_it_says_and_cites_what_it_must(
+    expected: dict[str, Any], answer: str, held: dict[str, bool]
+) -> None:
+    question = AnswerQuestion(question="How many legs?", **expected)
+
+    assert dict(_checks(question, answer, {"a/b"})) == held
+
+
+def test_the_figures_of_pages_and_of_the_contents_are_of_the_questions_about_them() -> None:
+    here, there = (Passage("It has 3 parts.", f"{BOOK}{page}#a", "Contents") for page in ("here", "there"))
+    about_page = Question(question="Why?", page_url=f"{BOOK}here", scope="page")
+    about_contents = Question(question="How many?", contents=["3 parts"])
+    outcomes = [
+        PlaceOutcome(about_page, [here, there]),
+        PlaceOutcome(about_page, [here]),
+        PlaceOutcome(about_contents, [there]),
+        PlaceOutcome(about_contents, []),
+    ]
+
+    assert place_figures(outcomes) == {"page": 0.75, "contents": 0.5}
+    assert place_figures(outcomes[:2]) == {"page": 0.75}
+    assert [(failure["pages"], failure["found"]) for failure in place_failures(outcomes)] == [
+        ([f"{BOOK}here"], [f"{BOOK}here#a", f"{BOOK}there#a"]),
+        (["3 parts"], []),
+    ]
 
 
 @pytest.mark.slow
