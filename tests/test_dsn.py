@@ -311,6 +311,7 @@ def test_connect_timeout_is_in_seconds(given_seconds: str | None, seconds: float
         ({"options": "-c search_path=book"}, {"search_path": "book"}),
         ({"options": "-csearch_path=book"}, {"search_path": "book"}),
         ({"options": "--search_path=book"}, {"search_path": "book"}),
+        ({"options": "--search-path=book"}, {"search_path": "book"}),
         ({"options": "-c jit=off  --search_path=book"}, {"jit": "off", "search_path": "book"}),
         ({"options": "-c application_name=a=b"}, {"application_name": "a=b"}),
         ({"options": "-c application_name=book--chat"}, {"application_name": "book--chat"}),

@@ -233,6 +233,14 @@ async def test_headings_code_and_comments_are_not_quoted(question: str) -> None:
     assert await complete(assemble_prompt(question, book_title="Robots", found=Findings([passage]))) == SILENCE
 
 
+async def test_of_several_passages_the_first_sentences_of_each_are_quoted() -> None:
+    passages = [Passage(f"{name} one. {name} two. {name} three.", f"/{name}", name) for name in ("Arm", "Leg")]
+
+    reply = await complete(assemble_prompt("What is this?", book_title="Robots", found=Findings(passages)))
+
+    assert reply == f"{BEGINNING}Arm one. [1] Arm two. [1] Leg one. [2] Leg two. [2]"
+
+
 async def test_an_excerpt_is_quoted_as_it_is_and_without_a_number() -> None:
     excerpt = "A **biped** walks [3]."
 

@@ -22,6 +22,7 @@ from tests.test_hostile import MOST, growth
         ("It walks.", "It walks."),
         ("## Legs {#legs}\n\nIt walks\non two legs.\n\n### Arms\n\nIt waves.", "It walks on two legs.\nIt waves."),
         ("It **walks**, *really* and ***always***, ~~not~~ as __Spot__ does.", "It walks, really and always, not as Spot does."),
+        ("**Strong *and* both**, _so ~~not~~ it is_.", "Strong and both, so not it is."),
         ("See [the *page*](/a_(b)), [here][one], ![a leg](leg.png) and `snake_case_name`[^1].", "See the page, here, and snake_case_name."),
         ("The force $F_1 * m_2 = \\, a$ of snake_case 2 * 3 * 4.", "The force $F_1 * m_2 = \\, a$ of snake_case 2 * 3 * 4."),
         ("- one\n- [x] two\n  goes on\n1. three\n\n> A quotation.", "one\ntwo goes on\nthree\nA quotation."),
