@@ -578,3 +578,94 @@ def test_names_in_capitals_are_read_too(tmp_path: Path) -> None:
     build(tmp_path, **{"INDEX.HTM": "<HTML LANG=ur><BODY><MAIN><H1>A</H1><P>Text.<H2 ID=Bee>B</H2><P>" + LONG})
 
     assert [chunk.source.removeprefix(URL) for chunk in read(tmp_path).chunks] == ["INDEX.HTM#Bee"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "<div><p>Next: <a href=b.html rel=next>Legs</a>, Up: <a href=i.html rel=up>Robots</a> [<a href=c.html rel=contents>Contents</a>]</div>",
+        "<a href=a.html><img src=p.svg alt=Previous></a><a href=b.html><img src=n.svg alt=Next></a><hr>",
+        "<table><tr><td><a accesskey=p href=a.html>Zurück</a><td><a accesskey=n href=b.html>Weiter</a></table>",
+        "<p>← <a href=a.html>Previous page</a> | <a href=#top>Back to top</a></p>",
+        "<div class=foot><a href=e>Edit this page on GitHub</a> · <a href=r>Report an issue</a></div>",
+        "<h2>On this page</h2><ul><li><a href=#elbow>The elbow</a></li></ul>",
+        "<div><p>本页目录<div><ul><li><a href=#elbow>1</a></ul></div></div>",
+        "<ul><li>1. <a href=#elbow>The elbow</a><ul><li><a href=#knee>2. A knee</a></ul></ul>",
+        "<p><a href=#elbow>¶</a></p>",
+    ],
+    ids=["texinfo", "images", "keys", "words", "edit", "contents", "contents in Chinese", "headings", "permalink"],
+)
+def test_what_only_leads_elsewhere_is_left_out(frame: str) -> None:
+    body = f"<main>{frame}<p>Text.</p><h2 id=elbow>The elbow</h2><p>It bends.</p><h2 id=knee>A knee</h2><p>It too.</p></main>"
+
+    assert text(body) == "Text.\n\nIt bends.\n\nIt too."
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<p>Press <a href=b.html>Next</a> twice.</p>",
+        "<ul><li><a href=b.html>Next steps</a></li><li><a href=i.html>Index</a></li></ul>",
+        "<ul><li><a href=#a>Arms</a> bend.</li><li><a href=#b>Legs</a> walk.</li></ul>",
+        "<ul><li><a href=b.html>Arms</a></li><li><a href=c.html>Legs</a></li></ul>",
+        "<p>Contents</p><ul><li><a href=b.html>Arms</a></li></ul>",
+    ],
+)
+def test_links_that_say_something_stay(said: str) -> None:
+    plain = "".join(text(f"<main>{said}<h2 id=a>Arms</h2><p>.</p><h2 id=b>Legs</h2><p>.</p></main>").split())
+
+    assert all(word in plain for word in said.replace("<", " <").replace(">", "> ").split() if word.isalpha())
+
+
+def test_the_beginning_of_a_chapter_is_not_lost_to_its_longest_section() -> None:
+    body = f"""<div class="chapter" id="arms"><div class="titlepage"><h2 class="title">Arms</h2></div><p>Intro.</p>
+        <div class="sect1" id="elbow"><div class="titlepage"><h2>Elbow</h2></div><p>{LONG}</p>
+        <div class="note"><h3 class="title">Note</h3><p>Mind.</p></div></div></div>"""
+
+    assert sections(page(body)) == [
+        ("", ("Arms",), "Intro."),
+        ("elbow", ("Elbow",), f"{LONG.strip()}\n\n**Note**\n\nMind."),
+    ]
+
+
+def test_a_title_that_is_no_heading_is_the_title() -> None:
+    body = f"""<div id="titlearea"><div id="projectname">Robots</div></div><div id="doc-content"><div class="header">
+        <div class="headertitle"><div class="title">The guide</div></div></div><div class="contents"><div class="textblock">
+        <h1><a class="anchor" id="intro"></a>Introduction</h1><p>{LONG}</p><div class="fragment"><div class="line">int a;</div>
+<div class="line">int b;</div></div></div></div></div><ul><li class="footer">Generated</li></ul>"""
+    article = read_article(page(body, title="Robots: The guide"))
+
+    assert article.heading == "The guide"
+    assert sections(page(body, title="Robots: The guide")) == [
+        ("intro", ("Introduction",), f"{LONG.strip()}\n\n```\nint a;\nint b;\n```")
+    ]
+
+
+@pytest.mark.parametrize("title", ["Robots: {}", "{} (Robots)"])
+def test_the_name_of_a_site_is_found_before_and_behind_titles(tmp_path: Path, title: str) -> None:
+    for name in ("Arm: bend", "Leg", "Toe (left)"):
+        build(tmp_path, **{f"{name}.html": page(f"<main><p>About {name}.</main>", title=title.format(name))})
+
+    book = read(tmp_path)
+
+    assert book.title == "Robots"
+    assert {chunk.title for chunk in book.chunks} == {"Arm: bend", "Leg", "Toe (left)"}
+
+
+def test_a_site_is_called_what_its_pages_call_the_first_of_them(tmp_path: Path) -> None:
+    build(
+        tmp_path,
+        **{
+            "a.html": page("<main><p>A.</main>", title="A", head='<link rel="home" href="index.html" title="Robots">'),
+            "b.html": page("<main><p>B.</main>", title="B", head='<link rel="home" href="index.html" title="Home">'),
+            "search/c.html": page("<main><p>No matches.</main>", title="C"),
+        },
+    )
+
+    book = read(tmp_path)
+
+    assert (book.title, book.pages) == ("Robots", 2)
+
+
+def test_the_language_can_be_that_of_the_body() -> None:
+    assert read_article('<html><body lang="de"><p>Arm.').language == "de"

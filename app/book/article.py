@@ -11,8 +11,9 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from app.book import formulas
 from app.book.chunks import Outline, Section
+from app.book.frame import MARK, mark_frame
 
-READER = 3
+READER = 4
 """Grows whenever pages are read in another way, so that pages are fetched again that have not changed."""
 
 _BREAK = "\ufdd3"
@@ -87,9 +88,18 @@ _FRAME = frozenset(
         *("pagination-nav", "pagination-links", "pager", "page-navigation", "prev-next-area", "prev-next-footer"),
         *("nav-chapters", "mobile-nav-chapters", "nav-wrapper", "navheader", "navfooter", "sphinxsidebar", "related"),
         *("back-to-top", "bd-header-article", "bd-footer-article", "VPDocFooter", "navigation-next", "navigation-prev"),
+        *("footer", "site-footer", "page-footer"),
         # What can be done with the page or with its code.
         *("md-content__button", "md-source-file", "md-feedback", "theme-edit-this-page", "theme-doc-footer"),
-        *("theme-doc-version-badge", "edit-this-page", "view-this-page", "edit-page", "edit-link", "last-updated"),
+        *(
+            "theme-doc-version-badge",
+            "theme-doc-version-banner",
+            "edit-this-page",
+            "view-this-page",
+            "edit-page",
+            "edit-link",
+            "last-updated",
+        ),
         *("feedback-toolbar", "content-icon-container", "article-header-buttons", "copybtn", "copy-button"),
         *("code-copy-button", "clipboard-button", "viewcode-link", "viewcode-back", "giscus", "utterances"),
         # Numbers of lines, hidden lines of Rust, and the way back from a footnote.
@@ -100,7 +110,18 @@ _FRAME = frozenset(
     }
 )
 _FRAME_IDS = frozenset(
-    {"pagination", "table-of-contents", "feedback-toolbar", "toc", "TOC", "disqus_thread", "quarto-margin-sidebar"}
+    {
+        *(
+            "pagination",
+            "table-of-contents",
+            "feedback-toolbar",
+            "toc",
+            "TOC",
+            "disqus_thread",
+            "quarto-margin-sidebar",
+        ),
+        *("titlearea", "side-nav", "nav-path", "footer"),
+    }
 )
 _FRAME_ROLES = frozenset({"navigation", "search", "doc-toc", "doc-backlink", "contentinfo", "banner", "dialog", "menu"})
 _MATH = frozenset({"math", "arithmatex"})
@@ -108,6 +129,12 @@ _TITLE_CLASS = re.compile(
     r"(?:admonition|callout|custom-block|aside|alert|blockquote-tag|card|hint|topic)[-_]*(?:title|heading|header)"
     r"(?:[-_](?:text|container|\w{4,5}))?$",
     re.IGNORECASE,
+)
+_ADMONITIONS = frozenset(
+    {
+        *("admonition", "alert", "attention", "callout", "caution", "danger", "error", "example", "hint", "important"),
+        *("info", "note", "notice", "success", "tip", "warning"),
+    }
 )
 _LINE = frozenset({"line", "token-line", "code-line", "ec-line", "highlight-line", "view-line", "code__line"})
 _LANGUAGE = re.compile(r"(?:language|lang|highlight|highlight-source|sourceCode|brush:)[-_ ]([\w+#.-]+)")
@@ -129,6 +156,13 @@ _NOTE_MARK = re.compile(
     r"[\[(]?(?:note |fn )?(?:[0-9]{1,4}|[ivxlc]{1,6}|[a-z]|[*\u2020\u2021\u00a7\u00b6#]{1,4})[\])]?", re.IGNORECASE
 )
 """How the marks of footnotes look."""
+_SITE_NAMES = (
+    ('meta[property="og:site_name"]', "content"),
+    ('meta[name="application-name"]', "content"),
+    ('meta[name="apple-mobile-web-app-title"]', "content"),
+    ('head > link[rel="home"], head > link[rel="start"], head > link[rel="top"]', "title"),
+)
+_NO_SITE_NAMES = frozenset({"contents", "home", "index", "start", "table of contents", "top", "welcome"})
 _IS_LETTERS = re.compile(r"[^\W_]")
 _HOLDERS = frozenset({"article", "center", "div", "form", "main", "section", "tbody", "td", "tr"})
 _BANNERS = frozenset({"header", "masthead", "banner", "site-header", "navbar", "topbar"})
@@ -189,8 +223,11 @@ def read_article(html: str) -> Article:
         links = frozenset() if root is None else _links([root], None)
         return Article(None, "", None, None, None, [], frozenset(), links, "")
     anchors = _anchors(root)
+    mark_frame(body, anchors)
     _unfold(body, anchors)
-    reader = _Reader(anchors)
+    full_title = _full_title(root)
+    title = _title_before_headings(body, full_title)
+    reader = _Reader(anchors, title)
     parts = _parts_in(body)
     for part in parts:
         reader.read(part)
@@ -198,21 +235,19 @@ def read_article(html: str) -> Article:
     heading = outline.title or _heading_before(body, parts[0])
     text = "\n".join(f"{kind} {block}" for section in outline.sections for kind, block in section.blocks)
     told = [heading, *(" ".join(section.headings) for section in outline.sections), text]
-    titles = [title.text() for title in root.css("head > title")]
     base = _attribute(root, "base[href]", "href")
     canonical = _attribute(root, 'link[rel~="canonical"]', "href")
-    language = (root.attributes.get("lang") or root.attributes.get("xml:lang") or "") if root.tag == "html" else ""
     return Article(
         heading=heading,
-        full_title=_joined(titles[0]) if titles else "",
-        language=language.strip() or None,
+        full_title=full_title,
+        language=_language_of_page(root, body),
         canonical=_based(base, canonical) if canonical else None,
         refusal=_refusal(root) or _refusal_of_form(body, text),
         sections=outline.sections if text else [],
         anchors=frozenset(anchors),
         links=_links([root], base),
         digest=hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest(),
-        site_name=_attribute(root, 'meta[property="og:site_name"]', "content"),
+        site_name=_site_name(root),
         references=_links(parts, base),
         repeated=tuple(reader.repeated),
     )
@@ -223,6 +258,35 @@ def _links(nodes: Sequence[LexborNode], base: str | None) -> frozenset[str]:
     links = (link.attributes for node in nodes for link in node.css("a[href], area[href], frame[src]"))
     hrefs = (attributes.get("href") or attributes.get("src") for attributes in links)
     return frozenset(_based(base, href.strip()) for href in hrefs if href)
+
+
+def _full_title(root: LexborNode) -> str:
+    title = root.css_first("head > title")
+    return _joined(title.text()) if title is not None else ""
+
+
+def _title_before_headings(body: LexborNode, full_title: str) -> LexborNode | None:
+    """Return what is called a title, is no heading, and says the same as a part of the page's title; only before all headings."""
+    found = body.css_first("div.title, p.title, span.title, h1, h2, h3")
+    text = _joined(found.text()) if found is not None and found.tag not in _HEADINGS else ""
+    is_part = bool(text) and re.search(rf"(?:^|\W\s){re.escape(text)}(?:$|\s\W)", full_title) is not None
+    return found if is_part else None
+
+
+def _language_of_page(*nodes: LexborNode) -> str | None:
+    """Return the language that the page, or else its body, says it is in."""
+    attributes = (node.attributes for node in nodes)
+    said = ((found.get("lang") or found.get("xml:lang") or "").strip() for found in attributes)
+    return next(filter(None, said), None)
+
+
+def _site_name(root: LexborNode) -> str | None:
+    """Return what a page says its site is called, or what it calls its first page."""
+    for selector, attribute in _SITE_NAMES:
+        name = _attribute(root, selector, attribute)
+        if name and name.lower() not in _NO_SITE_NAMES:
+            return _joined(name)
+    return None
 
 
 def _based(base: str | None, href: str) -> str:
@@ -366,7 +430,15 @@ def _largest(body: LexborNode, size: Callable[[LexborNode], int]) -> LexborNode:
             return node
         if any(child.tag in _HEADINGS for child in _elements(node)) or (has_heading and not largest.css("h1")):
             return node
+        if _is_section(node) and _has_heading_before(largest):
+            return node
         node = largest
+
+
+def _has_heading_before(node: LexborNode) -> bool:
+    """Whether one of the elements before this one has a heading, which can be that of the section they are in."""
+    elements = (before for before in _before(node) if before.is_element_node and not _is_frame(before))
+    return any(before.css_first("h1, h2, h3, h4, h5, h6") is not None for before in elements)
 
 
 def _is_holder(node: LexborNode) -> bool:
@@ -414,6 +486,8 @@ def _is_frame(node: LexborNode) -> bool:
     attributes = node.attributes
     if not attributes and tag not in {"footer", "aside"}:
         return tag == "button"
+    if MARK in attributes:
+        return True
     classes = set((attributes.get("class") or "").split())
     role = (attributes.get("role") or "").lower()
     if tag in _HEADINGS or tag in {"main", "body", "article"} or role == "main":
@@ -464,8 +538,11 @@ class _Enclosing:
 class _Reader:
     """Reads one page from its start to its end."""
 
-    def __init__(self, anchors: dict[str, LexborNode]) -> None:
+    def __init__(self, anchors: dict[str, LexborNode], title: LexborNode | None = None) -> None:
+        """Begin; `title` is what says how the page is called, if that is no heading."""
         self.outline = Outline()
+        self.outline.title = _joined(title.text()) if title is not None else None
+        self._title_id = title.mem_id if title is not None else None
         self._anchors = anchors
         self._line: list[str] = []
         self._sinks: list[_Sink] = []
@@ -505,13 +582,17 @@ class _Reader:
     def _read_element(self, node: LexborNode) -> None:  # noqa: C901, PLR0912  # One branch for each kind of element.
         tag, classes = node.tag or "", set((node.attributes.get("class") or "").split())
         role = (node.attributes.get("role") or "").lower()
-        if tag in _HEADINGS or (role == "heading" and tag in {"div", "p", "span"}):
+        if node.mem_id == self._title_id:
+            self._read_heading(node, 1)
+        elif tag in _HEADINGS and _is_title_of_admonition(node):
+            self._read_title(node)
+        elif tag in _HEADINGS or (role == "heading" and tag in {"div", "p", "span"}):
             self._read_heading(node, _HEADINGS.get(tag) or _level(node))
         elif role == "tablist" or not _TAB_LISTS.isdisjoint(classes) or _is_labels_of_code(node, classes):
             self._tabs.append(_labels(node))
         elif role == "tabpanel" or not _TAB_PANELS.isdisjoint(classes) or _is_block_of_code(node):
             self._read_panel(node)
-        elif tag == "pre":
+        elif tag == "pre" or ("fragment" in classes and node.css_first(".line") is not None):
             self._read_code(node)
         elif "admonitionblock" in classes:
             self._read_admonition(node)
@@ -689,7 +770,7 @@ class _Reader:
         columns = _Columns()
         for row in node.css("tr"):
             cells = [cell for cell in _elements(row) if cell.tag in {"td", "th"}]
-            texts = columns.row([(cell, self._text_in(cell).replace("|", r"\|")) for cell in cells])
+            texts = columns.row([(cell, self._text_in_cell(cell)) for cell in cells])
             if any(texts):
                 rows.append(texts)
                 head += len(rows) == 1 and all(cell.tag == "th" for cell in cells)
@@ -698,6 +779,9 @@ class _Reader:
             self._add_block("paragraph", text)
         if rows:
             self._add_block("table", _as_table(rows, has_head=bool(head)))
+
+    def _text_in_cell(self, cell: LexborNode) -> str:
+        return "" if _is_frame(cell) else self._text_in(cell).replace("|", r"\|")
 
     def _read_list(self, node: LexborNode) -> None:
         self._end_block()
@@ -773,6 +857,27 @@ class _Reader:
             self._add(formulas.inline(alt))
         elif alt:
             self._add(f" {alt} ")
+
+
+def _is_title_of_admonition(node: LexborNode) -> bool:
+    """Whether this heading is what an admonition begins with, and no address leads to it."""
+    parent = node.parent
+    if (
+        parent is None
+        or parent.tag in _HOLDERS - {"div"}
+        or "id" in node.attributes
+        or node.css_first("[id]") is not None
+    ):
+        return False
+    is_first = not any(_joined(before.text()) for before in _before(node))
+    return is_first and not _ADMONITIONS.isdisjoint((parent.attributes.get("class") or "").lower().split())
+
+
+def _before(node: LexborNode) -> Iterator[LexborNode]:
+    before = node.prev
+    while before is not None:
+        yield before
+        before = before.prev
 
 
 def _is_section(node: LexborNode) -> bool:

@@ -33,6 +33,8 @@ _NO_FOLDERS = frozenset(
 )
 """Folders of generators that hold no pages of the book."""
 _TITLE_SEPARATOR = re.compile(r"(\s+(?:[|\u2013\u2014\u00b7\u2022\u00bb]|-|::)\s+)")
+_NAME_BEHIND = re.compile(r"\s\(([^()]+)\)$")
+"""Where the name of a site also stands."""
 _UNSAID = re.compile(rb"<!--.*?(?:-->|$)|<(script|style)\b.*?(?:</\1|$)", re.IGNORECASE | re.DOTALL)
 _META = re.compile(rb"<meta\b[^>]{0,300}", re.IGNORECASE)
 _CONTENT = re.compile(rb"""\bcontent\s{0,9}=\s{0,9}(?:"[^"]*|'[^']*)""", re.IGNORECASE)
@@ -137,9 +139,7 @@ class Pages:
     def _site_names(self) -> list[str]:
         """Return what the site calls itself, first what most pages do: by its own word, or as what many of their titles share."""
         said = self._said()
-        parts = Counter(
-            part for page in said for part in set(_TITLE_SEPARATOR.split(page.get("title", ""))[::2]) if part
-        )
+        parts = Counter(part for page in said for part in _parts_of_title(page.get("title", "")) if part)
         common = [part for part, count in parts.most_common() if count > 1 and count > len(said) / 3]
         names = Counter(page["site"] for page in said if "site" in page)
         return list(dict.fromkeys([*(name for name, _ in names.most_common()), *common]))
@@ -285,7 +285,7 @@ def _no_page(path: str, article: Article) -> str | None:
     if not article.sections:
         return "says nothing"
     size = sum(len(text) for section in article.sections for _, text in section.blocks)
-    if stem in _NO_PAGES_IF_SHORT and size <= _SHORT_CHARS:
+    if size <= _SHORT_CHARS and (stem in _NO_PAGES_IF_SHORT or folders[:1] == ["search"]):
         return "is no page of the book, by its name"
     return None
 
@@ -369,7 +369,22 @@ def _own_title(full_title: str, site_names: Collection[str]) -> str | None:
     while len(parts) > 1 and parts[0] in site_names:
         del parts[:2]
     own = "".join(parts)
-    return (parts[0] if own == full_title else own) or None
+    if own != full_title:
+        return own or None
+    name, colon, rest = full_title.partition(": ")
+    behind = _NAME_BEHIND.search(full_title)
+    if colon and name in site_names:
+        return rest.strip() or None
+    if behind and behind[1] in site_names:
+        return full_title[: behind.start()] or None
+    return parts[0] or None
+
+
+def _parts_of_title(title: str) -> set[str]:
+    """Return what in a title may be the name of the site."""
+    behind = _NAME_BEHIND.search(title)
+    before, colon, _ = title.partition(": ")
+    return {*_TITLE_SEPARATOR.split(title)[::2], *([behind[1]] if behind else []), *([before] if colon else [])}
 
 
 def _last_part(address: str) -> str:
