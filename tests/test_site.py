@@ -191,6 +191,21 @@ def test_the_article_is_read_without_its_frame_and_with_its_anchors(generator: s
             "**npm**\n\nn\n\n**pip**\n\np",
         ),
         ('<pre><div class="line">a</div><div class="line"></div><div class="line">b</div></pre>', "```\na\n\nb\n```"),
+        (
+            (
+                "<figure><pre><code class=language-ruby data-lang=ruby><table><tr><td class=gutter><pre class=lineno>1\n2\n</pre>"
+                "<td class=code><pre>def a\nend\n</pre></table></code></pre></figure>"
+            ),
+            "```ruby\ndef a\nend\n```",
+        ),
+        (
+            (
+                "<table><tr><td><pre><code><span>8\n</span><span>9\n</span></code></pre>"
+                "<td><pre><code class=language-go>a\nb</code></pre></table>"
+            ),
+            "```go\na\nb\n```",
+        ),
+        ("<table><tr><td><pre>1\n2</pre><td>b</table>", "```\n1\n2\n```\n\nb"),
         ("<pre>a ``` b</pre>", "````\na ``` b\n````"),
         ("<p hidden>no<p aria-hidden=true>no<p>yes<script>no()</script><template>no</template>", "yes"),
         ("<p>soft\u00adhyphen and\u00a0blank</p>", "softhyphen and blank"),
@@ -669,3 +684,16 @@ def test_a_site_is_called_what_its_pages_call_the_first_of_them(tmp_path: Path) 
 
 def test_the_language_can_be_that_of_the_body() -> None:
     assert read_article('<html><body lang="de"><p>Arm.').language == "de"
+
+
+def test_the_first_page_of_a_site_is_called_as_the_site_is(tmp_path: Path) -> None:
+    head = '<meta property="og:site_name" content="Robots">'
+    build(
+        tmp_path,
+        **{
+            "index.html": page("<main><p>Welcome.</main>", title="Robots | Arms and legs", head=head),
+            "arms.html": page("<main><p>Bend.</main>", title="Arms | Robots", head=head),
+        },
+    )
+
+    assert [chunk.title for chunk in read(tmp_path).chunks] == ["Robots", "Arms"]

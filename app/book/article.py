@@ -604,6 +604,8 @@ class _Reader:
             self._read_quotation(node)
         elif tag == "math" or "katex" in classes or tag == "mjx-container" or not _MATH.isdisjoint(classes):
             self._read_formula(node, classes)
+        elif tag == "code" and node.css_first("pre") is not None:
+            self._read_children(node)
         elif tag in {"code", "kbd", "samp", "tt"}:
             self._add(_as_code(" ".join(_code(node).split("\n")) if node.css("br, div") else node.text()))
         elif tag == "br":
@@ -751,8 +753,10 @@ class _Reader:
 
     def _read_code(self, node: LexborNode) -> None:
         self._end_block()
-        if len(node.css("pre")) > 1:  # mdBook puts one into another.
+        if len(node.css("pre")) > 1:  # mdBook puts one into another, Jekyll a table of them.
             self._read_children(node)
+            return
+        if _numbers_lines(node):
             return
         code = _code(node).strip("\n")
         if code.strip():
@@ -978,6 +982,21 @@ def _code(node: LexborNode) -> str:  # noqa: C901  # A listing has text, lines, 
     for child in _children(node):
         read(child)
     return "\n".join(line.rstrip() for line in "".join(parts).replace("\r\n", "\n").split("\n"))
+
+
+def _numbers_lines(pre: LexborNode) -> bool:
+    """Whether a listing is the numbers of the lines of another one, which stands in the next cell."""
+    cell = pre.parent
+    while cell is not None and cell.tag not in {"td", "table", "body"}:
+        cell = cell.parent
+    beside = cell.next if cell is not None and cell.tag == "td" else None
+    while beside is not None and not beside.is_element_node:
+        beside = beside.next
+    if beside is None or beside.css_first("pre") is None:
+        return False
+    numbers = pre.text().split()
+    first = _number(numbers[0], 0) if numbers else 0
+    return numbers == [str(number) for number in range(first, first + len(numbers))]
 
 
 def _holds_lines(node: LexborNode) -> bool:

@@ -120,7 +120,7 @@ class Pages:
             count += 1
             if page.origin:
                 origins[address] = page.origin
-            heading = page.article.heading or _own_title(page.article.full_title, site_names) or _last_part(address)
+            heading = page.article.heading or self._title_of(page, address, site_names)
             found[page.name] = chunk_sections(page.article.sections, page=address, title=heading)
         chunks = [chunk for name in sorted(found, key=self._place) for chunk in found[name]]
         if not chunks:
@@ -131,6 +131,14 @@ class Pages:
         dead = faults(linked, kept, self.url, self.exists)
         title = next(iter(site_names), None)
         return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title, faults=dead)
+
+    def _title_of(self, page: Page, address: str, site_names: Collection[str]) -> str:
+        """Return what a page without a heading is called: the first one of the site as the site is, before its motto."""
+        full_title = page.article.full_title
+        name = page.article.site_name
+        if name and address == self.url and name in _parts_of_title(full_title):
+            return name
+        return _own_title(full_title, site_names) or _last_part(address)
 
     def _said(self) -> list[Mapping[str, str]]:
         """Return what each page says of itself and its site, those that have not changed included."""
