@@ -92,6 +92,13 @@ GENERATORS = {
           <div class="language-rust"><button title="Copy"></button><pre class="shiki"><code><span class="line">let a = 1;</span
           ></code></pre></div>
         </div></main><footer class="VPDocFooter">Next</footer></div></div></div>""",
+    "VuePress": """
+        <div id="app"><header class="vp-navbar">Nav</header><main class="vp-page"><div class="theme-default-content" vp-content>
+          <h1 id="arms" tabindex="-1"><a class="header-anchor" href="#arms"><span>Arms</span></a></h1><p>Intro.</p>
+          <h2 id="elbow" tabindex="-1"><a class="header-anchor" href="#elbow"><span>The elbow</span></a></h2><p>It bends.</p>
+          <div class="language-rust line-numbers-mode" data-ext="rs"><pre><code class="language-rust"><span class="line">let a = 1;
+</span></code></pre><div class="line-numbers" aria-hidden="true"><div class="line-number"></div></div></div>
+        </div><footer class="vp-page-meta"><div class="edit-link"><a>Edit this page</a></div></footer></main></div>""",
     "Starlight": """
         <header>Head</header><nav>Nav</nav><main data-pagefind-body>
           <div class="content-panel"><h1 id="_top">Arms</h1></div><div class="sl-markdown-content"><p>Intro.</p>
@@ -697,3 +704,30 @@ def test_the_first_page_of_a_site_is_called_as_the_site_is(tmp_path: Path) -> No
     )
 
     assert [chunk.title for chunk in read(tmp_path).chunks] == ["Robots", "Arms"]
+
+
+def test_a_page_with_several_headings_of_the_first_level_is_called_as_the_one_outside_says(tmp_path: Path) -> None:
+    for name in ("Arms", "Legs"):
+        body = f"""<div id="page"><div id="header"><h1>Robots : {name}</h1></div><div id="content"><div id="main-content"><p>{name}. {LONG}</p>
+            <h1 id="joints">Joints</h1><p>They bend.</p><h1 id="motors">Motors</h1><p>They turn.</p></div></div></div>"""
+        build(tmp_path, **{f"{name}.html": page(body, title=f"Robots : {name}")})
+
+    book = read(tmp_path)
+
+    assert book.title == "Robots"
+    assert {chunk.title.split()[0] for chunk in book.chunks} == {"Arms", "Legs"}
+    assert f"{URL}Legs.html#joints" in {chunk.source for chunk in book.chunks}
+
+
+def test_a_heading_stays_whole_if_the_site_has_another_name(tmp_path: Path) -> None:
+    build(tmp_path, **{"a.html": page("<main><h1>Arms - left</h1><p>A.</main>", title="Arms - left")})
+
+    assert [chunk.title for chunk in read(tmp_path).chunks] == ["Arms - left"]
+
+
+def test_what_wikis_and_blogs_add_to_an_article_is_left_out() -> None:
+    body = f"""<main><h1>Arm</h1><div class="noprint">From the wiki</div><p>{LONG}</p><h2><span id="Elbow">Elbow</span>
+        <span class="mw-editsection">[<a href="e">edit</a>]</span></h2><div class="mw-highlight mw-highlight-lang-go"><pre>a
+        </pre></div><div class="comment-respond"><h3>Leave a reply</h3><p>Your address is not shown.</p></div></main>"""
+
+    assert sections(page(body)) == [("", (), LONG.strip()), ("Elbow", ("Elbow",), "```go\na\n```")]

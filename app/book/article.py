@@ -107,6 +107,9 @@ _FRAME = frozenset(
         *("hljs-ln-numbers", "gutter", "boring", "footnote-ref", "footnote-reference", "footnote-backref"),
         *("footnote-back", "fn-backref", "fn-bracket", "data-footnote-backref", "reversefootnote", "backrefs"),
         "MathJax_Preview",
+        # What nobody prints, or nobody is to find, and what readers said.
+        *("noprint", "no-print", "d-print-none", "hidden-print", "robots-nocontent", "mw-editsection", "mw-jump-link"),
+        *("mw-cite-backlink", "printfooter", "catlinks", "comments-area", "comment-respond", "wp-block-comments"),
     }
 )
 _FRAME_IDS = frozenset(
@@ -137,7 +140,10 @@ _ADMONITIONS = frozenset(
     }
 )
 _LINE = frozenset({"line", "token-line", "code-line", "ec-line", "highlight-line", "view-line", "code__line"})
-_LANGUAGE = re.compile(r"(?:language|lang|highlight|highlight-source|sourceCode|brush:)[-_ ]([\w+#.-]+)")
+_LANGUAGES = (
+    re.compile(r"(?:^|[\s-])lang(?:uage)?[-_]([\w+#.-]+)"),
+    re.compile(r"(?:lang(?:uage)?|highlight|highlight-source|sourceCode|brush:)[-_ ]\s?([\w+#.-]+)"),
+)
 _NO_LANGUAGE = frozenset({"default", "none", "text", "plaintext", "txt", "highlight", "source", "hljs"})
 _TAB_LISTS = frozenset({"tabbed-labels"})
 _TAB_PANELS = frozenset({"tabbed-block"})
@@ -170,6 +176,7 @@ _LINKED_SHARE = 0.7
 """An aside of which this share is links is a way to other pages, and no part of this one."""
 _MAIN_SHARE = 0.6
 """How much of a page's text what is taken for its main part must hold."""
+_SEVERAL = 2
 _LONG_LIST_CHARS = 1_500
 _LONGEST_POWER = 12
 _MOST_COLUMNS = 50
@@ -226,9 +233,8 @@ def read_article(html: str) -> Article:
     mark_frame(body, anchors)
     _unfold(body, anchors)
     full_title = _full_title(root)
-    title = _title_before_headings(body, full_title)
-    reader = _Reader(anchors, title)
     parts = _parts_in(body)
+    reader = _Reader(anchors, _title_before(parts, body, full_title))
     for part in parts:
         reader.read(part)
     outline = reader.outline
@@ -265,12 +271,24 @@ def _full_title(root: LexborNode) -> str:
     return _joined(title.text()) if title is not None else ""
 
 
-def _title_before_headings(body: LexborNode, full_title: str) -> LexborNode | None:
-    """Return what is called a title, is no heading, and says the same as a part of the page's title; only before all headings."""
+def _title_before(parts: Sequence[LexborNode], body: LexborNode, full_title: str) -> LexborNode | None:
+    """Return what says the same as a part of the page's title, if that is no heading, or none of several in the main part."""
     found = body.css_first("div.title, p.title, span.title, h1, h2, h3")
-    text = _joined(found.text()) if found is not None and found.tag not in _HEADINGS else ""
-    is_part = bool(text) and re.search(rf"(?:^|\W\s){re.escape(text)}(?:$|\s\W)", full_title) is not None
-    return found if is_part else None
+    inside = [heading for part in parts for heading in part.css("h1")]
+    if found is None or (
+        found.tag in _HEADINGS and (found.tag != "h1" or len(inside) < _SEVERAL or _is_in_any(found, parts))
+    ):
+        return None
+    return found if _is_in_title(_joined(found.text()), full_title) else None
+
+
+def _is_in_any(node: LexborNode, parts: Sequence[LexborNode]) -> bool:
+    keys = {part.mem_id for part in parts}
+    return node.mem_id in keys or _is_in_one_of(node, keys)
+
+
+def _is_in_title(text: str, full_title: str) -> bool:
+    return bool(text) and re.search(rf"(?:^|\W\s){re.escape(text)}(?:$|\s\W)", full_title) is not None
 
 
 def _language_of_page(*nodes: LexborNode) -> str | None:
@@ -493,18 +511,27 @@ def _is_frame(node: LexborNode) -> bool:
     if tag in _HEADINGS or tag in {"main", "body", "article"} or role == "main":
         return False
     return (
-        not _FRAME.isdisjoint(classes)
+        (not _FRAME.isdisjoint(classes) and not _is_whole_heading(node))
         or (
             role in _FRAME_ROLES
             and not (role == "doc-backlink" and _IS_LETTERS.search(re.sub("[0-9]", "", node.text())))
         )
         or (attributes.get("id") or "") in _FRAME_IDS
         or (tag == "footer" and (node.parent is None or node.parent.tag != "blockquote"))
-        or (tag == "a" and "anchor" in classes)
+        or (tag == "a" and "anchor" in classes and not _is_whole_heading(node))
         or (tag == "button" and "aria-expanded" not in attributes and role != "tab")
         or _is_hidden(attributes, classes, role)
         or (tag == "aside" and _is_mostly_links(node))
     )
+
+
+def _is_whole_heading(node: LexborNode) -> bool:
+    """Whether a link to a heading is all of its text, as VuePress has it."""
+    parent = node.parent
+    if node.tag != "a" or parent is None or parent.tag not in _HEADINGS:
+        return False
+    text = _joined(node.text())
+    return _IS_LETTERS.search(text) is not None and text == _joined(parent.text())
 
 
 def _is_hidden(attributes: dict[str, str | None], classes: set[str], role: str) -> bool:
@@ -1025,8 +1052,9 @@ def _language(pre: LexborNode) -> str:
     for element in around:
         attributes = element.attributes
         given = attributes.get("data-language") or attributes.get("data-lang")
-        found = _LANGUAGE.search(attributes.get("class") or "")
-        language = given or (found[1] if found else "")
+        said = attributes.get("class") or "", attributes.get("data-syntaxhighlighter-params") or ""
+        found = (pattern.search(text) for text in said for pattern in _LANGUAGES)
+        language = given or next((match[1] for match in found if match), "")
         if language and language.lower() not in _NO_LANGUAGE:
             return language.lower()
     return ""

@@ -120,7 +120,7 @@ class Pages:
             count += 1
             if page.origin:
                 origins[address] = page.origin
-            heading = page.article.heading or self._title_of(page, address, site_names)
+            heading = self._title_of(page, address, site_names)
             found[page.name] = chunk_sections(page.article.sections, page=address, title=heading)
         chunks = [chunk for name in sorted(found, key=self._place) for chunk in found[name]]
         if not chunks:
@@ -133,12 +133,14 @@ class Pages:
         return Book(self.url, count, chunks, self.skipped, list(notes), self._language(), origins, title, faults=dead)
 
     def _title_of(self, page: Page, address: str, site_names: Collection[str]) -> str:
-        """Return what a page without a heading is called: the first one of the site as the site is, before its motto."""
-        full_title = page.article.full_title
-        name = page.article.site_name
+        """Return what a page is called; without a heading, the first one of the site as the site is, before its motto."""
+        full_title, heading, name = page.article.full_title, page.article.heading, page.article.site_name
+        if heading:
+            return _without_names(heading, site_names) if heading == full_title else heading
         if name and address == self.url and name in _parts_of_title(full_title):
             return name
-        return _own_title(full_title, site_names) or _last_part(address)
+        own = _without_names(full_title, site_names)
+        return (_TITLE_SEPARATOR.split(own)[0] if own == full_title else own) or _last_part(address)
 
     def _said(self) -> list[Mapping[str, str]]:
         """Return what each page says of itself and its site, those that have not changed included."""
@@ -147,8 +149,15 @@ class Pages:
     def _site_names(self) -> list[str]:
         """Return what the site calls itself, first what most pages do: by its own word, or as what many of their titles share."""
         said = self._said()
-        parts = Counter(part for page in said for part in _parts_of_title(page.get("title", "")) if part)
-        common = [part for part, count in parts.most_common() if count > 1 and count > len(said) / 3]
+        titles = [page.get("title", "") for page in said]
+        parts = Counter(part for title in titles for part in _parts_of_title(title) if part)
+        # A colon or brackets also stand in titles of a few pages that have a subject in common.
+        beside = Counter(part for title in titles for part in _beside(title))
+        common = [
+            part
+            for part, count in parts.most_common()
+            if count > 1 and count > len(said) * (1 / 3 if count > beside[part] else 2 / 3)
+        ]
         names = Counter(page["site"] for page in said if "site" in page)
         return list(dict.fromkeys([*(name for name, _ in names.most_common()), *common]))
 
@@ -369,30 +378,31 @@ def _canonical(page: Page, url: str) -> str | None:
     return address if address.startswith(url) or f"{address}/" == url else None
 
 
-def _own_title(full_title: str, site_names: Collection[str]) -> str | None:
+def _without_names(title: str, site_names: Collection[str]) -> str:
     """Return a page's title without the names of its site, which stand before or after it."""
-    parts = _TITLE_SEPARATOR.split(full_title)
+    parts = _TITLE_SEPARATOR.split(title)
     while len(parts) > 1 and parts[-1] in site_names:
         del parts[-2:]
     while len(parts) > 1 and parts[0] in site_names:
         del parts[:2]
     own = "".join(parts)
-    if own != full_title:
-        return own or None
-    name, colon, rest = full_title.partition(": ")
-    behind = _NAME_BEHIND.search(full_title)
-    if colon and name in site_names:
-        return rest.strip() or None
-    if behind and behind[1] in site_names:
-        return full_title[: behind.start()] or None
-    return parts[0] or None
+    before, colon, rest = own.partition(": ")
+    behind = _NAME_BEHIND.search(own)
+    if colon and before.rstrip() in site_names:
+        return rest.strip()
+    return own[: behind.start()] if behind and behind[1] in site_names else own
 
 
 def _parts_of_title(title: str) -> set[str]:
     """Return what in a title may be the name of the site."""
+    return {*_TITLE_SEPARATOR.split(title)[::2], *_beside(title)}
+
+
+def _beside(title: str) -> set[str]:
+    """Return what stands before a title and a colon, or in brackets behind it: `My Book: Arms`, `Arms (My Book)`."""
     behind = _NAME_BEHIND.search(title)
     before, colon, _ = title.partition(": ")
-    return {*_TITLE_SEPARATOR.split(title)[::2], *([behind[1]] if behind else []), *([before] if colon else [])}
+    return {*([behind[1]] if behind else []), *([before.rstrip()] if colon else [])}
 
 
 def _last_part(address: str) -> str:
