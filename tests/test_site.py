@@ -197,6 +197,13 @@ def test_the_article_is_read_without_its_frame_and_with_its_anchors(generator: s
             ),
             "**npm**\n\nn\n\n**pip**\n\np",
         ),
+        (
+            (
+                "<div role=tablist><button role=tab>Mac</button></div><div role=tabpanel><div class=tab-title>Mac</div><p>m</div>"
+                "<div class='hint-container tip'><p class=hint-container-title>Mind</p><p>Do.</div>"
+            ),
+            "**Mac**\n\nm\n\n**Mind**\n\nDo.",
+        ),
         ('<pre><div class="line">a</div><div class="line"></div><div class="line">b</div></pre>', "```\na\n\nb\n```"),
         (
             (
@@ -731,3 +738,14 @@ def test_what_wikis_and_blogs_add_to_an_article_is_left_out() -> None:
         </pre></div><div class="comment-respond"><h3>Leave a reply</h3><p>Your address is not shown.</p></div></main>"""
 
     assert sections(page(body)) == [("", (), LONG.strip()), ("Elbow", ("Elbow",), "```go\na\n```")]
+
+
+def test_of_the_articles_on_the_first_page_of_a_blog_none_is_lost() -> None:
+    frame = "<aside><h3>Tags</h3><ul><li><a href=t>arm</a></ul><h3>All</h3><ul><li><a href=l>Legs</a></ul></aside>"
+    body = f"""<div id="all">{frame}<section id="posts"><article><h1>Arms</h1><p>{LONG}</p></article><article><h1>Legs</h1>
+        <p>Walk.</p></article></section></div>"""
+
+    assert [(headings, said) for _, headings, said in sections(page(body))] == [
+        ((), LONG.strip()),
+        (("Legs",), "Walk."),
+    ]

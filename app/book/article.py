@@ -129,7 +129,7 @@ _FRAME_IDS = frozenset(
 _FRAME_ROLES = frozenset({"navigation", "search", "doc-toc", "doc-backlink", "contentinfo", "banner", "dialog", "menu"})
 _MATH = frozenset({"math", "arithmatex"})
 _TITLE_CLASS = re.compile(
-    r"(?:admonition|callout|custom-block|aside|alert|blockquote-tag|card|hint|topic)[-_]*(?:title|heading|header)"
+    r"(?:admonition|callout|custom-block|aside|alert|blockquote-tag|card|hint|topic)[-_]*(?:container[-_])?(?:title|heading|header)"
     r"(?:[-_](?:text|container|\w{4,5}))?$",
     re.IGNORECASE,
 )
@@ -426,12 +426,20 @@ def _article_in(body: LexborNode, mains: Sequence[LexborNode], size: Callable[[L
         articles = [node for node in _found(body, "article, [role=article]") if size(node)]
         largest = max(articles, key=size, default=None)
         if largest is not None and size(largest) >= _MAIN_SHARE * size(body):
-            return largest
+            return _with_others(largest, articles)
         return article if article is not None and size(article) >= size(body) / 3 else _largest(body, size)
     inner = [node for node in article.css("article") if size(node)]
     if len(inner) == 1 and size(inner[0]) >= _MAIN_SHARE * size(article) and not _has_other_title(article, inner[0]):
         return inner[0]
     return article
+
+
+def _with_others(article: LexborNode, articles: Sequence[LexborNode]) -> LexborNode:
+    """Return what holds the article and those beside it, as the first pages of blogs have them."""
+    parent = article.parent
+    others = (node.parent for node in articles if node.mem_id != article.mem_id)
+    has_others = parent is not None and any(other is not None and other.mem_id == parent.mem_id for other in others)
+    return parent if has_others and parent is not None else article
 
 
 def _has_other_title(outer: LexborNode, inner: LexborNode) -> bool:
@@ -543,7 +551,8 @@ def _is_hidden(attributes: dict[str, str | None], classes: set[str], role: str) 
 
 def _is_mostly_links(node: LexborNode) -> bool:
     linked = sum(len(link.text().strip()) for link in node.css("a"))
-    return linked > _LINKED_SHARE * len(node.text().strip())
+    headings = sum(len(heading.text().strip()) for heading in _found(node, "h2, h3, h4") if not heading.css("a"))
+    return linked > _LINKED_SHARE * (len(node.text().strip()) - headings)
 
 
 @dataclass
@@ -766,7 +775,11 @@ class _Reader:
         label = self._label_of(node)
         if label:
             self._add_block("paragraph", f"**{label}**")
-        self._read_children(node)
+        first = next(_elements(node), None)
+        for child in _children(node):
+            says_label = first is not None and child.mem_id == first.mem_id and _joined(child.text()) == label
+            if not says_label or child.tag in _HEADINGS:
+                self._read_node(child)
         self._end_block()
 
     def _label_of(self, panel: LexborNode) -> str | None:
