@@ -751,9 +751,14 @@ def test_the_kind_says_what_to_read_where_a_folder_could_be_both(tmp_path: Path,
 
 @pytest.mark.slow
 def test_a_folder_that_is_neither_says_what_to_do(tmp_path: Path, book_command: BookCommand) -> None:
-    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/build/html").mkdir(parents=True)
     (tmp_path / "pages/a.html").write_text("<main><h1>A</h1><p>Text.</main>")
     arguments = ("ingest", "pages", "--url", URL)
+
+    (tmp_path / "pages/build/html/index.html").write_text("<main><h1>B</h1><p>Text.</main>")
+    status, output = book_command(*arguments)
+    assert (status, "in pages/build/html, name that folder" in " ".join(output.split())) == (1, True)
+    (tmp_path / "pages/build/html/index.html").unlink()
 
     status, output = book_command(*arguments)
     assert (status, "1 HTML file, but no index.html and no Markdown" in output) == (1, True)

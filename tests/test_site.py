@@ -749,3 +749,32 @@ def test_of_the_articles_on_the_first_page_of_a_blog_none_is_lost() -> None:
         ((), LONG.strip()),
         (("Legs",), "Walk."),
     ]
+
+
+def test_a_page_that_only_scripts_fill_says_so(tmp_path: Path) -> None:
+    script = "<script src=x.js></script>"
+    build(
+        tmp_path,
+        **{
+            "index.html": page(f"<noscript>Enable JavaScript.</noscript><div id=app>Please wait...</div>{script}"),
+            "empty.html": page(f"<div id=root></div>{script}"),
+            "short.html": page(f"<div id=app><main>Arms bend.</main></div>{script}"),
+        },
+    )
+
+    book = read(tmp_path)
+
+    assert [chunk.text for chunk in book.chunks] == ["Arms bend."]
+    assert {skipped.reason for skipped in book.skipped} == {"says nothing until a browser runs its scripts"}
+
+
+def test_what_is_no_folder_of_pages_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    build(tmp_path, **{"site.zip": b"PK", "a.html": page("<p>A.")})
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(TreeError, match=r"an archive\. Unpack it"):
+        read(tmp_path / "site.zip")
+    with pytest.raises(TreeError, match=r"a file\. Name the folder"):
+        read(tmp_path / "a.html")
+    with pytest.raises(TreeError, match="is empty"):
+        read(tmp_path / "empty")

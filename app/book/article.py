@@ -158,6 +158,7 @@ _AT_ONCE_SECONDS = 10
 _VALUED_DIRECTIVES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _PASSWORD_CHARS = 600
 """A page with no more text than this that asks for a password is the way in, and no page of the book."""
+_WAITING_CHARS = 100
 _NOTE_MARK = re.compile(
     r"[\[(]?(?:note |fn )?(?:[0-9]{1,4}|[ivxlc]{1,6}|[a-z]|[*\u2020\u2021\u00a7\u00b6#]{1,4})[\])]?", re.IGNORECASE
 )
@@ -248,7 +249,7 @@ def read_article(html: str) -> Article:
         full_title=full_title,
         language=_language_of_page(root, body),
         canonical=_based(base, canonical) if canonical else None,
-        refusal=_refusal(root) or _refusal_of_form(body, text),
+        refusal=_refusal(root) or _refusal_of_form(body, text) or _refusal_of_scripts(root, body, text),
         sections=outline.sections if text else [],
         anchors=frozenset(anchors),
         links=_links([root], base),
@@ -342,6 +343,15 @@ def _refusal(root: LexborNode) -> str | None:
 def _refusal_of_form(body: LexborNode, text: str) -> str | None:
     asks = len(text) <= _PASSWORD_CHARS and body.css_first('input[type="password" i]') is not None
     return "asks for a password" if asks else None
+
+
+def _refusal_of_scripts(root: LexborNode, body: LexborNode, text: str) -> str | None:
+    """Return why a page is left out that has nothing but a place for what scripts write, and perhaps a word until they do."""
+    if len(text) > _WAITING_CHARS or root.css_first("script") is None:
+        return None
+    says = body.css_first("h1, h2, h3, p, li, td, pre, img[alt], main, article") if text else None
+    has_place = not text or body.css_first("#app, #root, #main, #docute, #__next, #__nuxt") is not None
+    return "says nothing until a browser runs its scripts" if has_place and says is None else None
 
 
 def is_noindex(directives: str, robot: str = "*") -> bool:

@@ -1,6 +1,7 @@
 """The commands that change the book: their progress, and their account of what they did."""
 
 import asyncio
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from app.book.crawl import Check, Crawler, check
 from app.book.embeddings import PRICES, Embedder
 from app.book.ingest import IngestError, Report, ingest, known_pages, remove
 from app.book.links import printable
+from app.book.site import SUFFIXES as HTML
 from app.book.site import is_site, read_site
 from app.book.tree import SUFFIXES, Book, TreeError, book_url, counted, files_in, generator_of, locale_of, read_book
 from app.config import Settings
@@ -154,13 +156,23 @@ def _kind(folder: Path, exclude: Sequence[str]) -> str:
             "--kind site for its HTML, or --kind source for its Markdown."
         )
     if not is_site(folder) and not has_markdown and generator_of(folder) is None:
-        html = sum(1 for _ in files_in(folder, exclude, (".html", ".htm"), []))
+        html = list(files_in(folder, exclude, HTML, []))
         if html:
             raise TreeError(
-                f"{folder} has {counted(html, 'HTML file')}, but no index.html and no Markdown. If it is a built site, "
-                "add --kind site."
+                f"{folder} has {counted(len(html), 'HTML file')}, but no index.html and no Markdown. {_advice(folder, html)}"
             )
     return "site" if is_site(folder) else "source"
+
+
+def _advice(folder: Path, html: Sequence[str]) -> str:
+    """Return what to do with a folder of HTML that has no page for its root."""
+    below = {posixpath.dirname(file) for file in html if file.rpartition("/")[2].partition(".")[0] == "index"}
+    if len({name.partition("/")[0] for name in below}) == 1:  # Otherwise these are the folders of pages.
+        nearest = min(below, key=lambda name: (name.count("/"), name))
+        return (
+            f"If the built site is in {folder / nearest}, name that folder. If it is all of this one, add --kind site."
+        )
+    return "If it is a built site, add --kind site."
 
 
 async def take_out(url: str, settings: Settings) -> None:

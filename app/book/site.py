@@ -15,7 +15,7 @@ from app.book.apart import Call, TooLongError, at_once
 from app.book.article import Article, read_article
 from app.book.chunks import Chunk, chunk_sections
 from app.book.links import Linked, faults
-from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, files_in, quoted
+from app.book.tree import MAX_FILE_BYTES, Book, Skipped, TreeError, book_url, check_folder, files_in, quoted
 
 SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM", ".XHTML")
 _SUFFIX = re.compile(r"\.x?html?$")
@@ -184,6 +184,7 @@ def read_site(folder: Path, url: str, *, exclude: Sequence[str] = (), call: Call
     match a pattern of `exclude` are left out. `call` calls what reads a page. Raises TreeError if no page can be read.
     """
     root = book_url(url)
+    check_folder(folder)
     pages = Pages(root, exists=lambda address: _is_in(folder, address.partition(":")[2], root.partition(":")[2]))
     listed = _listed(folder, pages.url)
     for file in sorted(files_in(folder, exclude, SUFFIXES, pages.skipped, _NO_FOLDERS), key=_index_first):

@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -56,6 +57,7 @@ _GENERATORS = {
     "SUMMARY.md": ("mdBook or GitBook", None, None),
 }
 """What tells a generator's books: their generator, what builds their site, and where it is then; None for Docusaurus."""
+_ARCHIVES = frozenset({".zip", ".gz", ".tgz", ".bz2", ".xz", ".tar", ".7z", ".rar", ".epub"})
 _GENERATOR_LEVELS = 3
 _INCLUDE = re.compile(
     r"\{\{\s?#(?:include|rustdoc_include|playground|playpen)\s[^{}\n]{1,300}\}\}"
@@ -261,9 +263,23 @@ def _as_line(skipped: Skipped) -> str:
     return f"  {skipped.file} {skipped.reason}"
 
 
-def _check(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise TreeError if there is no such folder, or nothing in it."""
+    if folder.suffix.lower() in _ARCHIVES and folder.is_file():
+        raise TreeError(f"{folder} is not a folder but an archive. Unpack it, and name the folder that this makes.")
+    if folder.is_file():
+        raise TreeError(
+            f"{folder} is not a folder but a file. Name the folder that it is in, with --exclude for the others."
+        )
     if not folder.is_dir():
         raise TreeError(f"{folder} is not a folder.")
+    with suppress(OSError), os.scandir(folder) as entries:
+        if next(entries, None) is None:
+            raise TreeError(f"{folder} is empty, so it holds no Markdown and no built site.")
+
+
+def _check(folder: Path) -> None:
+    check_folder(folder)
     if any(folder.glob("docusaurus.config.*")):
         raise TreeError(
             f"{folder} is the folder of a whole site. Please name its folder of pages, such as {folder / 'docs'}."
