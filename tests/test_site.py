@@ -204,6 +204,14 @@ def test_the_article_is_read_without_its_frame_and_with_its_anchors(generator: s
             ),
             "**Mac**\n\nm\n\n**Mind**\n\nDo.",
         ),
+        (
+            (
+                "<div class=rp-tabs__label><div>Mac</div><div>PC</div></div><div class=rp-tabs__content__item aria-hidden=false>m</div>"
+                "<div class=rp-tabs__content__item aria-hidden=true>p</div>"
+            ),
+            "**Mac**\n\nm\n\n**PC**\n\np",
+        ),
+        ("<doc-tab><template #title>Mac</template> <p>m</p></doc-tab>", "**Mac**\n\nm"),
         ('<pre><div class="line">a</div><div class="line"></div><div class="line">b</div></pre>', "```\na\n\nb\n```"),
         (
             (
@@ -769,7 +777,7 @@ def test_a_page_that_only_scripts_fill_says_so(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_of_pages_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    build(tmp_path, **{"site.zip": b"PK", "a.html": page("<p>A.")})
+    build(tmp_path, **{"site.zip": "PK", "a.html": page("<p>A.")})
     (tmp_path / "empty").mkdir()
 
     with pytest.raises(TreeError, match=r"an archive\. Unpack it"):
@@ -778,3 +786,11 @@ def test_what_is_no_folder_of_pages_is_refused_with_what_to_do(tmp_path: Path) -
         read(tmp_path / "a.html")
     with pytest.raises(TreeError, match="is empty"):
         read(tmp_path / "empty")
+
+
+def test_the_name_of_a_site_is_no_title_of_a_page() -> None:
+    body = f"""<div><header><a class="navbar-brand" href="/"><p class="title">My Book</p></a></header><div><p class="title">My Book</p>
+        </div><main><h1>Arms</h1><p>{LONG}</p><h1 id="b">Legs</h1><p>Walk.</p></main></div>"""
+
+    assert read_article(page(body)).heading == "Arms"
+    assert read_article(page(body.replace("<h1>Arms</h1>", "<h1>About arms</h1>"))).heading == "About arms"

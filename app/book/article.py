@@ -145,12 +145,14 @@ _LANGUAGES = (
     re.compile(r"(?:lang(?:uage)?|highlight|highlight-source|sourceCode|brush:)[-_ ]\s?([\w+#.-]+)"),
 )
 _NO_LANGUAGE = frozenset({"default", "none", "text", "plaintext", "txt", "highlight", "source", "hljs"})
-_TAB_LISTS = frozenset({"tabbed-labels"})
-_TAB_PANELS = frozenset({"tabbed-block"})
+_TAB_LISTS = frozenset({"tabbed-labels", "rp-tabs__label"})
+_TAB_PANELS = frozenset({"tabbed-block", "rp-tabs__content__item"})
 _SECTION_CLASS = re.compile(r"section|level[1-6]|sect[1-6]|chapter|appendix|preface")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\ufdd0-\ufdd2]")
 _REFRESH = re.compile(r"^\s*([0-9]{0,6})[0-9.]*\s*[;,]\s*url\s*=", re.IGNORECASE)
 _NOSCRIPT = re.compile(r"<noscript\b|(</noscript\b[^>]{0,99}>)", re.IGNORECASE | re.ASCII)
+_SLOT = re.compile(r"<template\s+(?:#|v-slot:)(?:title|label)\s*>([^<>]{1,200})</template>", re.IGNORECASE | re.ASCII)
+"""What a component shows as its title, if the page has the component itself."""
 _QUOTING = re.compile("<script|-->", re.IGNORECASE)
 """What is between two tags of which a script or a comment holds the first."""
 _AT_ONCE_SECONDS = 10
@@ -273,19 +275,29 @@ def _full_title(root: LexborNode) -> str:
 
 
 def _title_before(parts: Sequence[LexborNode], body: LexborNode, full_title: str) -> LexborNode | None:
-    """Return what says the same as a part of the page's title, if that is no heading, or none of several in the main part."""
-    found = body.css_first("div.title, p.title, span.title, h1, h2, h3")
+    """Return what says the same as a part of the page's title where no heading of the main part does.
+
+    It is no heading itself, or one outside of a main part that has several of the first level.
+    """
     inside = [heading for part in parts for heading in part.css("h1")]
-    if found is None or (
-        found.tag in _HEADINGS and (found.tag != "h1" or len(inside) < _SEVERAL or _is_in_any(found, parts))
-    ):
+    if any(_is_in_title(_joined(heading.text()), full_title) for heading in inside):
+        return None
+    found = body.css_first("div.title, p.title, span.title, h1, h2, h3")
+    if found is None or (found.tag in _HEADINGS and (found.tag != "h1" or len(inside) < _SEVERAL)):
+        return None
+    # What the site is called is a link to its first page, or stands on top.
+    if _is_in_banner(found) or found.css_first("a") is not None or _is_linked_or_frame(found):
         return None
     return found if _is_in_title(_joined(found.text()), full_title) else None
 
 
-def _is_in_any(node: LexborNode, parts: Sequence[LexborNode]) -> bool:
-    keys = {part.mem_id for part in parts}
-    return node.mem_id in keys or _is_in_one_of(node, keys)
+def _is_linked_or_frame(node: LexborNode) -> bool:
+    above: LexborNode | None = node
+    while above is not None and above.tag != "body":
+        if above.tag == "a" or _is_frame(above):
+            return True
+        above = above.parent
+    return False
 
 
 def _is_in_title(text: str, full_title: str) -> bool:
@@ -378,7 +390,7 @@ def _with_scripts(html: str) -> str:
                 parts.append(html[place:start])
                 place = tag.end()
             start = None
-    return "".join((*parts, html[place:]))
+    return _SLOT.sub(r'<p class="card-title">\1</p>', "".join((*parts, html[place:])))
 
 
 def _unfold(body: LexborNode, anchors: Mapping[str, LexborNode]) -> None:
@@ -538,7 +550,7 @@ def _is_frame(node: LexborNode) -> bool:
         or (tag == "footer" and (node.parent is None or node.parent.tag != "blockquote"))
         or (tag == "a" and "anchor" in classes and not _is_whole_heading(node))
         or (tag == "button" and "aria-expanded" not in attributes and role != "tab")
-        or _is_hidden(attributes, classes, role)
+        or _is_hidden(node, classes, role)
         or (tag == "aside" and _is_mostly_links(node))
     )
 
@@ -552,11 +564,13 @@ def _is_whole_heading(node: LexborNode) -> bool:
     return _IS_LETTERS.search(text) is not None and text == _joined(parent.text())
 
 
-def _is_hidden(attributes: dict[str, str | None], classes: set[str], role: str) -> bool:
+def _is_hidden(node: LexborNode, classes: set[str], role: str) -> bool:
+    attributes = node.attributes
     if "hidden" in attributes and role != "tabpanel" and attributes["hidden"] != "until-found":
         return True
-    is_title = any(_TITLE_CLASS.search(name) for name in classes)
-    return attributes.get("aria-hidden") == "true" and not is_title
+    if attributes.get("aria-hidden") != "true" or any(_TITLE_CLASS.search(name) for name in classes):
+        return False
+    return _TAB_PANELS.isdisjoint(classes) and role != "tabpanel"
 
 
 def _is_mostly_links(node: LexborNode) -> bool:

@@ -92,7 +92,7 @@ class Pages:
 
     def add(self, name: str, address: str, article: Article, origin: dict[str, str] | None = None) -> None:
         """Take the page, or note why it is left out."""
-        reason = article.refusal or _no_page(address.removeprefix(self.url), article)
+        reason = _no_page(address.removeprefix(self.url), article)
         if reason:
             self.skipped.append(Skipped(name, reason))
         else:
@@ -300,8 +300,8 @@ def _no_page(path: str, article: Article) -> str | None:
         return "is no page of the book, by its name"
     if not _NO_FOLDERS.isdisjoint(folders):
         return "is no page of the book, by its folder"
-    if not article.sections:
-        return "says nothing"
+    if article.refusal or not article.sections:
+        return article.refusal or "says nothing"
     size = sum(len(text) for section in article.sections for _, text in section.blocks)
     if size <= _SHORT_CHARS and (stem in _NO_PAGES_IF_SHORT or folders[:1] == ["search"]):
         return "is no page of the book, by its name"

@@ -172,12 +172,14 @@ def read_book(
             skipped += page.skipped
         else:
             skipped.append(Skipped(file, f"has the same address as {first}"))
-    notes = _notes(folder, exclude, len(files), includes)
+    kinds = other_kinds(folder, exclude)
+    notes = _notes(folder, kinds, len(files), includes)
     folders = {parent: _read_folder(folder, parent) for file in pages for parent in _parents(file)}
     in_order = sorted(pages, key=lambda file: _place(file, pages[file], folders))
     chunks = [chunk for file in in_order for chunk in pages[file].chunks]
     if not chunks:
-        lines = [f"{folder} holds no Markdown that can be read.", *map(_as_line, skipped), *notes]
+        other = "" if kinds else ", and no built site"
+        lines = [f"{folder} holds no Markdown that can be read{other}.", *map(_as_line, skipped), *notes]
         raise TreeError("\n".join(lines))
     unnumbered = (lambda name: name) if keep_numbers else _without_number
     parts = {unnumbered(name): found.label for name, found in folders.items() if found.label and "/" not in name}
@@ -207,9 +209,9 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def _notes(folder: Path, exclude: Sequence[str], pages: int, includes: Mapping[str, Sequence[str]]) -> list[str]:
+def _notes(folder: Path, kinds: Counter[str], pages: int, includes: Mapping[str, Sequence[str]]) -> list[str]:
     """Return what of the book cannot be read from its source, and what to do instead."""
-    kinds, generator = other_kinds(folder, exclude), generator_of(folder)
+    generator = generator_of(folder)
     unread = kinds.total()
     notes = []
     if kinds:
