@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice, takewhile
+from typing import Literal
 from urllib.parse import unquote
 
 from selectolax.lexbor import LexborNode
@@ -67,6 +69,8 @@ _CONTENTS = frozenset(
 )
 """What tables of contents are called, with nothing but their letters."""
 _LABEL_CHARS = 40
+_SIBLINGS = 8
+"""How many elements and texts beside another one are looked at."""
 _LABEL_LEVELS = 3
 """How far from its list what a table of contents is called may stand."""
 _TOPS = frozenset({"", "top", "_top"})
@@ -139,15 +143,11 @@ def _label_of(contents: LexborNode) -> LexborNode | None:
     """Return what stands before a list and calls it contents."""
     node: LexborNode | None = contents
     for _ in range(_LABEL_LEVELS):
-        before = node.prev if node is not None else None
-        while before is not None and not (before.is_element_node and _letters(before.text())):
-            if before.is_text_node and _letters(before.text_content or ""):
-                return None
-            before = before.prev
-        if before is not None:
-            text = before.text()
-            is_label = len(text.strip()) <= _LABEL_CHARS and _letters(text) in _CONTENTS
-            return before if is_label else None
+        for before in islice(_siblings(node, "prev"), _SIBLINGS):
+            text = (before.text_content or "") if before.is_text_node else before.text()
+            if _letters(text):
+                is_label = len(text.strip()) <= _LABEL_CHARS and _letters(text) in _CONTENTS
+                return before if is_label and before.is_element_node else None
         node = node.parent if node is not None else None
     return None
 
@@ -202,12 +202,17 @@ def _leads_elsewhere(node: LexborNode) -> bool:
 
 
 def _beside(link: LexborNode) -> Iterator[LexborNode]:
-    """Yield what stands in the same line as a link."""
-    for step in ("prev", "next"):
-        node = getattr(link, step)
-        while node is not None and not (node.is_element_node and node.tag not in _INLINE):
+    """Yield what stands near a link in the same line."""
+    for side in ("prev", "next"):
+        near = islice(_siblings(link, side), _SIBLINGS)
+        yield from takewhile(lambda node: not node.is_element_node or node.tag in _INLINE, near)
+
+
+def _siblings(node: LexborNode | None, side: Literal["prev", "next"]) -> Iterator[LexborNode]:
+    while node is not None:
+        node = node.prev if side == "prev" else node.next
+        if node is not None:
             yield node
-            node = getattr(node, step)
 
 
 def _is_permalink(link: LexborNode) -> bool:
