@@ -137,6 +137,20 @@ async def test_a_large_book_is_searched_through_the_index_and_a_small_one_exactl
     assert [hit.meaning_rank for hit in hits] == [*range(1, 21)]
 
 
+async def test_a_large_book_that_is_little_of_a_library_is_searched_exactly(
+    database: Database, model_server: FakeOpenAI
+) -> None:
+    large = a_book(25)
+    await replace_book(database, *large, *a_book(300, book=OTHER_BOOK))
+    await made(database)
+
+    async with searching(database, model_server, exact_chunks=20) as search:
+        hits = await find(search, model_server, page=f"{BOOK}p1")
+
+    assert await scans(database) == 0
+    assert [hit.page for hit in hits] == nearest(large, 20)
+
+
 async def test_few_chunks_get_no_index(database: Database, model_server: FakeOpenAI) -> None:
     await replace_book(database, *a_book(EXACT))
 

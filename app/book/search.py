@@ -311,13 +311,17 @@ class BookSearch:
     def _meaning(self, shelf: Shelf) -> Meaning | None:
         """Return how PostgreSQL is to compare the embeddings: all exactly as long as there are few, else through their index.
 
-        An index that cannot go on until it has found enough of one book among many is not asked for them.
+        To find the nearest of one book, the index goes through those of all: it is asked for them only if it can, and if that
+        takes less than to compare those of the book. It takes as long as to compare a tenth of what is always compared exactly,
+        times how many books of this size there are.
         """
         if shelf.vector_schema is None:
             return None
         is_iterative = shelf.vector_version >= _ITERATIVE_VERSION
         is_selective = shelf.book is not None and self._shelf.single is None
-        has_index = shelf.has_index and shelf.chunks > self._exact_chunks and (is_iterative or not is_selective)
+        has_index = shelf.has_index and shelf.chunks > self._exact_chunks
+        if has_index and is_selective:
+            has_index = is_iterative and shelf.chunks > self._exact_chunks / 10 * self._shelf.chunks / shelf.chunks
         return Meaning(
             shelf.vector_schema,
             is_mixed=len(shelf.embeddings) > 1,
