@@ -22,55 +22,17 @@ _BREAK = "\ufdd3"
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = frozenset(
     {
-        *(
-            "address",
-            "article",
-            "aside",
-            "body",
-            "center",
-            "dd",
-            "details",
-            "div",
-            "dl",
-            "fieldset",
-            "figcaption",
-            "figure",
-        ),
-        *(
-            "footer",
-            "form",
-            "header",
-            "hgroup",
-            "hr",
-            "legend",
-            "li",
-            "main",
-            "menu",
-            "ol",
-            "p",
-            "section",
-            "tbody",
-            "td",
-        ),
+        *("address", "article", "aside", "body", "center", "dd", "details", "div", "dl", "fieldset"),
+        *("figcaption", "figure"),
+        *("footer", "form", "header", "hgroup", "hr", "legend", "li", "main", "menu", "ol", "p", "section"),
+        *("tbody", "td"),
         *("tfoot", "th", "thead", "tr", "ul", "video"),
     }
 )
 _UNREAD = frozenset(
     {
-        *(
-            "script",
-            "style",
-            "noscript",
-            "template",
-            "svg",
-            "iframe",
-            "object",
-            "embed",
-            "canvas",
-            "head",
-            "nav",
-            "dialog",
-        ),
+        *("script", "style", "noscript", "template", "svg", "iframe", "object", "embed", "canvas", "head"),
+        *("nav", "dialog"),
         *("input", "select", "textarea", "audio", "source", "track", "datalist", "option", "search", "rp"),
     }
 )
@@ -91,15 +53,8 @@ _FRAME = frozenset(
         *("footer", "site-footer", "page-footer"),
         # What can be done with the page or with its code.
         *("md-content__button", "md-source-file", "md-feedback", "theme-edit-this-page", "theme-doc-footer"),
-        *(
-            "theme-doc-version-badge",
-            "theme-doc-version-banner",
-            "edit-this-page",
-            "view-this-page",
-            "edit-page",
-            "edit-link",
-            "last-updated",
-        ),
+        *("theme-doc-version-badge", "theme-doc-version-banner", "edit-this-page", "view-this-page"),
+        *("edit-page", "edit-link", "last-updated"),
         *("feedback-toolbar", "content-icon-container", "article-header-buttons", "copybtn", "copy-button"),
         *("code-copy-button", "clipboard-button", "viewcode-link", "viewcode-back", "giscus", "utterances"),
         # Numbers of lines, hidden lines of Rust, and the way back from a footnote.
@@ -114,15 +69,8 @@ _FRAME = frozenset(
 )
 _FRAME_IDS = frozenset(
     {
-        *(
-            "pagination",
-            "table-of-contents",
-            "feedback-toolbar",
-            "toc",
-            "TOC",
-            "disqus_thread",
-            "quarto-margin-sidebar",
-        ),
+        *("pagination", "table-of-contents", "feedback-toolbar", "toc", "TOC", "disqus_thread"),
+        "quarto-margin-sidebar",
         *("titlearea", "side-nav", "nav-path", "footer"),
     }
 )
