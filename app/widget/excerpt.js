@@ -20,7 +20,7 @@ export function textOf(selected) {
     if (isSelected(first, range)) range.setStartBefore(first);
     else range.setStartAfter(first);
   }
-  if (last && last !== first) {
+  if (last) {
     if (isSelected(last, range)) range.setEndAfter(last);
     else range.setEndBefore(last);
   }
