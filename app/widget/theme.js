@@ -81,7 +81,7 @@ export class Theme {
       faint: mix(surface, ink, 0.05),
       off: mix(surface, ink, 0.12),
       edge: mix(surface, ink, 0.5),
-      muted: mix(surface, ink, 0.74),
+      muted: until(mix(surface, ink, 0.74), ink, (colour) => contrast(colour, surface) >= 4.5),
       tint: mix(surface, accent, 0.13),
       "danger-tint": mix(surface, danger, 0.09),
       "danger-line": mix(surface, danger, 0.35),
@@ -142,7 +142,7 @@ function css([red, green, blue]) {
 
 /** @param {Colour} from @param {Colour} to @param {number} part  how much of the other colour @returns {Colour} */
 function mix(from, to, part) {
-  const [red, green, blue] = from.map((value, index) => value + (to[index] - value) * part);
+  const [red, green, blue] = from.map((value, index) => Math.round(value + (to[index] - value) * part));
   return [red, green, blue, 1];
 }
 
