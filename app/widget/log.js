@@ -51,22 +51,26 @@ export class Log {
   }
 
   /**
-   * Keeps up with a growing answer until its question is at the top, where the reader begins to read.
+   * Keeps up with a growing answer until its question is at the top, where the reader begins to read. Who has read on stays there.
    * @param {HTMLElement} turn
    */
   follow(turn) {
-    const { element } = this;
-    if (this.#isFollowing) {
-      const top = turn.offsetTop - element.offsetTop - 12;
-      element.scrollTop = Math.min(element.scrollHeight - element.clientHeight, Math.max(top, 0));
-    }
+    if (this.#isFollowing) this.element.scrollTop = Math.max(this.element.scrollTop, this.#placeOf(turn));
     this.latest.hidden = this.#isAtEnd;
   }
 
   /** Goes to this turn, wherever the reader has scrolled to. @param {HTMLElement} turn */
   goTo(turn) {
     this.#isFollowing = true;
-    this.follow(turn);
+    this.element.scrollTop = this.#placeOf(turn);
+    this.latest.hidden = this.#isAtEnd;
+  }
+
+  /** Returns how far the list is scrolled with this turn at the top, or with its own end at the bottom. @param {HTMLElement} turn */
+  #placeOf(turn) {
+    const { element } = this;
+    const top = turn.offsetTop - element.offsetTop - 12;
+    return Math.min(element.scrollHeight - element.clientHeight, Math.max(top, 0));
   }
 
   /**
