@@ -140,6 +140,11 @@ async def test_the_chat_has_the_colours_that_the_page_has_whatever_it_says(servi
 
 async def test_the_chat_becomes_dark_with_the_system_where_the_page_does(service: Service, visit: Visit) -> None:
     page = await visit(service, color_scheme="light")
+    launcher = page.locator("book-chat .launcher")
+    await page.evaluate(STYLE, "html { overflow: hidden }")
+    box = await launcher.bounding_box()
+    await page.evaluate(STYLE, HOSTILE)
+    assert await launcher.bounding_box() == box
     await page.evaluate(STYLE, "@media (prefers-color-scheme: dark) { body { background: #111; color: #ddd } }")
     await page.clock.install()
     await open_chat(page)
@@ -149,6 +154,9 @@ async def test_the_chat_becomes_dark_with_the_system_where_the_page_does(service
 
     await page.emulate_media(color_scheme="dark")
     await becomes(page, f"{BRIGHTNESS} < 60")
+    # On paper there is nothing to press.
+    await page.emulate_media(media="print")
+    await expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 @pytest.mark.slow

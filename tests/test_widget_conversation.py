@@ -599,3 +599,22 @@ async def test_a_rating_that_could_not_be_saved_is_not_shown_as_given(service: S
 
     await expect(page.get_by_role("alert")).to_contain_text("Your feedback could not be saved.")
     await expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "false")
+
+    await page.route("**/chat", lambda route: route.abort(), times=1)
+    offer = page.get_by_role("button", name="Delete my conversations")
+    await offer.click()
+    await expect(page.get_by_role("button", name="Keep")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(offer).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(page.get_by_text("Your conversations could not be deleted.")).to_be_visible()
+    await expect(offer).to_be_focused()
+    await expect(answers(page)).to_have_text("Answer 1 to: One?")
+
+    await offer.click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(page.get_by_text("Your conversations were deleted.")).to_be_visible()
+    await expect(questions(page)).to_have_count(0)
+    await expect(offer).to_have_count(0)
+    assert await service.tables.sessions() == []

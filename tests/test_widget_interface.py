@@ -379,11 +379,19 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await page.keyboard.press("Enter")
     await expect(textbox).to_be_focused()
 
+    # What is written in the chat is no shortcut of the page, whose scripts take it for a field.
+    await page.evaluate("globalThis.heard = []; addEventListener('keydown', ({ key }) => heard.push(key))")
+    assert await page.evaluate("document.activeElement.isContentEditable")
     await page.keyboard.type("First line?")
+    height = await textbox.evaluate("textbox => textbox.clientHeight")
     await page.keyboard.press("Shift+Enter")
-    await textbox.dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    for how in ({"isComposing": True}, {"keyCode": 229}):
+        await textbox.dispatch_event("keydown", {"key": "Enter", **how})
+    await textbox.dispatch_event("keydown", {"key": "Escape", "isComposing": True})
     await page.keyboard.type("second line")
     await expect(questions(page)).to_have_count(0)
+    assert await textbox.evaluate("textbox => textbox.clientHeight") > height
+    assert await page.evaluate("heard") == []
     await page.keyboard.press("Enter")
     await expect(questions(page)).to_have_text(["First line?\nsecond line"])
     await expect(textbox).to_be_focused()
@@ -403,10 +411,18 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await expect(items.first).to_be_focused()
     await page.keyboard.press("Escape")
     await expect(items).to_have_count(0)
+    await page.keyboard.press("ArrowDown")
+    await expect(items.first).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(items).to_have_count(0)
+    await expect(page.get_by_role("button", name="More")).to_have_attribute("aria-expanded", "false")
 
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)
     await expect(launcher).to_be_focused()
+    # It stays closed on the next page.
+    await page.reload()
+    await expect(launcher).to_have_attribute("aria-keyshortcuts", "?")
     await page.keyboard.press("?")
     await expect(textbox).to_be_focused()
 

@@ -236,6 +236,17 @@ async def test_the_list_says_that_it_is_open_that_it_cannot_be_loaded_and_which_
     await expect(entries).to_have_count(1)
     await expect(entries).to_have_attribute("aria-current", "true")
 
+    await page.get_by_role("searchbox").fill("elbow")
+    await expect(page.get_by_text("No conversation has these words.")).to_be_visible()
+    await expect(entries).to_have_count(0)
+    await page.get_by_role("searchbox").fill(" JOINT")
+    await expect(entries).to_contain_text(["What is a joint?"])
+    await expect(page.get_by_text("No conversation has these words.")).to_have_count(0)
+    await page.keyboard.press("Escape")
+    await expect(listed).to_be_focused()
+    await expect(listed).to_have_attribute("aria-expanded", "false")
+    await expect(answers(page)).to_be_visible()
+
 
 async def test_the_page_stays_the_subject_until_it_is_removed(
     service: Service, visit: Visit, model_server: FakeOpenAI
@@ -393,9 +404,33 @@ async def test_from_right_to_left_the_panel_is_on_the_left_of_the_text(service: 
     await page.get_by_role("separator").focus()
     await page.keyboard.press("ArrowRight")
     assert await room(page) == [420, 0]
+    await page.get_by_role("textbox").fill("half a quest")
     await page.evaluate("document.documentElement.lang = 'en'; document.documentElement.dir = 'ltr'")
-    await expect(page.get_by_role("separator", name="Width of the chat")).to_be_visible()
+    separator = page.get_by_role("separator", name="Width of the chat")
+    await expect(separator).to_be_visible()
     assert await room(page) == [0, 420]
+    await expect(page.get_by_role("textbox", name="Your question")).to_have_value("half a quest")
+
+    await page.mouse.move(1181, 300)
+    await page.mouse.down()
+    await page.mouse.move(1000, 320, steps=2)
+    await page.mouse.up()
+    assert await room(page) == [0, 600]
+    await expect(separator).to_have_attribute("aria-valuenow", "600")
+    # In a narrower window the text has what it needs, and in one that is too narrow all of it.
+    await page.set_viewport_size({"width": 1280, "height": 720})
+    await expect(separator).to_have_attribute("aria-valuenow", "560")
+    assert await room(page) == [0, 560]
+    await page.set_viewport_size({"width": 1200, "height": 720})
+    await expect(separator).to_be_hidden()
+    assert await room(page) == [0, 0]
+    await page.set_viewport_size({"width": 1600, "height": 720})
+    await page.reload()
+    await expect(page.get_by_role("separator")).to_have_attribute("aria-valuenow", "600")
+    assert await room(page) == [600, 0]
+    await page.locator("book-chat .head > button").last.click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert await room(page) == [0, 0]
 
 
 ATLAS = "**Atlas** walks, trots & runs - often, with a gait of its own."

@@ -57,6 +57,50 @@ def test_the_same_script_has_the_same_digest_in_every_process() -> None:
     assert gzip.decompress(first.entry.compressed) == first.entry.content
 
 
+PAGE = """
+<article>
+  <h2 id="heading">Legs<a class="hash-link" href="#heading">#</a></h2>
+  <pre><code id="code">for leg in legs:
+    leg.lift()</code></pre>
+  <div id="blocks"><p>One
+    line.<br>Another.</p><ul><li>first</li><li>second <button>Copy</button></li></ul>
+    <table><tr><td>a</td><td>b</td></tr></table></div>
+  <p id="force">The <b>force</b> is <span class="katex"><span class="katex-mathml"><math><semantics><mrow><mi
+    id="f">F</mi></mrow><annotation encoding="application/x-tex">F = ma</annotation></semantics></math></span><span
+    class="katex-html" aria-hidden="true">F=ma</span></span>.</p>
+  <div id="energy"><math display="block"><semantics><mi>E</mi><annotation
+    encoding="application/x-tex">E = mc^2</annotation></semantics></math></div>
+</article>
+"""
+
+HELPERS = r"""
+  globalThis.within = selector => {
+    const range = document.createRange();
+    range.selectNodeContents(document.querySelector(selector));
+    return range;
+  };
+  globalThis.inBrowser = (languages, call) => {
+    Object.defineProperty(navigator, "languages", { value: languages, configurable: true });
+    try { return call() } finally { delete navigator.languages }
+  };
+  globalThis.withoutStorage = call => {
+    const own = ["localStorage", "sessionStorage"].map(area => [area, Object.getOwnPropertyDescriptor(window, area)]);
+    const get = () => { throw new DOMException("No", "SecurityError") };
+    for (const [area] of own) Object.defineProperty(window, area, { get, configurable: true });
+    try { return call() } finally { for (const [area, before] of own) Object.defineProperty(window, area, before) }
+  };
+  globalThis.keep = (store, days) =>
+    store.keep({ key: `${days}`, question: { message: "Why?" }, askedAt: Date.now() - days * 86_400_000 });
+  globalThis.presses = (shortcut, key, target = document.body) => {
+    let count = 0;
+    const launcher = document.createElement("button");
+    watch(launcher, shortcut, () => count++);
+    const press = new KeyboardEvent("keydown", { ...key, bubbles: true, cancelable: true });
+    target.dispatchEvent(press);
+    return [count, press.defaultPrevented, launcher.getAttribute("aria-keyshortcuts")];
+  };
+"""
+
 CALLS: dict[str, list[tuple[str, object]]] = {
     "answer.js": [
         ("safeUrl('https://a.example/b')?.href", "https://a.example/b"),
@@ -78,11 +122,70 @@ CALLS: dict[str, list[tuple[str, object]]] = {
         ),
         ("markedAddress(new URL('https://a.example/b'))", "https://a.example/b"),
         ("markedAddress(new URL('mailto:a@b.example'), 'Robots walk on legs')", "mailto:a@b.example"),
+        # What a page may show in another way is not looked for, and no half of a word.
+        (
+            "markedAddress(new URL('https://a.example/b'), 'See how the robot\\'s leg moves')",
+            "https://a.example/b#:~:text=See%20how%20the",
+        ),
+        ("markedAddress(new URL('https://a.example/b'), 'What the robot\\'s leg does')", "https://a.example/b"),
+        ("markedAddress(new URL('https://a.example/b'), 'Legs.\\nArms.')", "https://a.example/b#:~:text=Legs."),
+        (
+            "decodeURI(markedAddress(new URL('https://a.example/b'), '机器人用两条腿走路。它重八十九公斤很重很重。'))",
+            "https://a.example/b#:~:text=机器人用两条腿走路",
+        ),
     ],
     "store.js": [
         ("new Store('a').token === new Store('a').token", True),
         ("new Store('a').token === new Store('b').token", False),
         ("((store) => [store.token, store.forgetReader()][0] === store.token)(new Store('a'))", False),
+        ("(localStorage['book-chat a reader'] = 'short', new Store('a').token.length)", 36),
+        ("(new Store('a').about = { language: 'ur', level: 1, text: '' }, new Store('a').about?.language)", "ur"),
+        ("(localStorage['book-chat a about'] = '{', new Store('a').about)", None),
+        ("new Store('a').layout.isDocked", False),
+        ("(new Store('a').layout = { isDocked: true, width: 500 }, new Store('a').layout.width)", 500),
+        ("(new Store('a').draft = 'half', [new Store('a').draft, new Store('b').draft])", ["half", ""]),
+        (
+            "([8, 1, 2].map(days => keep(new Store('a'), days)), new Store('a').pending.map(({ key }) => key))",
+            ["2", "1"],
+        ),
+        ("(localStorage['book-chat a pending x'] = '{', new Store('a').pending.length)", 2),
+        ("(new Store('a').forgetReader(), new Store('a').pending.length)", 0),
+        # Where the browser keeps nothing, the page does.
+        ("withoutStorage(() => new Store('c').token === new Store('c').token)", True),
+        ("withoutStorage(() => (new Store('c').session = 's', new Store('c').session))", "s"),
+        ("withoutStorage(() => (new Store('c').session = null, new Store('c').session))", None),
+        ("withoutStorage(() => (keep(new Store('c'), 1), new Store('c').pending.length))", 1),
+    ],
+    "excerpt.js": [
+        ("textOf(within('#heading'))", "Legs"),
+        ("textOf(within('#code'))", "for leg in legs:\n    leg.lift()"),
+        ("textOf(within('#blocks'))", "One line.\nAnother.\n\nfirst\n\nsecond\n\na\tb"),
+        ("textOf(within('#force'))", "The force is $F = ma$."),
+        # A formula of which a part is selected is taken whole.
+        ("textOf(within('#f'))", "$F = ma$"),
+        ("textOf(within('#energy'))", "$$E = mc^2$$"),
+    ],
+    "translation.js": [
+        ("targetOf({ chosen: 'ur', lang: 'en' })", "ur"),
+        # The page is English, and so is the browser.
+        ("targetOf({ lang: 'en' })", None),
+        ("targetOf({ lang: 'de' })", "de"),
+        ("inBrowser(['en-GB', 'zh-TW', 'de'], () => targetOf({ lang: 'en' }))", "zh-Hant"),
+        ("inBrowser(['de-AT'], () => targetOf({ lang: 'en' }))", "de"),
+        ("nameOf('zh-Hant', 'en')", "Traditional Chinese"),
+        ("nameOf('no language', 'en')", "no language"),
+    ],
+    "shortcut.js": [
+        (
+            "presses('Mod+Shift+K', { key: 'K', code: 'KeyK', ctrlKey: true, shiftKey: true })",
+            [1, True, "Control+Shift+K"],
+        ),
+        ("presses('Mod+Shift+K', { key: 'K', code: 'KeyK', ctrlKey: true })", [0, False, "Control+Shift+K"]),
+        # The key that has another letter on other keyboards.
+        ("presses('Alt+A', { key: 'ش', code: 'KeyA', altKey: true })", [1, True, "Alt+A"]),
+        ("presses('?', { key: '?', shiftKey: true })", [1, True, "?"]),
+        ("presses('?', { key: '?', ctrlKey: true })", [0, False, "?"]),
+        ("presses('Control++', { key: '+', ctrlKey: true })", [1, True, "Control++"]),
     ],
 }
 """Expressions of the functions of a script, and their values."""
@@ -92,15 +195,153 @@ CALLS: dict[str, list[tuple[str, object]]] = {
 async def test_a_scripts_functions_return_what_they_should(
     service: Service, visit: Visit, subtests: pytest.Subtests
 ) -> None:
-    page = await visit(service)
-    scripts = f"{str(service.client.base_url).rstrip('/')}/widget/{widget.load_bundle().version}"
+    page = await visit(service, body=PAGE, script=HELPERS)
 
     for script, calls in CALLS.items():
         with subtests.test(script):
             values = await page.evaluate(
                 f"""async () => {{
-                    const {{ safeUrl, markedAddress, Store }} = await import("{scripts}/{script}");
+                    Object.assign(globalThis, await import("{scripts_of(service)}/{script}"));
                     return [{", ".join(expression for expression, _ in calls)}];
                 }}"""
             )
             assert dict(zip(dict(calls), values, strict=True)) == dict(calls)
+
+
+THEMES = r"""async scripts => {
+  const { h, sheet } = await import(`${scripts}/dom.js`);
+  const { Theme } = await import(`${scripts}/theme.js`);
+  const probe = h("i", { hidden: true });
+  const { style } = sheet(":host {}").cssRules[0];
+  document.body.append(probe);
+  /* What the chat makes of a page that looks like this. */
+  const seen = looks => {
+    const { body, documentElement } = document;
+    for (const element of [body, documentElement]) element.style.cssText = "";
+    for (const [name, value] of Object.entries(looks))
+      (name === "color-scheme" ? documentElement : body).style.setProperty(name, value);
+    new Theme(probe, style, () => document.querySelector("main")).update();
+    return Object.fromEntries([...style].map(name => [name.replace("--", ""), style.getPropertyValue(name)]));
+  };
+  const parts = text => text.match(/[\d.]+/g).map(part => part / 255)
+    .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const luminance = text => parts(text).reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+  const contrast = (one, other) => {
+    const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (light + 0.05) / (dark + 0.05);
+  };
+  const unreadable = [];
+  for (const background of ["#fff", "#fdf6e3", "#ddd", "#888", "#333", "oklch(0.2 0.02 250)", "#000"])
+    for (const accent of ["#25c2a0", "#ffd400", "#3578e5", "#111", "#fff", "hsl(120 100% 25%)"]) {
+      const { surface, ink, muted, fill, focus } = seen({ background, "--bs-primary": accent });
+      const least = { ink: [ink, surface, 4.5], muted: [muted, surface, 4.5], fill: [fill, "255, 255, 255", 4.5],
+        focus: [focus, surface, 3] };
+      for (const [name, [one, other, ratio]] of Object.entries(least))
+        if (contrast(one, other) < ratio) unreadable.push([background, accent, name, contrast(one, other)]);
+    }
+  const accents = ["--book-chat-accent", "--ifm-color-primary", "--vp-c-brand-1", "--md-primary-fg-color",
+    "--pst-color-primary", "--color-brand-primary", "--sl-color-accent", "--bs-primary"];
+  return {
+    unreadable,
+    accents: accents.map(name => seen({ [name]: "hsl(120 100% 25%)" }).accent),
+    own: seen({ "--bs-primary": "#111", "--book-chat-accent": "#222" }).accent,
+    none: seen({ "--bs-primary": "transparent" }).accent,
+    font: seen({ "font-family": "Georgia" }).font,
+    scheme: ["#111", "#eee"].map(background => seen({ background })["color-scheme"]),
+    dark: seen({ "color-scheme": "dark" })["color-scheme"],
+    text: seen({ background: "#fff", color: "rgb(0, 0, 80)" }).ink,
+    faint: seen({ background: "#fff", color: "#ccc" }).ink,
+  };
+}"""
+
+
+@on_one_database
+async def test_the_chat_is_readable_in_the_colours_of_any_page(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+
+    assert await page.evaluate(THEMES, scripts_of(service)) == {
+        "unreadable": [],
+        "accents": ["rgb(0, 128, 0)"] * 8,
+        "own": "rgb(34, 34, 34)",
+        "none": "rgb(31, 111, 235)",
+        "font": "Georgia",
+        "scheme": ["dark", "light"],
+        "dark": "dark",
+        "text": "rgb(0, 0, 80)",
+        "faint": "rgb(28, 28, 28)",
+    }
+
+
+LOG = """async scripts => {
+  const { h } = await import(`${scripts}/dom.js`);
+  const { wordsFor } = await import(`${scripts}/languages.js`);
+  const { Log } = await import(`${scripts}/log.js`);
+  const log = new Log(wordsFor("en").words);
+  const { element, latest } = log;
+  element.style.cssText = "height: 200px; overflow-y: auto; overflow-anchor: none";
+  document.body.append(element);
+  const found = {};
+  const after = async (what, change) => {
+    change();
+    // The list hears of its scrolling with the next frame.
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+    found[what] = [element.scrollTop, latest.hidden];
+  };
+  const turn = height => {
+    const made = h("section");
+    made.style.height = `${height}px`;
+    return made;
+  };
+  const last = turn(0);
+  const grow = height => {
+    last.style.height = `${height}px`;
+    log.follow(last);
+  };
+  element.append(turn(300), last);
+  await after("asked", () => log.goTo(last));
+  await after("half of an answer", () => grow(150));
+  await after("more than is seen", () => grow(400));
+  await after("read on", () => (element.scrollTop = 350));
+  await after("more", () => grow(500));
+  await after("scrolled back", () => (element.scrollTop = 50));
+  await after("still more", () => grow(600));
+  await after("latest", () => latest.click());
+  await after("the end", () => grow(650));
+  await after("asked again", () => log.goTo(last));
+
+  const earlier = h("button", {}, "Earlier");
+  element.prepend(earlier);
+  const seen = () => Math.round(last.getBoundingClientRect().top);
+  const before = seen();
+  log.insertEarlier(earlier, [turn(400)]);
+  return [found, seen() - before];
+}"""
+
+
+@on_one_database
+async def test_the_conversation_keeps_up_with_an_answer_unless_the_reader_scrolls(
+    service: Service, visit: Visit
+) -> None:
+    page = await visit(service)
+
+    assert await page.evaluate(LOG, scripts_of(service)) == [
+        {
+            "asked": [100, True],
+            "half of an answer": [250, True],
+            # The question stays at the top, a little below the edge.
+            "more than is seen": [288, False],
+            "read on": [350, False],
+            "more": [350, False],
+            "scrolled back": [50, False],
+            "still more": [50, False],
+            "latest": [700, True],
+            "the end": [700, False],
+            "asked again": [288, False],
+        },
+        0,
+    ]
+
+
+def scripts_of(service: Service) -> str:
+    """Where a service has the scripts of this version."""
+    return f"{str(service.client.base_url).rstrip('/')}/widget/{widget.load_bundle().version}"
