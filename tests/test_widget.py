@@ -73,8 +73,7 @@ async def test_a_page_that_was_open_during_a_release_gets_the_scripts_that_there
     assert response.headers["Cache-Control"] == "public, max-age=300, stale-while-revalidate=86400"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("is_on", [False, True])
+@pytest.mark.parametrize("is_on", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_a_script_says_whether_assistants_are_served_and_is_asked_for_each_time(
     serve: Serve, *, is_on: bool
 ) -> None:

@@ -1,5 +1,6 @@
 """What a reader is shown of whatever the service answers: the tests make the answers up, each for many cases on one page."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from app.models import utc_now
 from tests.browser import PHONE, Visit, answers, ask, needs_chromium, open_chat, questions, requests_of
 from tests.conftest import Service
 from tests.marks import on_one_database
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = [needs_chromium, on_one_database]
 
@@ -285,6 +287,60 @@ async def test_what_went_wrong_is_said_with_what_the_reader_can_do(  # noqa: PLR
     ]
 
 
+async def test_questions_wait_in_line_and_come_back_if_the_one_before_fails(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+    await open_chat(page)
+    gate = asyncio.Event()
+    textbox, log = page.get_by_role("textbox"), page.get_by_role("log")
+
+    async def fail_later(route: Route) -> None:
+        await gate.wait()
+        error = {"code": "openai_timeout", "message": "It took too long.", "request_id": "r-1", "retryable": True}
+        await route.fulfill(status=500, json={"error": error}, headers=HEADERS)
+
+    await page.route("**/chat/stream", fail_later, times=1)
+    await ask(page, "How does it walk?")
+    await expect(page.get_by_text("Looking it up…")).to_be_visible()
+    await expect(log).to_have_attribute("aria-busy", "true")
+    await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    await expect(page.get_by_role("button", name="Send")).to_be_hidden()
+    for question in ("Always?", "Why?", "When?"):
+        await ask(page, question)
+    await expect(page.get_by_text("This is asked as soon as the answer above is there.")).to_have_count(3)
+    await page.get_by_role("button", name="Take back").last.click()
+    await expect(textbox).to_have_value("When?")
+    await expect(questions(page)).to_have_text(["How does it walk?", "Always?", "Why?"])
+    gate.set()
+    await expect(page.get_by_role("alert")).to_contain_text("It took too long.")
+    await expect(textbox).to_have_value("Always?\nWhy?\nWhen?")
+    await expect(questions(page)).to_have_text(["How does it walk?"])
+    await expect(log).to_have_attribute("aria-busy", "false")
+
+    # A conversation that has not begun cannot be opened again, and gives back what was asked in it.
+    await page.get_by_role("button", name="New conversation").click()
+    await expect(textbox).to_have_value("How does it walk?\nAlways?\nWhy?\nWhen?")
+    await expect(textbox).to_be_focused()
+    await expect(page.get_by_text("What would you like to know?")).to_be_visible()
+    assert await page.evaluate("Object.keys(localStorage).some(name => name.includes(' pending '))") is False
+
+    # One that has begun is left, also in the middle of an answer.
+    waiting = asyncio.Event()
+
+    async def never(route: Route) -> None:
+        waiting.set()
+
+    await answer_next(page, "It walks.")
+    await ask(page, "How?")
+    await expect(answers(page)).to_have_text("It walks.")
+    await page.route("**/chat/stream", never, times=1)
+    await ask(page, "And then?")
+    await asyncio.wait_for(waiting.wait(), PATIENCE_SECONDS)
+    await page.get_by_role("button", name="New conversation").click()
+    await expect(questions(page)).to_have_count(0)
+    await expect(textbox).to_have_value("")
+    await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
 async def test_a_conversation_is_read_back_a_part_at_a_time_with_all_that_was_in_it(
     service: Service, visit: Visit
 ) -> None:
@@ -447,6 +503,14 @@ async def test_a_phone_shows_the_chat_alone_and_goes_to_the_page_that_a_link_lea
     await expect(dialog).to_be_visible()
     assert not await dialog.evaluate("dialog => dialog.matches(':modal')")
     assert not await page.evaluate(is_held)
+
+    # A screen that is zoomed to 400 % still shows what is to be pressed, and most of it the conversation.
+    await page.set_viewport_size({"width": 320, "height": 256})
+    for name in ("Close", "New conversation", "Send"):
+        await expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    await expect(page.get_by_role("textbox")).to_be_in_viewport(ratio=1)
+    log: Any = await page.get_by_role("log").bounding_box()
+    assert log["height"] >= 130
 
 
 async def test_what_readers_say_of_themselves_is_sent_until_they_delete_it(service: Service, visit: Visit) -> None:

@@ -154,6 +154,9 @@ async def test_the_chat_becomes_dark_with_the_system_where_the_page_does(service
 
     await page.emulate_media(color_scheme="dark")
     await becomes(page, f"{BRIGHTNESS} < 60")
+    # The reader changes the site's theme.
+    await page.evaluate("document.body.style.background = '#fff'")
+    await becomes(page, f"{BRIGHTNESS} > 240")
     # On paper there is nothing to press.
     await page.emulate_media(media="print")
     await expect(page.get_by_role("dialog")).to_be_hidden()

@@ -16,6 +16,7 @@ from tests.conftest import PlugIn, Serve, Service, eventually
 from tests.fake_openai import Exchange, FakeOpenAI, chunk, cut_stream, failure, held, question_in, stream
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS
+from tests.test_widget_interface import drawn
 
 pytestmark = [needs_chromium, on_one_database]
 
@@ -57,12 +58,20 @@ async def test_a_reader_marks_a_passage_asks_and_finds_the_conversation_again(
     bubble = page.get_by_role("button", name="Ask about this")
     await mark(page, "Atlas walks")
     await expect(bubble).to_be_visible()
+    await page.get_by_text("Menu of the book").click(click_count=3)
+    await expect(bubble).to_be_hidden()
+    await mark(page, "Atlas walks")
+    await expect(bubble).to_be_visible()
     await page.keyboard.press("Escape")
     await expect(bubble).to_be_hidden()
     await mark(page, "Atlas walks")
     await bubble.click()
     excerpts = page.get_by_role("blockquote")
     await expect(excerpts).to_have_text([PASSAGE])
+    # What was asked about is not offered again, until it is selected again.
+    await page.evaluate("dispatchEvent(new Event('resize'))")
+    await drawn(page)
+    await expect(bubble).to_be_hidden()
     await ask(page, "How does it walk?")
     await expect(answers(page)).to_have_text(["On two"])
     await expect(page.get_by_role("button", name="Stop")).to_be_visible()
@@ -551,7 +560,6 @@ async def test_a_browser_that_forbids_storage_still_has_a_conversation(service: 
         assert len(await service.tables.sessions()) == 1
 
 
-@pytest.mark.slow
 async def test_a_page_that_is_not_allowed_is_told_so(service: Service, visit: Visit, model_server: FakeOpenAI) -> None:
     page = await visit(service, origin="http://localhost:3001")
     await open_chat(page)

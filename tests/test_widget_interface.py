@@ -144,11 +144,15 @@ async def test_an_answers_markdown_and_formulas_are_shown(
         assert await part.evaluate("part => part.scrollWidth > part.clientWidth")
 
 
-@pytest.mark.slow
-async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(service: Service, visit: Visit) -> None:
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 29])
+async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(
+    service: Service, visit: Visit, step: int
+) -> None:
     page = await visit(service)
-    different = await page.evaluate(
-        """async ([folder, texts]) => {
+    different, copied = await page.evaluate(
+        """async ([folder, texts, step]) => {
+          const copied = [];
+          navigator.clipboard.writeText = async text => copied.push(text);
           const { Answer } = await import(`${folder}answer.js`);
           const { wordsFor } = await import(`${folder}languages.js`);
           const answer = () => new Answer(document.createElement("div"), { ...wordsFor("en"), onVisit() {} });
@@ -157,18 +161,22 @@ async def test_an_answer_that_grows_is_always_shown_as_if_it_had_come_at_once(se
           while (!first.element.querySelector("math")) await new Promise(requestAnimationFrame);
           for (const text of texts) {
             const growing = answer();
-            for (let length = 1; length <= text.length; length++) {
+            for (let length = 1; length < text.length + step; length += step) {
               const whole = answer();
               growing.show(text.slice(0, length));
               whole.show(text.slice(0, length));
-              if (!growing.element.isEqualNode(whole.element)) return [text.slice(0, length), growing.element.outerHTML];
+              if (!growing.element.isEqualNode(whole.element))
+                return [[text.slice(0, length), growing.element.outerHTML], copied];
             }
+            for (const button of growing.element.querySelectorAll(".code button")) button.click();
           }
-          return [];
+          return [[], copied];
         }""",
-        [f"{service.client.base_url}/widget/".replace("//widget", "/widget"), [RICH, GROWING]],
+        [f"{service.client.base_url}/widget/".replace("//widget", "/widget"), [RICH, GROWING], step],
     )
     assert different == []
+    assert [code[:10] for code in copied] == ['print("a l', "and code", "ls", "open"]
+    assert copied[0].endswith('by itself")')
 
 
 @pytest.mark.slow
@@ -412,6 +420,10 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await page.keyboard.press("Escape")
     await expect(items).to_have_count(0)
     await page.keyboard.press("ArrowDown")
+    await expect(items.first).to_be_focused()
+    await page.keyboard.press("End")
+    await expect(items.last).to_be_focused()
+    await page.keyboard.press("Home")
     await expect(items.first).to_be_focused()
     await page.keyboard.press("Tab")
     await expect(items).to_have_count(0)

@@ -239,7 +239,7 @@ async def test_the_list_says_that_it_is_open_that_it_cannot_be_loaded_and_which_
     await page.get_by_role("searchbox").fill("elbow")
     await expect(page.get_by_text("No conversation has these words.")).to_be_visible()
     await expect(entries).to_have_count(0)
-    await page.get_by_role("searchbox").fill(" JOINT")
+    await page.get_by_role("searchbox").fill(" WHAT IS a")
     await expect(entries).to_contain_text(["What is a joint?"])
     await expect(page.get_by_text("No conversation has these words.")).to_have_count(0)
     await page.keyboard.press("Escape")
@@ -461,11 +461,28 @@ async def test_escape_hides_a_sources_passage_and_leaves_the_chat_open(
     page = await answer_from_atlas(service, visit, model_server, plug_in)
     passage = page.get_by_role("tooltip")
 
-    await page.get_by_role("link", name="Source 1: Atlas").hover()
+    number, dialog = page.get_by_role("link", name="Source 1: Atlas"), page.get_by_role("dialog")
+    await number.hover()
     await expect(passage).to_have_text(f"Atlas{SHOWN}")
+    await expect(number).to_have_accessible_description(SHOWN)
+    boxes: list[Any] = [await part.bounding_box() for part in (passage, number, dialog)]
+    shown, link, panel = boxes
+    assert panel["x"] < shown["x"] < link["x"]
+    assert panel["y"] < shown["y"]
+    assert shown["y"] + shown["height"] <= link["y"] + 1
     await page.keyboard.press("Escape")
     await expect(passage).to_be_hidden()
-    await expect(page.get_by_role("dialog")).to_be_visible()
+    await expect(dialog).to_be_visible()
+
+    await page.mouse.move(0, 0)
+    # The keyboard shows it too, and the list, which has the title already, without that.
+    await number.focus()
+    await expect(passage).to_have_text(f"Atlas{SHOWN}")
+    await page.get_by_role("list", name="Sources").get_by_role("link").first.focus()
+    await expect(passage).to_have_text(SHOWN)
+    await expect(number).to_have_accessible_description("")
+    await page.get_by_role("textbox").focus()
+    await expect(passage).to_be_hidden()
 
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)

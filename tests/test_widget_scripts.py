@@ -70,6 +70,8 @@ PAGE = """
     class="katex-html" aria-hidden="true">F=ma</span></span>.</p>
   <div id="energy"><math display="block"><semantics><mi>E</mi><annotation
     encoding="application/x-tex">E = mc^2</annotation></semantics></math></div>
+  <h2>A heading that is as long as a sentence, and longer than anybody would like to press</h2>
+  <h2>Arms</h2><h2>Head</h2><h2>Feet</h2>
 </article>
 """
 
@@ -88,6 +90,17 @@ HELPERS = r"""
     const get = () => { throw new DOMException("No", "SecurityError") };
     for (const [area] of own) Object.defineProperty(window, area, { get, configurable: true });
     try { return call() } finally { for (const [area, before] of own) Object.defineProperty(window, area, before) }
+  };
+  globalThis.suggested = how => {
+    const shown = welcome({ words: en, book: [document.querySelector("article")], onAsk() {}, ...how });
+    return [...shown.querySelectorAll("button")].map(({ textContent }) => textContent);
+  };
+  globalThis.canonical = (href, call) => {
+    const link = document.createElement("link");
+    link.rel = "canonical";
+    link.href = href;
+    document.head.append(link);
+    try { return call() } finally { link.remove() }
   };
   globalThis.keep = (store, days) =>
     store.keep({ key: `${days}`, question: { message: "Why?" }, askedAt: Date.now() - days * 86_400_000 });
@@ -175,6 +188,46 @@ CALLS: dict[str, list[tuple[str, object]]] = {
         ("nameOf('zh-Hant', 'en')", "Traditional Chinese"),
         ("nameOf('no language', 'en')", "no language"),
     ],
+    "service.js": [("new Failure('paused').retryable", True)],
+    "languages.js": [
+        ("fill('{count} of {most}: {count}', { count: 3, most: '4' })", "3 of 4: 3"),
+        ("(await loadWords('ur-PK')).lang", "ur"),
+        ("(globalThis.en = wordsFor('en').words, globalThis.ur = wordsFor('ur').words, wordsFor('fi').lang)", "en"),
+    ],
+    "turn.js": [
+        ("messageOf(new Failure('new_code', { message: 'Own.' }), en, 'en')", "Own."),
+        # What there are no words for is said in the reader's language all the same.
+        ("messageOf(new Failure('new_code', { message: 'Own.' }), ur, 'ur') === ur.errors.internal_error", True),
+        ("messageOf(new Failure('paused', { message: 'On Monday.' }), ur, 'ur')", "On Monday."),
+        ("messageOf(new Failure('openai_error', { retryable: false }), ur, 'ur') === ur.errors.out_of_order", True),
+        ("messageOf(new Failure('openai_error'), ur, 'ur') === ur.errors.openai_error", True),
+        ("messageOf(new Failure('refused_origin'), en, 'en').includes('http://localhost:3000 has to be')", True),
+        ("quoted('Short.', en).querySelector('button')", None),
+        (
+            "((long) => (long.querySelector('button').click(), long.textContent.slice(-9)))(quoted('x'.repeat(151), en))",
+            "Show less",
+        ),
+    ],
+    "about.js": [
+        ("noteOf(null, en, 'en')", None),
+        ("noteOf({ language: '', level: 0, text: '' }, en, 'en')", None),
+        (
+            "noteOf({ language: 'ur', level: 1, text: 'I am a nurse.' }, en, 'en')",
+            "Please answer in Urdu.\nWhat I know of the subject: I am new to it\nI am a nurse.",
+        ),
+        ("noteOf({ language: '', level: 0, text: '🤖'.repeat(600) }, en, 'en') === '🤖'.repeat(500)", True),
+    ],
+    "welcome.js": [
+        ("suggested({})", ["Explain “Legs”", "Explain “Arms”", "Explain “Head”"]),
+        ("suggested({ questions: ['Who was Newton?'] })", ["Who was Newton?"]),
+    ],
+    "conversation.js": [
+        ("pageAddress()", "http://localhost:3000/part/page"),
+        # A preview names the address of the site itself.
+        ("canonical('https://book.example.org/page?token=1#top', pageAddress)", "https://book.example.org/page"),
+        ("canonical('/elsewhere', pageAddress)", "http://localhost:3000/part/page"),
+        ("canonical('javascript:1', pageAddress)", "http://localhost:3000/part/page"),
+    ],
     "shortcut.js": [
         (
             "presses('Mod+Shift+K', { key: 'K', code: 'KeyK', ctrlKey: true, shiftKey: true })",
@@ -195,7 +248,7 @@ CALLS: dict[str, list[tuple[str, object]]] = {
 async def test_a_scripts_functions_return_what_they_should(
     service: Service, visit: Visit, subtests: pytest.Subtests
 ) -> None:
-    page = await visit(service, body=PAGE, script=HELPERS)
+    page = await visit(service, path="/part/page?token=secret", body=PAGE, script=HELPERS)
 
     for script, calls in CALLS.items():
         with subtests.test(script):
@@ -340,6 +393,100 @@ async def test_the_conversation_keeps_up_with_an_answer_unless_the_reader_scroll
         },
         0,
     ]
+
+
+COMPOSER = """async scripts => {
+  const { wordsFor } = await import(`${scripts}/languages.js`);
+  const { Composer } = await import(`${scripts}/composer.js`);
+  const { Store } = await import(`${scripts}/store.js`);
+  const asked = [];
+  const made = () => {
+    const options = { store: new Store("composer"), onAsk: (...question) => asked.push(question), onStop: () => asked.push("stop") };
+    return new Composer({ ...wordsFor("en"), ...options });
+  };
+  const composer = made();
+  const { textbox, send, stop, element, chosen } = composer;
+  document.body.append(element);
+  const press = name => [...element.querySelectorAll("button")]
+    .find(button => (button.getAttribute("aria-label") ?? button.textContent) === name).click();
+  const offered = () => [send, stop].map(button => !button.hidden && !button.disabled);
+  const found = {};
+
+  found.nothing = offered();
+  composer.write("  ");
+  found.blank = offered();
+  composer.showRunning(true);
+  found.running = offered();
+  composer.write("Next?");
+  found.next = offered();
+  stop.focus();
+  composer.showRunning(false);
+  found.focus = document.activeElement === textbox;
+  found.draft = made().textbox.value;
+
+  composer.choose("x".repeat(20_001));
+  composer.request("Explain");
+  element.requestSubmit();
+  found.tooLong = [offered()[0], textbox.value, asked.length];
+  await new Promise(done => setTimeout(done, 60));
+  found.told = chosen.querySelector(".too-long").textContent;
+  press("Use the first 20,000");
+  found.first = [offered()[0], composer.excerpt.length];
+  press("Show all");
+  found.whole = chosen.querySelector("[aria-expanded]").getAttribute("aria-expanded");
+  press("Remove the selected text");
+  found.removed = [composer.excerpt, chosen.hidden];
+
+  composer.choose("Atlas walks.");
+  composer.request("Explain");
+  composer.attach({ url: "http://localhost:3000/", title: "Legs" });
+  found.page = [composer.page.textContent, made().page.textContent];
+  composer.choose("It trots.");
+  element.requestSubmit();
+  press("Ask about the whole book again");
+  composer.write("Two?");
+  composer.putBack("One?", "It runs.");
+  found.back = [textbox.value, composer.excerpt];
+  found.about = [composer.page.hidden, made().page.hidden];
+
+  const dirOf = text => (composer.write(text), [textbox.dir, textbox.classList.contains("long")]);
+  found.direction = ["", "یہ", "یہ ".repeat(3_000), "so ".repeat(3_000)].map(dirOf);
+  composer.setAside(true);
+  found.aside = [element.inert, element.getAttribute("aria-hidden")];
+  composer.setAside(false);
+  found.inPlace = [element.inert, element.getAttribute("aria-hidden")];
+  return { ...found, asked };
+}"""
+
+
+@on_one_database
+async def test_the_field_offers_to_send_what_can_be_asked_and_loses_nothing(service: Service, visit: Visit) -> None:
+    page = await visit(service)
+
+    assert await page.evaluate(COMPOSER, scripts_of(service)) == {
+        # Whether it offers to send, and to stop.
+        "nothing": [False, False],
+        "blank": [False, False],
+        "running": [False, True],
+        "next": [True, True],
+        "focus": True,
+        "draft": "Next?",
+        "tooLong": [False, "Next?", 0],
+        "told": "20,001 characters are selected. A question can be about 20,000 at most.",
+        "first": [True, 20_000],
+        "whole": "true",
+        "removed": [None, True],
+        "page": ["This page: Legs"] * 2,
+        "back": ["One?\nTwo?", "It runs."],
+        "about": [True, True],
+        "direction": [["", False], ["auto", False], ["rtl", True], ["ltr", True]],
+        "aside": [True, "true"],
+        "inPlace": [False, None],
+        "asked": [
+            ["Explain", "Atlas walks.", None],
+            ["Next?", "It trots.", {"url": "http://localhost:3000/", "title": "Legs"}],
+        ],
+    }
 
 
 def scripts_of(service: Service) -> str:
