@@ -11,6 +11,7 @@ from tests.browser import PHONE, Visit, answers, ask, needs_chromium, open_chat,
 from tests.conftest import Service
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS
+from tests.test_widget_interface import drawn
 
 pytestmark = [needs_chromium, on_one_database]
 
@@ -479,15 +480,23 @@ async def test_a_phone_shows_the_chat_alone_and_goes_to_the_page_that_a_link_lea
 ) -> None:
     page = await visit(service, **PHONE)
     is_held = "getComputedStyle(document.documentElement).overflow === 'hidden'"
-    await page.get_by_role("button", name="Ask the book").tap()
-    dialog = page.get_by_role("dialog")
+    dialog, bubble = page.get_by_role("dialog"), page.locator("book-chat .bubble")
+    await page.evaluate("getSelection().selectAllChildren(document.getElementById('formula'))")
+    await answer_next(page, "See [the legs](#formula).")
+    await bubble.get_by_role("button", name="Explain").tap()
+    await expect(page.get_by_role("blockquote")).to_have_text("The force is $F = ma$, said Newton.")
     # No keyboard covers what the reader opened the chat for.
     await expect(page.get_by_role("heading", name="Ask the book")).to_be_focused()
     assert await dialog.evaluate("dialog => dialog.matches(':modal')")
     assert await dialog.bounding_box() == {"x": 0, "y": 0, "width": 390, "height": 740}
     assert await page.evaluate(is_held)
-    await answer_next(page, "See [the legs](#formula).")
-    await ask(page, "Where?")
+    await page.keyboard.press("Escape")
+    # What was asked about is not offered again, although it is still selected.
+    await page.evaluate("dispatchEvent(new Event('resize'))")
+    await drawn(page)
+    await expect(bubble).to_be_hidden()
+    assert await page.evaluate("getSelection().toString()") != ""
+    await page.get_by_role("button", name="Ask the book").tap()
     await page.get_by_role("link", name="the legs").tap()
     await expect(dialog).to_have_count(0)
     assert page.url == "http://localhost:3000/#formula"

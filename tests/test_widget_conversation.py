@@ -16,7 +16,6 @@ from tests.conftest import PlugIn, Serve, Service, eventually
 from tests.fake_openai import Exchange, FakeOpenAI, chunk, cut_stream, failure, held, question_in, stream
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS
-from tests.test_widget_interface import drawn
 
 pytestmark = [needs_chromium, on_one_database]
 
@@ -68,10 +67,6 @@ async def test_a_reader_marks_a_passage_asks_and_finds_the_conversation_again(
     await bubble.click()
     excerpts = page.get_by_role("blockquote")
     await expect(excerpts).to_have_text([PASSAGE])
-    # What was asked about is not offered again, until it is selected again.
-    await page.evaluate("dispatchEvent(new Event('resize'))")
-    await drawn(page)
-    await expect(bubble).to_be_hidden()
     await ask(page, "How does it walk?")
     await expect(answers(page)).to_have_text(["On two"])
     await expect(page.get_by_role("button", name="Stop")).to_be_visible()

@@ -356,7 +356,7 @@ LOG = """async scripts => {
   await after("more than is seen", () => grow(400));
   await after("read on", () => (element.scrollTop = 350));
   await after("more", () => grow(500));
-  await after("scrolled back", () => (element.scrollTop = 50));
+  await after("scrolled back", () => (element.scrollTop = 250));
   await after("still more", () => grow(600));
   await after("latest", () => latest.click());
   await after("the end", () => grow(650));
@@ -385,8 +385,8 @@ async def test_the_conversation_keeps_up_with_an_answer_unless_the_reader_scroll
             "more than is seen": [288, False],
             "read on": [350, False],
             "more": [350, False],
-            "scrolled back": [50, False],
-            "still more": [50, False],
+            "scrolled back": [250, False],
+            "still more": [250, False],
             "latest": [700, True],
             "the end": [700, False],
             "asked again": [288, False],
