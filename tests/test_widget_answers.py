@@ -18,7 +18,7 @@ pytestmark = [needs_chromium, on_one_database]
 SESSION = "0d0f6b9e-8a39-4c0b-9d3f-5a4f0f1f6f5e"
 HEADERS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After"}
 
-ANSWER = """It walks [1], or trots [2]. Not [9]. R&amp;D &rarr; &#8364;5, ~~never~~ ![a picture](https://evil.example/p.png)<br>more.
+ANSWER = """It walks [1], or trots [2]. Not [9]. R&amp;D &rarr; &#8364;5 &#xB0;C, ~~never~~ ![a picture](https://evil.example/p.png)<br>more.
 
 3. Three
 4. Four
@@ -96,7 +96,7 @@ async def test_an_answer_shows_all_that_it_has_and_leads_where_it_says(  # noqa:
 
     answer = answers(page)
     await expect(answer.locator("p").first).to_have_text(
-        "It walks1, or trots2. Not [9]. R&D → €5, never a picturemore."
+        "It walks1, or trots2. Not [9]. R&D → €5 °C, never a picturemore."
     )
     await expect(answer.locator("del")).to_have_text("never")
     await expect(answer.locator("ol")).to_have_attribute("start", "3")
@@ -135,9 +135,11 @@ async def test_an_answer_shows_all_that_it_has_and_leads_where_it_says(  # noqa:
     await expect(questions(page)).to_have_text(["Who was Newton?", "Continue"])
     await expect(page.get_by_text("Answered without the book, which could not be searched.")).to_be_visible()
     await expect(page.get_by_role("button", name="Continue")).to_have_count(0)
-    await answer_next(page, "Because.")
+    await answer_next(page, "Because.", found=found)
     await suggested.click()
     await expect(questions(page).last).to_have_text("Why?")
+    await expect(answers(page).last).to_have_text("Because.")
+    await expect(page.get_by_role("list", name="Related in the book")).to_have_count(1)
     await expect(page.get_by_text("Answered without the book, which could not be searched.")).to_have_count(1)
     await expect(page.get_by_role("textbox")).to_be_focused()
 
@@ -336,13 +338,22 @@ async def test_questions_wait_in_line_and_come_back_if_the_one_before_fails(serv
     await page.route("**/chat/stream", never, times=1)
     await ask(page, "And then?")
     await asyncio.wait_for(waiting.wait(), PATIENCE_SECONDS)
+    # Who is asked whether to delete everything goes on being asked.
+    await page.get_by_role("button", name="Delete my conversations").click()
+    await page.get_by_role("button", name="Stop").click()
+    await expect(page.get_by_text("Stopped. The whole answer is kept.")).to_be_visible()
+    await page.get_by_role("button", name="Keep").click()
+    await page.route("**/chat/stream", never, times=1)
+    waiting.clear()
+    await page.get_by_role("button", name="Retry").click()
+    await asyncio.wait_for(waiting.wait(), PATIENCE_SECONDS)
     await page.get_by_role("button", name="New conversation").click()
     await expect(questions(page)).to_have_count(0)
     await expect(textbox).to_have_value("")
     await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
-async def test_a_conversation_is_read_back_a_part_at_a_time_with_all_that_was_in_it(
+async def test_a_conversation_is_read_back_a_part_at_a_time_with_all_that_was_in_it(  # noqa: PLR0915  # One page for it.
     service: Service, visit: Visit
 ) -> None:
     def item(number: int, content: str, **more: Any) -> dict[str, Any]:
@@ -400,6 +411,8 @@ async def test_a_conversation_is_read_back_a_part_at_a_time_with_all_that_was_in
     await expect(page.get_by_role("alert")).to_have_text("The conversation could not be loaded.")
     await page.get_by_role("button", name="Retry").click()
     await expect(questions(page)).to_have_text(["", "Three?", "Four?"])
+    # A question on the page before leaves no empty place.
+    await expect(questions(page).first).to_be_hidden()
     await expect(answers(page).first).to_have_text("Two.")
     await expect(page.get_by_role("blockquote")).to_have_text("Atlas walks.")
     await expect(page.get_by_role("button", name="Bad answer").last).to_have_attribute("aria-pressed", "true")
@@ -426,6 +439,14 @@ async def test_a_conversation_is_read_back_a_part_at_a_time_with_all_that_was_in
     assert await page.evaluate("Object.keys(localStorage).filter(name => name.includes(' pending '))") == [
         f"{kept} pending c"
     ]
+
+    # Another tab asks what nobody answers, and then what somebody does.
+    for answering, text in ((False, "This question was not answered."), (True, "The answer is being written…")):
+        parts[None] = {"data": [item(7, "Five?", answering=answering)], "has_more": False, "after": None}
+        await page.evaluate(f"dispatchEvent(new StorageEvent('storage', {{ key: '{kept} pending d' }}))")
+        await expect(questions(page)).to_have_text(["Five?"])
+        await expect(page.get_by_text(text)).to_be_visible()
+        await expect(page.get_by_role("button", name="Retry")).to_have_count(int(not answering))
 
     # The service does not know the conversation, which was made up.
     await page.unroute_all()
@@ -542,7 +563,11 @@ async def test_what_readers_say_of_themselves_is_sent_until_they_delete_it(servi
     await page.get_by_role("menuitem", name="About me").click()
     await expect(language).to_be_focused()
     await expect(page.get_by_role("button", name="Delete", exact=True)).to_have_count(0)
+    await language.select_option("de")
+    await page.get_by_role("button", name="Save").click()
+    await expect(saved).to_have_count(1)
     await language.select_option("ur")
+    await expect(saved).to_have_count(0)
     await page.get_by_role("combobox", name="What I know of the subject").select_option("I am new to it")
     await text.fill("  I am a nurse. ")
     await page.get_by_role("button", name="Save").click()

@@ -379,7 +379,9 @@ async def test_an_empty_conversation_suggests_what_the_page_is_about(service: Se
     await expect(answers(page)).to_have_text("Answer 1 to: Explain “Six legs”")
 
 
-async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
+async def test_the_keyboard_is_enough(  # noqa: PLR0915  # One page for all of it.
+    service: Service, visit: Visit
+) -> None:
     page = await visit(service, attributes='data-shortcut="?"')
     launcher, textbox = page.get_by_role("button", name="Ask the book"), page.get_by_role("textbox")
     await expect(launcher).to_have_attribute("aria-keyshortcuts", "?")
@@ -388,7 +390,17 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await expect(textbox).to_be_focused()
 
     # What is written in the chat is no shortcut of the page, whose scripts take it for a field.
-    await page.evaluate("globalThis.heard = []; addEventListener('keydown', ({ key }) => heard.push(key))")
+    heard = ["keydown", "keypress", "keyup", "beforeinput", "input", "copy", "cut", "paste"]
+    heard += ["compositionstart", "compositionupdate", "compositionend"]
+    await page.evaluate(
+        """names => {
+          globalThis.heard = [];
+          for (const name of names) addEventListener(name, ({ type }) => heard.push(type));
+        }""",
+        heard,
+    )
+    for name in heard[5:]:
+        await textbox.dispatch_event(name)
     assert await page.evaluate("document.activeElement.isContentEditable")
     await page.keyboard.type("First line?")
     height = await textbox.evaluate("textbox => textbox.clientHeight")
@@ -413,6 +425,7 @@ async def test_the_keyboard_is_enough(service: Service, visit: Visit) -> None:
     await page.get_by_role("button", name="More").focus()
     await page.keyboard.press("Enter")
     items = page.get_by_role("menuitem")
+    await expect(page.get_by_role("button", name="More")).to_have_attribute("aria-expanded", "true")
     await page.keyboard.press("ArrowUp")
     await expect(items.last).to_be_focused()
     await page.keyboard.press("ArrowDown")

@@ -14,7 +14,7 @@ from tests.conftest import READERS_TOKEN, PlugIn, Serve, Service
 from tests.fake_openai import FakeOpenAI, held, stream
 from tests.marks import on_one_database
 from tests.patience import PATIENCE_SECONDS
-from tests.test_widget_interface import needs_axe
+from tests.test_widget_interface import drawn, needs_axe
 
 pytestmark = [needs_chromium, on_one_database]
 
@@ -218,7 +218,7 @@ async def test_the_subject_and_the_focus_outlive_what_happens_to_the_panel(
     await expect(page.get_by_role("log")).to_be_focused()
 
 
-async def test_the_list_says_that_it_is_open_that_it_cannot_be_loaded_and_which_conversation_is_shown(
+async def test_the_list_says_that_it_is_open_that_it_cannot_be_loaded_and_which_conversation_is_shown(  # noqa: PLR0915
     service: Service, visit: Visit
 ) -> None:
     page = await visit(service)
@@ -246,6 +246,46 @@ async def test_the_list_says_that_it_is_open_that_it_cannot_be_loaded_and_which_
     await expect(listed).to_be_focused()
     await expect(listed).to_have_attribute("aria-expanded", "false")
     await expect(answers(page)).to_be_visible()
+
+    # What comes for a list that was closed meanwhile is not shown in the next one.
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        begun.set()
+        await gate.wait()
+        await route.continue_()
+
+    await page.route("**/chat?*", hold, times=1)
+    await listed.click()
+    await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
+    await page.keyboard.press("Escape")
+    await listed.click()
+    await expect(entries).to_have_count(1)
+    async with page.expect_response("**/chat?*") as late:
+        gate.set()
+    await (await late.value).finished()
+    await drawn(page)
+    await expect(entries).to_have_count(1)
+
+    # What the next question is about stays behind when another conversation is shown.
+    await page.get_by_role("button", name="New conversation").click()
+    await page.get_by_role("button", name="Quiz me").click()
+    await expect(answers(page)).to_have_text("Answer 2 to: Quiz me")
+    subject, excerpt = page.get_by_text("This page: "), page.locator("book-chat .chosen blockquote")
+    await expect(subject).to_have_count(1)
+    await page.locator("article").get_by_text("Atlas walks").click(click_count=3)
+    await page.get_by_role("button", name="Ask about this").click()
+    await expect(excerpt).to_have_count(1)
+    await choose(page, "What is a joint?")
+    await expect(answers(page)).to_have_text("Answer 1 to: What is a joint?")
+    await expect(subject).to_have_count(0)
+    await expect(excerpt).to_have_count(0)
+    await expect(page.get_by_role("textbox", name="Your question")).to_be_focused()
+    await page.get_by_text("A hexapod keeps").click(click_count=3)
+    await page.get_by_role("button", name="Ask about this").click()
+    await expect(excerpt).to_have_count(1)
+    await page.get_by_role("button", name="New conversation").click()
+    await expect(excerpt).to_have_count(0)
 
 
 async def test_the_page_stays_the_subject_until_it_is_removed(
@@ -462,6 +502,9 @@ async def test_escape_hides_a_sources_passage_and_leaves_the_chat_open(
     passage = page.get_by_role("tooltip")
 
     number, dialog = page.get_by_role("link", name="Source 1: Atlas"), page.get_by_role("dialog")
+    # A finger would cover it, and follows the link.
+    await number.dispatch_event("pointerover", {"pointerType": "touch"})
+    await expect(passage).to_be_hidden()
     await number.hover()
     await expect(passage).to_have_text(f"Atlas{SHOWN}")
     await expect(number).to_have_accessible_description(SHOWN)
