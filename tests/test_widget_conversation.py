@@ -304,6 +304,7 @@ async def test_a_question_that_failed_can_be_asked_again(
     await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_a_question_that_failed_can_be_asked_again_a_day_later(
     service: Service, visit: Visit, model_server: FakeOpenAI
 ) -> None:

@@ -452,6 +452,7 @@ async def test_the_keyboard_is_enough(  # noqa: PLR0915  # One page for all of i
     await expect(textbox).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_what_is_typed_has_the_direction_of_its_own_language(service: Service, visit: Visit) -> None:
     page = await visit(service)
     await open_chat(page)
