@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
@@ -12,6 +12,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from app.book import formulas
 from app.book.chunks import Outline, Section
 from app.book.frame import MARK, mark_frame
+from app.book.nodes import children, elements, following, preceding
 
 READER = 4
 """Grows whenever pages are read in another way, so that pages are fetched again that have not changed."""
@@ -421,10 +422,10 @@ def _largest(body: LexborNode, size: Callable[[LexborNode], int]) -> LexborNode:
     node = body
     has_heading = any(not _is_in_banner(heading) for heading in body.css("h1"))
     while True:
-        largest = max(_elements(node), key=size, default=None)
+        largest = max(elements(node), key=size, default=None)
         if largest is None or not _is_holder(largest) or size(largest) < 0.8 * size(node):
             return node
-        if any(child.tag in _HEADINGS for child in _elements(node)) or (has_heading and not largest.css("h1")):
+        if any(child.tag in _HEADINGS for child in elements(node)) or (has_heading and not largest.css("h1")):
             return node
         if _is_section(node) and _has_heading_before(largest):
             return node
@@ -433,8 +434,8 @@ def _largest(body: LexborNode, size: Callable[[LexborNode], int]) -> LexborNode:
 
 def _has_heading_before(node: LexborNode) -> bool:
     """Whether one of the elements before this one has a heading, which can be that of the section they are in."""
-    elements = (before for before in _before(node) if before.is_element_node and not _is_frame(before))
-    return any(before.css_first("h1, h2, h3, h4, h5, h6") is not None for before in elements)
+    before = (other for other in preceding(node) if other.is_element_node and not _is_frame(other))
+    return any(other.css_first("h1, h2, h3, h4, h5, h6") is not None for other in before)
 
 
 def _is_holder(node: LexborNode) -> bool:
@@ -462,7 +463,7 @@ def _sizes(body: LexborNode) -> dict[int, int]:
             sizes[parent] += len((node.text_content or "").strip())
         elif node.is_element_node and node.tag != "a" and not _is_frame(node):
             order.append((node.mem_id, parent))
-            stack += [(child, node.mem_id) for child in _children(node)]
+            stack += [(child, node.mem_id) for child in children(node)]
     for own, parent in reversed(order):
         sizes[parent] += sizes[own]
     return sizes
@@ -568,7 +569,7 @@ class _Reader:
         self._end_block()
 
     def _read_children(self, node: LexborNode) -> None:
-        for child in _children(node):
+        for child in children(node):
             self._read_node(child)
 
     def _read_node(self, node: LexborNode) -> None:
@@ -747,8 +748,8 @@ class _Reader:
         label = self._label_of(node)
         if label:
             self._add_block("paragraph", f"**{label}**")
-        first = next(_elements(node), None)
-        for child in _children(node):
+        first = next(elements(node), None)
+        for child in children(node):
             says_label = first is not None and child.mem_id == first.mem_id and _joined(child.text()) == label
             if not says_label or child.tag in _HEADINGS:
                 self._read_node(child)
@@ -785,7 +786,7 @@ class _Reader:
         head = 0
         columns = _Columns()
         for row in node.css("tr"):
-            cells = [cell for cell in _elements(row) if cell.tag in {"td", "th"}]
+            cells = [cell for cell in elements(row) if cell.tag in {"td", "th"}]
             texts = columns.row([(cell, self._text_in_cell(cell)) for cell in cells])
             if any(texts):
                 rows.append(texts)
@@ -803,7 +804,7 @@ class _Reader:
         self._end_block()
         number = _number(node.attributes.get("start"), 1)
         items: list[tuple[str, list[tuple[str, str]]]] = []
-        for child in _elements(node):
+        for child in elements(node):
             if child.tag == "li" and not _is_frame(child):
                 marker = f"{number}. " if node.tag == "ol" else "- "
                 if blocks := self._blocks_in(child):
@@ -885,15 +886,8 @@ def _is_title_of_admonition(node: LexborNode) -> bool:
         or node.css_first("[id]") is not None
     ):
         return False
-    is_first = not any(_joined(before.text()) for before in _before(node))
+    is_first = not any(_joined(before.text()) for before in preceding(node))
     return is_first and not _ADMONITIONS.isdisjoint((parent.attributes.get("class") or "").lower().split())
-
-
-def _before(node: LexborNode) -> Iterator[LexborNode]:
-    before = node.prev
-    while before is not None:
-        yield before
-        before = before.prev
 
 
 def _is_section(node: LexborNode) -> bool:
@@ -923,7 +917,7 @@ def _is_block_of_code(node: LexborNode) -> bool:
 
 
 def _labels(node: LexborNode) -> list[str]:
-    tabs = node.css('[role="tab"]') or node.css("label") or list(_elements(node))
+    tabs = node.css('[role="tab"]') or node.css("label") or list(elements(node))
     return [label for tab in tabs if (label := _joined(tab.text() or tab.attributes.get("data-title") or ""))]
 
 
@@ -982,16 +976,16 @@ def _code(node: LexborNode) -> str:  # noqa: C901  # A listing has text, lines, 
             return
         if inner.tag in {"div", "li", "tr"} or not _LINE.isdisjoint((inner.attributes.get("class") or "").split()):
             if _LINE.isdisjoint((inner.attributes.get("class") or "").split()) and _holds_lines(inner):
-                for child in _children(inner):
+                for child in children(inner):
                     read(child)
                 return
             if line_begun:
                 parts.append("\n")
             line_begun = True
-        for child in _children(inner):
+        for child in children(inner):
             read(child)
 
-    for child in _children(node):
+    for child in children(node):
         read(child)
     return "\n".join(line.rstrip() for line in "".join(parts).replace("\r\n", "\n").split("\n"))
 
@@ -1001,9 +995,9 @@ def _numbers_lines(pre: LexborNode) -> bool:
     cell = pre.parent
     while cell is not None and cell.tag not in {"td", "table", "body"}:
         cell = cell.parent
-    beside = cell.next if cell is not None and cell.tag == "td" else None
-    while beside is not None and not beside.is_element_node:
-        beside = beside.next
+    if cell is None or cell.tag != "td":
+        return False
+    beside = next((node for node in following(cell) if node.is_element_node), None)
     if beside is None or beside.css_first("pre") is None:
         return False
     numbers = pre.text().split()
@@ -1020,7 +1014,7 @@ def _holds_lines(node: LexborNode) -> bool:
         parent = parent.parent
     return any(
         child.tag in {"div", "li", "tr"} or not _LINE.isdisjoint((child.attributes.get("class") or "").split())
-        for child in _elements(node)
+        for child in elements(node)
     )
 
 
@@ -1107,14 +1101,3 @@ def _joined(text: str) -> str:
 def _in_lines(text: str) -> str:
     lines = map(_joined, text.split(_BREAK))
     return "\n".join(line for line in lines if line)
-
-
-def _children(node: LexborNode) -> Iterator[LexborNode]:
-    child = node.first_child
-    while child is not None:
-        yield child
-        child = child.next
-
-
-def _elements(node: LexborNode) -> Iterator[LexborNode]:
-    return (child for child in _children(node) if child.is_element_node)

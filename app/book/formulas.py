@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from selectolax.lexbor import LexborNode
 
+from app.book.nodes import elements
+
 _DELIMITED = re.compile(r"\\\(((?:[^\\]|\\(?![()]))*+)\\\)|\\\[((?:[^\\]|\\(?![\[\]]))*+)\\\]", re.DOTALL)
 _OPERATORS = {
     "\u2211": r"\sum",
@@ -126,7 +128,7 @@ def tex_of(math: LexborNode) -> str:
 
 
 def _tex(node: LexborNode) -> str:  # noqa: C901, PLR0911  # Each element has its own form.
-    parts = [_tex(part) for part in _elements(node)]
+    parts = [_tex(part) for part in elements(node)]
     match node.tag, parts:
         case (("mi" | "mn" | "mo" | "mtext" | "ms"), _):
             return _token(node)
@@ -181,11 +183,3 @@ def _letters(text: str) -> Iterator[str]:
 
 def _grouped(base: str) -> str:
     return base if len(base) == 1 or re.fullmatch(r"\\[A-Za-z]+", base) else f"{{{base}}}"
-
-
-def _elements(node: LexborNode) -> Iterator[LexborNode]:
-    child = node.first_child
-    while child is not None:
-        if child.is_element_node:
-            yield child
-        child = child.next

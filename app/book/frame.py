@@ -3,10 +3,11 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice, takewhile
-from typing import Literal
 from urllib.parse import unquote
 
 from selectolax.lexbor import LexborNode
+
+from app.book.nodes import children, following, preceding
 
 MARK = "data-only-leads-elsewhere"
 """The attribute that tells of an element that it is no part of what the page says."""
@@ -94,12 +95,14 @@ def _label_of(contents: LexborNode) -> LexborNode | None:
     """Return what stands before a list and calls it contents."""
     node: LexborNode | None = contents
     for _ in range(_LABEL_LEVELS):
-        for before in islice(_siblings(node, "prev"), _SIBLINGS):
+        if node is None:
+            return None
+        for before in islice(preceding(node), _SIBLINGS):
             text = (before.text_content or "") if before.is_text_node else before.text()
             if _letters(text):
                 is_label = len(text.strip()) <= _LABEL_CHARS and _letters(text) in _CONTENTS
                 return before if is_label and before.is_element_node else None
-        node = node.parent if node is not None else None
+        node = node.parent
     return None
 
 
@@ -113,7 +116,7 @@ def _ways(links: Sequence[LexborNode]) -> Iterator[LexborNode]:
                 yield link
         elif block.mem_id not in seen:
             seen.add(block.mem_id)
-            if len(block.text()) <= _WAY_CHARS and all(map(_leads_elsewhere, _children(block))):
+            if len(block.text()) <= _WAY_CHARS and all(map(_leads_elsewhere, children(block))):
                 yield block
 
 
@@ -149,21 +152,14 @@ def _leads_elsewhere(node: LexborNode) -> bool:
         return True
     if node.tag == "a":
         return _is_way(node) or _words(node.text()) <= _DIRECTIONS | _DIRECTED
-    return node.tag not in _SAYING and all(map(_leads_elsewhere, _children(node)))
+    return node.tag not in _SAYING and all(map(_leads_elsewhere, children(node)))
 
 
 def _beside(link: LexborNode) -> Iterator[LexborNode]:
     """Yield what stands near a link in the same line."""
-    for side in ("prev", "next"):
-        near = islice(_siblings(link, side), _SIBLINGS)
+    for side in (preceding(link), following(link)):
+        near = islice(side, _SIBLINGS)
         yield from takewhile(lambda node: not node.is_element_node or node.tag in _INLINE, near)
-
-
-def _siblings(node: LexborNode | None, side: Literal["prev", "next"]) -> Iterator[LexborNode]:
-    while node is not None:
-        node = node.prev if side == "prev" else node.next
-        if node is not None:
-            yield node
 
 
 def _is_permalink(link: LexborNode) -> bool:
@@ -186,10 +182,3 @@ def _letters(text: str) -> str:
 
 def _words(text: str) -> set[str]:
     return set(re.findall(r"[^\W_]+", text.lower()))
-
-
-def _children(node: LexborNode) -> Iterator[LexborNode]:
-    child = node.first_child
-    while child is not None:
-        yield child
-        child = child.next
