@@ -58,19 +58,25 @@ async def test_earlier_conversations_are_found_opened_and_continued(service: Ser
     await expect(questions(page)).to_have_text(["What is a joint?", "And then?"])
 
 
-@pytest.mark.slow
-async def test_what_is_asked_while_a_conversation_is_read_back_or_left_is_answered_where_it_was_asked(
-    service: Service, visit: Visit, model_server: FakeOpenAI
-) -> None:
-    page = await two_conversations(service, visit)
-    gate, begun = asyncio.Event(), asyncio.Event()
+async def hold_next(page: Page, url: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the next request to such an address up; gives the event of its beginning, and the one that lets it go on."""
+    begun, gate = asyncio.Event(), asyncio.Event()
 
     async def hold(route: Route) -> None:
         begun.set()
         await gate.wait()
         await route.continue_()
 
-    await page.route("**/messages?*", hold, times=1)
+    await page.route(url, hold, times=1)
+    return begun, gate
+
+
+@pytest.mark.slow
+async def test_what_is_asked_while_a_conversation_is_read_back_or_left_is_answered_where_it_was_asked(
+    service: Service, visit: Visit, model_server: FakeOpenAI
+) -> None:
+    page = await two_conversations(service, visit)
+    begun, gate = await hold_next(page, "**/messages?*")
     await choose(page, "What is a joint?")
     await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
     await ask(page, "And then?")
@@ -248,14 +254,7 @@ async def test_the_list_says_that_it_is_open_that_it_cannot_be_loaded_and_which_
     await expect(answers(page)).to_be_visible()
 
     # What comes for a list that was closed meanwhile is not shown in the next one.
-    gate, begun = asyncio.Event(), asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        begun.set()
-        await gate.wait()
-        await route.continue_()
-
-    await page.route("**/chat?*", hold, times=1)
+    begun, gate = await hold_next(page, "**/chat?*")
     await listed.click()
     await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
     await page.keyboard.press("Escape")
